@@ -1,0 +1,34 @@
+"""Online Hard Example Mining (Shrivastava, Gupta, Girshick, CVPR 2016) for Detectron2."""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as e:
+    if e.name != "detectron2":
+        raise
+    raise ModuleNotFoundError(
+        "ohem_d2 is a plugin for Detectron2, which is not installed. Install it with\n"
+        "    pip install 'git+https://github.com/facebookresearch/detectron2.git'\n"
+        "or, without a compiler, with `make setup` in a clone of ohem_d2",
+        name="detectron2",
+    ) from None
+
+from .config import OHEMSettings, add_ohem_config
+from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
+from .losses import per_roi_losses
+from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from .selection import select_hard_examples
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CrowdDatasetMapper",
+    "IgnoreRegions",
+    "OHEMCascadeROIHeads",
+    "OHEMMixin",
+    "OHEMROIHeads",
+    "OHEMRes5ROIHeads",
+    "OHEMSettings",
+    "add_ohem_config",
+    "per_roi_losses",
+    "select_hard_examples",
+]

@@ -1,0 +1,162 @@
+"""Every configuration key of OHEM, its default, its meaning and the values it takes."""
+
+import dataclasses
+import difflib
+from typing import Any, Tuple
+
+from detectron2.config import CfgNode
+
+_NODE = "MODEL.ROI_HEADS.OHEM"
+
+
+@dataclasses.dataclass(frozen=True)
+class OHEMSettings:
+    """
+    The keys of ``MODEL.ROI_HEADS.OHEM`` in lower case, checked on construction.
+
+    B, N, R are the paper's: B RoIs make the hard mini-batch of N images, R RoIs are proposed in
+    an image. B/N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
+
+    # The ranking loss of a RoI is rank_cls_weight * loss_cls + rank_loc_weight * loss_box_reg, of
+    # the model's own losses with their own weights (Sec. 4.1; the paper's weights are 1 : 1).
+    # 0 leaves a term out of the ranking; what is trained on does not change.
+    rank_cls_weight: float = 1.0
+    rank_loc_weight: float = 1.0
+    # A RoI that overlaps a harder one by more than this IoU is dropped (Sec. 4.2; the paper: 0.7).
+    nms_thresh: float = 0.7
+    # Which RoIs may suppress each other: "class", those of the same assigned class, background
+    # being one class (the authors' release); "agnostic", all of an image; "none", no NMS.
+    nms_scope: str = "class"
+    # "image": the B/N hardest RoIs of each image (the paper). "batch": the B hardest of all N
+    # images together; images with little left to learn then give their share to others.
+    budget: str = "image"
+    # At most this share of the budget is foreground. 1.0: no cap (the paper).
+    max_fg_fraction: float = 1.0
+    # At most this many background RoIs for each mined foreground one. -1: no cap (the paper).
+    max_neg_per_pos: float = -1
+    # At least this many background RoIs of each image, as far as there are so many; it precedes
+    # max_neg_per_pos. With budget "batch", N times as many of the batch.
+    min_neg_per_image: int = 0
+    # Background RoIs whose IoU with every object is below this are no candidates: the paper's
+    # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without.
+    bg_iou_low: float = 0.0
+    # Keep only this many proposals of an image, those with the highest objectness, before the
+    # read-only pass; ground-truth boxes come on top. 0: all R.
+    max_candidates: int = 0
+    # RoIs that pass through the head at a time in the read-only pass: bounds its memory. The
+    # mined RoIs do not depend on it. 0: as many as the hard mini-batch has, and at least 256.
+    chunk_size: int = 0
+    # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
+    readonly_dropout: bool = True
+    # "readonly": the paper's two passes. "loss_layer": the alternative that the paper rejects
+    # (Sec. 4.2), one pass over all RoIs that ignores the losses of the easy ones. It has the same
+    # gradients at the cost of activations and backward work for all R, and is kept to compare.
+    implementation: str = "readonly"
+    # For so many iterations Detectron2's random sampling, with POSITIVE_FRACTION, comes first.
+    warmup_iters: int = 0
+    # Cascade R-CNN: mine for the "first" stage, whose hard RoIs are then refined through the
+    # later ones as usual; or for "all" stages, each among all refined proposals.
+    cascade_stages: str = "first"
+    # Background RoIs that lie in a crowd or ignore region by this share of their area are no
+    # candidates. Takes regions kept by CrowdDatasetMapper.
+    ignore_ioa_thresh: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._allow_choice("nms_scope", ("class", "agnostic", "none"))
+        self._allow_choice("budget", ("image", "batch"))
+        self._allow_choice("implementation", ("readonly", "loss_layer"))
+        self._allow_choice("cascade_stages", ("first", "all"))
+        self._allow_number("rank_cls_weight", lambda v: v >= 0, "a number >= 0")
+        self._allow_number("rank_loc_weight", lambda v: v >= 0, "a number >= 0")
+        self._allow_number("nms_thresh", lambda v: 0 <= v <= 1, "an IoU from 0 to 1")
+        self._allow_number("max_fg_fraction", lambda v: 0 < v <= 1, "a share above 0, up to 1")
+        self._allow_number("max_neg_per_pos", lambda v: v == -1 or v > 0, "-1 or a number > 0")
+        self._allow_number("bg_iou_low", lambda v: 0 <= v < 1, "an IoU from 0 to below 1")
+        self._allow_number("ignore_ioa_thresh", lambda v: 0 < v <= 1, "a share above 0, up to 1")
+        for name in ("min_neg_per_image", "max_candidates", "chunk_size", "warmup_iters"):
+            self._allow_number(name, lambda v: v >= 0, "a whole number >= 0", whole=True)
+        if not isinstance(self.readonly_dropout, bool):
+            raise self._error("readonly_dropout", "True or False")
+
+        if self.rank_cls_weight == 0 and self.rank_loc_weight == 0:
+            raise self._error("rank_cls_weight", "above 0 when RANK_LOC_WEIGHT is 0")
+        if self.nms_scope == "none" and self.nms_thresh != OHEMSettings.nms_thresh:
+            raise self._error(
+                "nms_thresh", 'left at its default when NMS_SCOPE is "none": no NMS would read it'
+            )
+        if self.implementation == "loss_layer":
+            for name in ("chunk_size", "readonly_dropout"):
+                if getattr(self, name) != getattr(OHEMSettings, name):
+                    raise self._error(
+                        name,
+                        'left at its default when IMPLEMENTATION is "loss_layer": '
+                        "there is no read-only pass that would read it",
+                    )
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> "OHEMSettings":
+        """
+        Read ``cfg.MODEL.ROI_HEADS.OHEM``; keys or the whole node may be missing (defaults).
+
+        Raises:
+            KeyError: for a key that OHEM does not know.
+            ValueError: for a value that is not allowed.
+        """
+        node = cfg.MODEL.ROI_HEADS.get("OHEM", {})
+        keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        for key in node:
+            if key not in keys:
+                close = difflib.get_close_matches(key, keys, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise KeyError(
+                    f"{_NODE}.{key} = {node[key]!r} is not a key of OHEM{hint}; "
+                    f"allowed: {', '.join(keys)}"
+                )
+        return cls(**{keys[key]: value for key, value in node.items()})
+
+    def check_budget(self, batch_size_per_image: int) -> None:
+        """
+        Raises:
+            ValueError: if no or not the wanted RoIs fit into B/N = ``batch_size_per_image``.
+        """
+        if batch_size_per_image < 1:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {batch_size_per_image!r} is the number of "
+                "hard RoIs mined in an image; allowed: a whole number >= 1"
+            )
+        if self.min_neg_per_image > batch_size_per_image:
+            raise self._error(
+                "min_neg_per_image",
+                f"at most BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}",
+            )
+        if 0 < self.max_candidates < batch_size_per_image:
+            raise self._error(
+                "max_candidates",
+                f"0 or at least BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}: "
+                "with fewer there is nothing to choose from",
+            )
+
+    def _error(self, name: str, allowed: str) -> ValueError:
+        return ValueError(f"{_NODE}.{name.upper()} = {getattr(self, name)!r}; allowed: {allowed}")
+
+    def _allow_choice(self, name: str, choices: Tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise self._error(name, " or ".join(f'"{choice}"' for choice in choices))
+
+    def _allow_number(self, name: str, holds: Any, allowed: str, whole: bool = False) -> None:
+        value = getattr(self, name)
+        kinds = (int,) if whole else (int, float)
+        # A NaN fails every comparison, so it fails here too.
+        if isinstance(value, bool) or not isinstance(value, kinds) or not holds(value):
+            raise self._error(name, allowed)
+
+
+def add_ohem_config(cfg: CfgNode) -> None:
+    """Add the node ``MODEL.ROI_HEADS.OHEM`` with its defaults to a Detectron2 config, in place."""
+    cfg.MODEL.ROI_HEADS.OHEM = CfgNode(
+        {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
+    )

@@ -1,0 +1,83 @@
+"""
+Crowd regions: areas full of objects that nobody outlined one by one.
+
+Detectron2's mapper drops them. To random sampling that hardly matters, but the many unlabelled
+objects in a crowd are the hardest "background" of all, and OHEM would mine little else there.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode, Boxes, Instances, pairwise_ioa
+
+
+class IgnoreRegions:
+    """
+    The regions of one image, in a form that travels as a field of its ``Instances``.
+
+    A field must have as many elements as there are instances and be indexed along with them,
+    while an image has any number of regions. So this acts as a sequence of the right length that
+    keeps all regions, whatever part of the instances is taken, even none.
+    """
+
+    def __init__(self, boxes: Boxes, num_instances: int):
+        """
+        Args:
+            boxes: the regions, absolute XYXY pixels.
+            num_instances: length of the ``Instances`` that this becomes a field of.
+        """
+        self.boxes = boxes
+        self._places = torch.arange(num_instances)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, item) -> "IgnoreRegions":
+        if isinstance(item, torch.Tensor):
+            item = item.cpu()
+        part = copy.copy(self)
+        part._places = self._places[item].reshape(-1)
+        return part
+
+    def to(self, *args, **kwargs) -> "IgnoreRegions":
+        moved = copy.copy(self)
+        moved.boxes = self.boxes.to(*args, **kwargs)
+        return moved
+
+
+class CrowdDatasetMapper(DatasetMapper):
+    """
+    Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
+    boxes, transformed like the image, in the field ``ignore_regions`` of the instances.
+
+    Give it to the loader::
+
+        build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+    """
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
+        crowds = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) != 0]
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
+        boxes = transforms.apply_box(np.array(boxes).reshape(-1, 4))
+        boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
+        boxes.clip(image_shape)
+        instances = dataset_dict["instances"]
+        instances.ignore_regions = IgnoreRegions(boxes[boxes.nonempty()], len(instances))
+
+
+def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> torch.Tensor:
+    """
+    Args:
+        boxes: R boxes of an image, absolute XYXY pixels.
+        target: the ground truth of the image, with ``ignore_regions`` or without.
+        ioa_thresh: share of a box's own area that lies in one region.
+
+    Returns:
+        bool of shape (R,): whether at least that share does.
+    """
+    if not target.has("ignore_regions") or len(target.ignore_regions.boxes) == 0:
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return pairwise_ioa(target.ignore_regions.boxes, boxes).amax(dim=0) >= ioa_thresh

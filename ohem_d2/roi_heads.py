@@ -1,0 +1,520 @@
+"""OHEM as ROI heads: the sampler hook of Detectron2, wired to scoring and selection."""
+
+import contextlib
+import itertools
+import logging
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling.roi_heads import (
+    ROI_HEADS_REGISTRY,
+    CascadeROIHeads,
+    Res5ROIHeads,
+    StandardROIHeads,
+)
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
+
+from .config import OHEMSettings
+from .events import LOGGER_NAME, MiningEvents
+from .ignore_regions import inside_ignore_region
+from .losses import check_predictor, per_roi_losses
+from .scoring import ReadOnlyPass, in_chunks
+from .selection import cut_to_budget, nms_by_loss
+
+logger = logging.getLogger(LOGGER_NAME)
+
+# With CHUNK_SIZE 0 a chunk has at least so many RoIs.
+_MIN_CHUNK = 256
+
+
+class OHEMMixin:
+    """
+    Makes OHEM heads of ROI heads: list it first among the bases. ::
+
+        @ROI_HEADS_REGISTRY.register()
+        class MyOHEMHeads(OHEMMixin, MyHeads):
+            pass
+
+    It overrides the sampler hook, ``label_and_sample_proposals``: all proposals are labelled, a
+    read-only pass gives each its loss, and the hard ones are kept (paper Sec. 4). The parent's
+    ``forward`` then trains on them as it would on a random sample. Inference is the parent's.
+
+    Heads that build on ``StandardROIHeads`` need nothing else. Others override
+    :meth:`score_rois`; a subclass of ``CascadeROIHeads`` lists ``OHEMCascadeROIHeads`` first
+    instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        bases = cls.__mro__[cls.__mro__.index(OHEMMixin) + 1 :]
+        init = next(base.__init__ for base in bases if "__init__" in vars(base))
+        if init is not object.__init__ and not hasattr(init, "__wrapped__"):
+            raise TypeError(
+                f"{cls.__name__} cannot mine: {init.__qualname__} is not @configurable. Give its "
+                "class the explicit arguments and the from_config of Detectron2's own ROI heads"
+            )
+
+    @configurable
+    def __init__(self, *, ohem: Optional[OHEMSettings] = None, **kwargs: Any):
+        """
+        Args:
+            ohem: the settings; defaults if None.
+            kwargs: the parent's arguments. Its ``batch_size_per_image`` is B/N of the paper, its
+                ``positive_fraction`` counts only during a warm-up.
+
+        Raises:
+            ValueError: if settings do not fit each other or the head.
+            TypeError, NotImplementedError: if the head or its predictor cannot be ranked by.
+        """
+        super().__init__(**kwargs)
+        self.ohem = ohem if ohem is not None else OHEMSettings()
+        self._check_head()
+        self._events = MiningEvents()
+        # The following are set for the length of one forward at most.
+        self._features: Optional[Dict[str, torch.Tensor]] = None
+        self._sampler: Optional[Callable] = None
+        self._unmined: Optional[List[Instances]] = None
+        logger.info(self._describe())
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Any) -> Dict[str, Any]:
+        ret = super().from_config(cfg, input_shape)
+        ret["ohem"] = OHEMSettings.from_cfg(cfg)
+        return ret
+
+    # ---- what a head has to say -----------------------------------------------------------
+
+    def score_rois(
+        self, features: Dict[str, torch.Tensor], proposals: List[Instances], stage: int = 0
+    ) -> Tuple[nn.Module, Tuple[torch.Tensor, torch.Tensor]]:
+        """
+        Predict for RoIs as the training pass does. Heads with another structure override this.
+
+        Args:
+            features: feature maps by name, as in the parent's ``forward``.
+            proposals: one for each image, with ``proposal_boxes``; R RoIs in all.
+            stage: of a cascade; else 0.
+
+        Returns:
+            the box predictor and its predictions, scores (R, K + 1) and deltas (R, 4 or 4K).
+        """
+        box_features = self.box_pooler(
+            [features[f] for f in self.box_in_features], [p.proposal_boxes for p in proposals]
+        )
+        return self.box_predictor, self.box_predictor(self.box_head(box_features))
+
+    def loss_layer_seams(self) -> List[Tuple[nn.Module, nn.Module, Callable]]:
+        """
+        Only for IMPLEMENTATION "loss_layer": where easy RoIs leave the training pass.
+
+        Returns:
+            for each stage: a module whose output has a row for each RoI; the box predictor; and
+            what turns that output into the predictor's predictions.
+        """
+        return [(self.box_predictor, self.box_predictor, lambda predictions: predictions)]
+
+    # ---- the seams of Detectron2 ----------------------------------------------------------
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Dict[str, torch.Tensor],
+        proposals: List[Instances],
+        targets: Optional[List[Instances]] = None,
+    ) -> Tuple[List[Instances], Dict[str, torch.Tensor]]:
+        """See the parent. In training it keeps the features at hand for the sampler hook."""
+        if not self.training:
+            return super().forward(images, features, proposals, targets)
+        self._features = features
+        try:
+            with self._loss_layer():
+                return super().forward(images, features, proposals, targets)
+        finally:
+            self._features = self._unmined = None
+
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: List[Instances], targets: List[Instances]
+    ) -> List[Instances]:
+        """
+        Label all proposals and keep the hard ones.
+
+        Args:
+            proposals, targets: see the parent.
+
+        Returns:
+            one ``Instances`` for each image, with the parent's fields, hardest first. In case of
+            IMPLEMENTATION "loss_layer" all candidates.
+        """
+        if get_event_storage().iter < self.ohem.warmup_iters:
+            return super().label_and_sample_proposals(proposals, targets)
+        if self._features is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
+                "feature maps, so it works only when called by forward()"
+            )
+        proposals = [self._most_objectlike(p) for p in proposals]
+
+        # The parent labels: it appends the ground truth, matches, and asks _sample_proposals for
+        # a choice, image by image. It is asked twice. The first time the labels are recorded and
+        # nothing is chosen, so that no masks or keypoints of easy RoIs are copied.
+        labels: List[Tuple[torch.Tensor, torch.Tensor]] = []
+
+        def record(matched_idxs, matched_labels, gt_classes):
+            labels.append((matched_idxs, self._classes(matched_idxs, matched_labels, gt_classes)))
+            return matched_idxs[:0], matched_idxs[:0]
+
+        with self._sampling(record), EventStorage(get_event_storage().iter):
+            super().label_and_sample_proposals(proposals, targets)
+        rois = self._labelled_rois(proposals, targets, labels)
+        candidates = self._candidates(rois, targets)
+
+        if self.ohem.implementation == "readonly":
+            chosen = self._hard(rois, candidates)
+            logs = contextlib.nullcontext()
+        else:
+            chosen = candidates
+            logs = EventStorage(get_event_storage().iter)  # they would count all candidates
+
+        replies = zip(chosen, labels)
+
+        def reply(matched_idxs, matched_labels, gt_classes):
+            indices, (_, classes) = next(replies)
+            return indices, classes[indices]
+
+        with self._sampling(reply), logs:
+            sampled = super().label_and_sample_proposals(proposals, targets)
+        self._unmined = sampled if self.ohem.implementation == "loss_layer" else None
+        return sampled
+
+    def _sample_proposals(
+        self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """See the parent, which samples at random; so does this during a warm-up."""
+        if self._sampler is None:
+            return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
+        return self._sampler(matched_idxs, matched_labels, gt_classes)
+
+    # ---- label -----------------------------------------------------------------------------
+
+    def _most_objectlike(self, proposals: Instances) -> Instances:
+        if not 0 < self.ohem.max_candidates < len(proposals):
+            return proposals
+        return proposals[proposals.objectness_logits.topk(self.ohem.max_candidates).indices]
+
+    def _classes(
+        self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
+    ) -> torch.Tensor:
+        """Classes in [0, K], or -1 for "ignore", of R proposals from the matcher's labels."""
+        if len(gt_classes) == 0:
+            return torch.full_like(matched_idxs, self.num_classes)
+        classes = gt_classes[matched_idxs]
+        classes = torch.where(matched_labels == 0, self.num_classes, classes)
+        return torch.where(matched_labels == -1, -1, classes)
+
+    def _labelled_rois(
+        self,
+        proposals: List[Instances],
+        targets: List[Instances],
+        labels: List[Tuple[torch.Tensor, torch.Tensor]],
+    ) -> List[Instances]:
+        """RoIs with what the ranking needs: boxes, classes, and boxes of the matched objects."""
+        if len(labels) != len(proposals):
+            raise TypeError(
+                f"{type(self).__name__} cannot mine: its label_and_sample_proposals() does not "
+                "call _sample_proposals(), which is where OHEM chooses"
+            )
+        rois = []
+        for p, target, (matched_idxs, classes) in zip(proposals, targets, labels):
+            boxes = p.proposal_boxes
+            if self.proposal_append_gt:
+                boxes = Boxes.cat([boxes, target.gt_boxes])
+            roi = Instances(p.image_size, proposal_boxes=boxes, gt_classes=classes)
+            if len(target) > 0:
+                roi.gt_boxes = target.gt_boxes[matched_idxs]
+            rois.append(roi)
+        return rois
+
+    def _candidates(self, rois: List[Instances], targets: List[Instances]) -> List[torch.Tensor]:
+        """Indices of the RoIs in each image that may be mined."""
+        candidates = []
+        for roi, target in zip(rois, targets):
+            excluded = inside_ignore_region(
+                roi.proposal_boxes, target, self.ohem.ignore_ioa_thresh
+            )
+            if self.ohem.bg_iou_low > 0:
+                if roi.has("gt_boxes"):
+                    iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
+                    excluded = excluded | (iou < self.ohem.bg_iou_low)
+                else:
+                    excluded = torch.ones_like(excluded)
+            foreground = roi.gt_classes < self.num_classes
+            keep = (roi.gt_classes >= 0) & (foreground | ~excluded)
+            candidates.append(torch.nonzero(keep).squeeze(1))
+        return candidates
+
+    # ---- score -----------------------------------------------------------------------------
+
+    def _readonly_losses(self, rois: List[Instances], stage: int) -> Dict[str, torch.Tensor]:
+        """The losses of all R RoIs from the read-only pass, each of shape (R,)."""
+        chunk_size = self.ohem.chunk_size
+        if chunk_size == 0:
+            chunk_size = max(self.batch_size_per_image * len(rois), _MIN_CHUNK)
+        iteration = get_event_storage().iter
+        losses = []
+        with ReadOnlyPass(
+            self,
+            dropout=self.ohem.readonly_dropout,
+            seed=hash((torch.initial_seed(), iteration, stage)),
+            iteration=iteration,
+        ) as readonly:
+            for chunk in in_chunks(rois, chunk_size):
+                predictor, predictions = self.score_rois(self._features, chunk, stage)
+                losses.append(per_roi_losses(predictor, predictions, chunk))
+                self._note_predictions(predictor, predictions, chunk)
+                readonly.next_chunk(sum(len(part) for part in chunk))
+        return {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
+
+    def _note_predictions(
+        self, predictor: nn.Module, predictions: Any, proposals: List[Instances]
+    ) -> None:
+        """For subclasses that need more of the read-only pass than the losses."""
+
+    # ---- select ----------------------------------------------------------------------------
+
+    def _hard(
+        self, rois: List[Instances], candidates: List[torch.Tensor], stage: int = 0
+    ) -> List[torch.Tensor]:
+        """Score the candidates and return the indices of the hard ones in each image."""
+        rois = [roi[index] for roi, index in zip(rois, candidates)]
+        hard = self._select(rois, self._readonly_losses(rois, stage), stage)
+        return [index[chosen] for index, chosen in zip(candidates, hard)]
+
+    def _select(
+        self, rois: List[Instances], losses: Dict[str, torch.Tensor], stage: int = 0
+    ) -> List[torch.Tensor]:
+        """
+        From the losses (R,) of all candidates to the indices of the hard ones in each image,
+        hardest first. Logs what was mined.
+        """
+        settings = self.ohem
+        sizes = [len(roi) for roi in rois]
+        boxes = torch.cat([roi.proposal_boxes.tensor for roi in rois])
+        gt_classes = torch.cat([roi.gt_classes for roi in rois])
+        image_index = torch.repeat_interleave(
+            torch.arange(len(rois), device=boxes.device),
+            torch.tensor(sizes, device=boxes.device),
+        )
+        # A weight of 0 leaves a loss out even if it is NaN.
+        ranking = sum(
+            weight * losses[name]
+            for name, weight in (
+                ("loss_cls", settings.rank_cls_weight),
+                ("loss_box_reg", settings.rank_loc_weight),
+            )
+            if weight > 0
+        )
+        survivors = nms_by_loss(
+            ranking,
+            boxes,
+            gt_classes,
+            image_index,
+            nms_thresh=settings.nms_thresh,
+            nms_scope=settings.nms_scope,
+        )
+        is_foreground = gt_classes < self.num_classes
+        kept = cut_to_budget(
+            is_foreground[survivors],
+            image_index[survivors],
+            len(rois),
+            self.batch_size_per_image,
+            budget=settings.budget,
+            max_fg_fraction=settings.max_fg_fraction,
+            max_neg_per_pos=settings.max_neg_per_pos,
+            min_neg_per_image=settings.min_neg_per_image,
+        )
+        chosen = survivors[kept]
+        self._events.log(
+            losses=losses,
+            ranking=ranking,
+            is_foreground=is_foreground,
+            image_index=image_index,
+            num_images=len(rois),
+            num_survivors=len(survivors),
+            chosen=chosen,
+        )
+        starts = itertools.accumulate(sizes[:-1], initial=0)
+        return [chosen[image_index[chosen] == i] - start for i, start in enumerate(starts)]
+
+    # ---- helpers ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _sampling(self, sampler: Callable) -> Iterator[None]:
+        """Within the context, ``sampler`` answers the parent's calls of ``_sample_proposals``."""
+        self._sampler = sampler
+        try:
+            yield
+        finally:
+            self._sampler = None
+
+    @contextlib.contextmanager
+    def _loss_layer(self) -> Iterator[None]:
+        """
+        IMPLEMENTATION "loss_layer": within the context, all candidates pass through the head, and
+        the rows of the easy ones are taken out of its output, so that nothing flows back from
+        them; the list of proposals that the parent holds is cut down alike.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.ohem.implementation == "loss_layer":
+                for stage, (module, predictor, to_predictions) in enumerate(
+                    self.loss_layer_seams()
+                ):
+
+                    def hook(_, inputs, output, stage=stage, args=(predictor, to_predictions)):
+                        return self._drop_easy(output, stage, *args)
+
+                    stack.callback(module.register_forward_hook(hook).remove)
+            yield
+
+    def _drop_easy(
+        self, output: Any, stage: int, predictor: nn.Module, to_predictions: Callable
+    ) -> Any:
+        proposals, self._unmined = self._unmined, None
+        if proposals is None:  # random sampling during a warm-up, or a later stage
+            return output
+        with torch.no_grad():
+            predictions = to_predictions(output)
+            losses = per_roi_losses(predictor, predictions, proposals)
+            self._note_predictions(predictor, predictions, proposals)
+            hard = self._select(proposals, losses, stage)
+        starts = itertools.accumulate((len(p) for p in proposals[:-1]), initial=0)
+        rows = torch.cat([index + start for index, start in zip(hard, starts)])
+        proposals[:] = [p[index] for p, index in zip(proposals, hard)]
+        if isinstance(output, torch.Tensor):
+            return output[rows]
+        return tuple(part[rows] for part in output)
+
+    def _check_head(self) -> None:
+        settings, name = self.ohem, type(self).__name__
+        settings.check_budget(self.batch_size_per_image)
+        matcher = self.proposal_matcher
+        background_ends = [
+            high for label, high in zip(matcher.labels, matcher.thresholds[1:]) if label == 0
+        ]
+        if background_ends and settings.bg_iou_low >= max(background_ends):
+            raise ValueError(
+                f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {settings.bg_iou_low} leaves no background; "
+                f"allowed: below MODEL.ROI_HEADS.IOU_THRESHOLDS, {max(background_ends)}"
+            )
+        cascade = isinstance(self, CascadeROIHeads)
+        if settings.cascade_stages == "all" and not cascade:
+            raise ValueError(
+                f'MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = "all" has no effect on {name}, which is no '
+                'cascade; allowed: "first"'
+            )
+        standard = isinstance(self, StandardROIHeads) and not cascade
+        if type(self).score_rois is OHEMMixin.score_rois and not standard:
+            raise TypeError(
+                f"{name} has to say how it scores RoIs: list OHEMCascadeROIHeads or "
+                "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else "
+                "override score_rois(self, features, proposals, stage=0)"
+            )
+        predictor = getattr(self, "box_predictor", None)
+        for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
+            if part is not None:
+                check_predictor(part)
+
+    def _describe(self) -> str:
+        settings = self.ohem
+        nms = "no NMS"
+        if settings.nms_scope != "none":
+            nms = f"NMS by loss at IoU {settings.nms_thresh} ({settings.nms_scope})"
+        fraction = "POSITIVE_FRACTION is ignored"
+        if settings.warmup_iters > 0:
+            fraction = (
+                f"the first {settings.warmup_iters} iterations sample at random, "
+                "POSITIVE_FRACTION is ignored after them"
+            )
+        return (
+            f"OHEM is active: {type(self).__name__}, the {self.batch_size_per_image} hardest RoIs "
+            f"per {settings.budget}{'' if settings.budget == 'image' else ' and image'}, {nms}, "
+            f"{settings.implementation}; {fraction}"
+        )
+
+
+@ROI_HEADS_REGISTRY.register()
+class OHEMROIHeads(OHEMMixin, StandardROIHeads):
+    """``StandardROIHeads`` with OHEM: FPN, C5 and DC5 models; box, mask, keypoint branches."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class OHEMRes5ROIHeads(OHEMMixin, Res5ROIHeads):
+    """``Res5ROIHeads`` with OHEM: C4 models."""
+
+    def score_rois(self, features, proposals, stage=0):
+        box_features = self._shared_roi_transform(
+            [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
+        )
+        return self.box_predictor, self._predict(box_features)
+
+    def loss_layer_seams(self):
+        # The mask head goes on with the output of res5, so that is where easy RoIs have to leave.
+        return [(self.res5, self.box_predictor, self._predict)]
+
+    def _predict(self, box_features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        return self.box_predictor(box_features.mean(dim=[2, 3]))
+
+
+@ROI_HEADS_REGISTRY.register()
+class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
+    """
+    ``CascadeROIHeads`` with OHEM.
+
+    With CASCADE_STAGES "first" the later stages train on what the first one makes of its hard
+    RoIs. With "all", the read-only pass refines all RoIs, stage after stage, and each stage trains
+    on the hard ones among those that reach it.
+    """
+
+    def score_rois(self, features, proposals, stage=0):
+        features = [features[f] for f in self.box_in_features]
+        return self.box_predictor[stage], self._run_stage(features, proposals, stage)
+
+    def loss_layer_seams(self):
+        return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
+
+    def forward(self, images, features, proposals, targets=None):
+        self._refined: List[List[torch.Tensor]] = []
+        try:
+            return super().forward(images, features, proposals, targets)
+        finally:
+            self._refined = []
+
+    def _note_predictions(self, predictor, predictions, proposals):
+        if self.ohem.cascade_stages == "all":
+            self._refined.append(predictor.predict_boxes(predictions, proposals))
+
+    @torch.no_grad()
+    def _match_and_label_boxes(self, proposals, stage, targets):
+        if not self._refined:  # "first", or a warm-up
+            return super()._match_and_label_boxes(proposals, stage, targets)
+        boxes = [torch.cat(chunks) for chunks in zip(*self._refined)]
+        self._refined = []
+        rois = self._create_proposals_from_boxes(boxes, [p.image_size for p in proposals])
+        with EventStorage(get_event_storage().iter):  # it would count all refined proposals
+            rois = super()._match_and_label_boxes(rois, stage, targets)
+        chosen = self._candidates(rois, targets)
+        if self.ohem.implementation == "readonly":
+            chosen = self._hard(rois, chosen, stage)
+        rois = [roi[index] for roi, index in zip(rois, chosen)]
+        self._unmined = rois if self.ohem.implementation == "loss_layer" else None
+        return rois
+
+    def _select(self, rois, losses, stage=0):
+        if self.ohem.cascade_stages == "first":
+            return super()._select(rois, losses, stage)
+        with get_event_storage().name_scope(f"stage{stage}"):
+            return super()._select(rois, losses, stage)

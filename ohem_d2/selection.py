@@ -1,0 +1,177 @@
+"""
+Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors.
+
+Shape shorthand in this module:
+
+    R: number of candidate RoIs, over all images
+    N: number of images
+    U: number of units that have a budget of their own: N, or 1 if the batch shares one
+"""
+
+from typing import Tuple
+
+import torch
+from torchvision.ops import nms
+
+
+def select_hard_examples(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    num_samples: int,
+    *,
+    nms_thresh: float = 0.7,
+    nms_scope: str = "class",
+) -> torch.Tensor:
+    """
+    The hard examples of one image (paper Sec. 4.2): go through the RoIs from the highest loss
+    down, drop those that overlap a harder one, stop at ``num_samples``.
+
+    Overlapping RoIs have correlated losses, as they can project onto the same feature cells;
+    without the NMS one hard place would be counted many times.
+
+    Args:
+        losses: of shape (R,). NaN and infinity are the hardest; equal losses keep their order.
+        boxes: of shape (R, 4), absolute XYXY pixels.
+        gt_classes: int64 of shape (R,), the label of each RoI. Labels below 0 mean "ignore": such
+            RoIs are never chosen.
+        num_samples: B/N of the paper.
+        nms_thresh: a RoI is dropped if its IoU with a harder one is above this. Areas have no +1
+            pixel, as everywhere in Detectron2.
+        nms_scope: "class": only RoIs of the same label suppress each other (the authors' release);
+            "agnostic": all do; "none": no NMS.
+
+    Returns:
+        int64 indices into the R RoIs, hardest first; fewer than ``num_samples`` if fewer are left.
+    """
+    candidates = torch.nonzero(gt_classes >= 0).squeeze(1)
+    survivors = nms_by_loss(
+        losses[candidates],
+        boxes[candidates],
+        gt_classes[candidates],
+        torch.zeros_like(candidates),
+        nms_thresh=nms_thresh,
+        nms_scope=nms_scope,
+    )
+    return candidates[survivors[:num_samples]]
+
+
+def order_by_loss(losses: torch.Tensor) -> torch.Tensor:
+    """
+    Indices that sort ``losses`` (R,) from high to low. NaN and infinity of either sign come
+    first; ties keep their order, so that the result is the same on every device.
+    """
+    hardest = losses.new_full((), float("inf"))
+    ranked = torch.where(torch.isfinite(losses), losses, hardest)
+    return torch.sort(ranked, descending=True, stable=True).indices
+
+
+def nms_by_loss(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    image_index: torch.Tensor,
+    *,
+    nms_thresh: float,
+    nms_scope: str,
+) -> torch.Tensor:
+    """
+    NMS with the loss in the place of the score, for all images and classes in one call.
+
+    Args:
+        losses, gt_classes, image_index: of shape (R,). RoIs of different images never suppress
+            each other.
+        boxes: of shape (R, 4), absolute XYXY pixels.
+        nms_thresh, nms_scope: see :func:`select_hard_examples`.
+
+    Returns:
+        int64 indices of the survivors, hardest first.
+    """
+    order = order_by_loss(losses)
+    if nms_scope == "none" or len(order) == 0:
+        return order
+    group = image_index
+    if nms_scope == "class":
+        group = image_index * (gt_classes.max() + 1) + gt_classes
+    # Each group is moved to a place of its own, where no other group's box reaches, by a whole
+    # number of pixels. In float64 that changes no coordinate by rounding; in float32, with many
+    # groups, IoUs next to the threshold would tip over.
+    boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    extent = torch.ceil(boxes.max() - boxes.min()) + 1
+    shifted = (boxes + (group * extent)[:, None])[order]
+    # The ranks serve as scores: they have no ties and no NaN.
+    rank = torch.arange(len(order), device=order.device, dtype=shifted.dtype)
+    return order[nms(shifted, -rank, nms_thresh)]
+
+
+def cut_to_budget(
+    is_foreground: torch.Tensor,
+    image_index: torch.Tensor,
+    num_images: int,
+    num_samples: int,
+    *,
+    budget: str = "image",
+    max_fg_fraction: float = 1.0,
+    max_neg_per_pos: float = -1,
+    min_neg_per_image: int = 0,
+) -> torch.Tensor:
+    """
+    Take the hardest RoIs that the budget and the optional caps allow.
+
+    Without caps these are simply the ``num_samples`` first of each image. A cap takes the easiest
+    RoIs of the kind that it limits away, and the hardest of the other kind that were left out
+    take their places; if there are none, the budget is not filled.
+
+    Args:
+        is_foreground: bool of shape (R,), for RoIs sorted from the hardest to the easiest.
+        image_index: int64 of shape (R,), in [0, num_images).
+        num_images: N.
+        num_samples: B/N.
+        budget: "image": ``num_samples`` of each image; "batch": N times as many of all together.
+            The caps then hold for all together as well.
+        max_fg_fraction: at most this share of the budget is foreground.
+        max_neg_per_pos: at most so many background RoIs for each foreground one; -1: no cap.
+        min_neg_per_image: so many background RoIs, if there are, even beyond ``max_neg_per_pos``.
+
+    Returns:
+        bool of shape (R,), the chosen RoIs.
+    """
+    if budget == "batch":
+        image_index = torch.zeros_like(image_index)
+        num_samples, min_neg_per_image = num_samples * num_images, min_neg_per_image * num_images
+        num_images = 1
+    unit = torch.nn.functional.one_hot(image_index, num_images)  # (R, U)
+    fg_rank, num_fg = _rank_within(unit, image_index, is_foreground)
+    bg_rank, num_bg = _rank_within(unit, image_index, ~is_foreground)
+
+    floor = num_bg.clamp(max=min_neg_per_image)
+    most_fg = (num_fg.clamp(max=int(max_fg_fraction * num_samples))).minimum(num_samples - floor)
+    allowed = ~is_foreground | (fg_rank < most_fg[image_index])
+    rank, _ = _rank_within(unit, image_index, allowed)
+    in_top = is_foreground & allowed & (rank < num_samples)
+    take_fg = (unit * in_top[:, None]).sum(dim=0)  # (U,)
+    most_bg = num_bg
+    if max_neg_per_pos >= 0:
+        # Background beyond the cap leaves places to further foreground, each of which raises the
+        # cap in turn: find the smallest number of foreground that fills the budget.
+        tries = torch.arange(num_samples + 1, device=unit.device)
+        cap = torch.floor(tries * max_neg_per_pos).long().clamp(min=min_neg_per_image)
+        filled = (tries + num_bg[:, None].minimum(cap) >= num_samples) & (tries >= take_fg[:, None])
+        smallest = torch.where(filled.any(dim=1), filled.int().argmax(dim=1), most_fg)
+        take_fg = smallest.minimum(most_fg)
+        most_bg = num_bg.minimum(cap[take_fg])
+    take_bg = most_bg.minimum(num_samples - take_fg)
+    fg_taken, bg_taken = fg_rank < take_fg[image_index], bg_rank < take_bg[image_index]
+    return torch.where(is_foreground, fg_taken, bg_taken)
+
+
+def _rank_within(
+    unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """
+    For RoIs in their order: how many of the same unit and kind come before each, of shape (R,),
+    and how many each unit has in all, of shape (U,).
+    """
+    count = (unit * kind[:, None]).cumsum(dim=0)  # (R, U)
+    total = count[-1] if len(count) else count.sum(dim=0)
+    return count.gather(1, image_index[:, None]).squeeze(1) - 1, total
