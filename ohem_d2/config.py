@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from typing import Any, Tuple
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -143,7 +143,7 @@ class OHEMSettings:
     def _error(self, name: str, allowed: str) -> ValueError:
         return ValueError(f"{_NODE}.{name.upper()} = {getattr(self, name)!r}; allowed: {allowed}")
 
-    def _allow_choice(self, name: str, choices: Tuple[str, ...]) -> None:
+    def _allow_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
             raise self._error(name, " or ".join(f'"{choice}"' for choice in choices))
 

@@ -1,7 +1,6 @@
 """What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong."""
 
 import logging
-from typing import Dict
 
 import torch
 from detectron2.utils.events import get_event_storage
@@ -51,7 +50,7 @@ class MiningEvents:
     def log(
         self,
         *,
-        losses: Dict[str, torch.Tensor],
+        losses: dict[str, torch.Tensor],
         ranking: torch.Tensor,
         is_foreground: torch.Tensor,
         image_index: torch.Tensor,
@@ -114,7 +113,7 @@ class MiningEvents:
             },
         )
 
-    def _watch_starvation(self, mined: Dict[str, float], available: Dict[str, float]) -> None:
+    def _watch_starvation(self, mined: dict[str, float], available: dict[str, float]) -> None:
         for kind in mined:
             self._mined[kind] += mined[kind]
             self._available[kind] += available[kind]

@@ -10,7 +10,7 @@ import copy
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
-from detectron2.structures import BoxMode, Boxes, Instances, pairwise_ioa
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_ioa
 
 
 class IgnoreRegions:

@@ -7,8 +7,6 @@ Shape shorthand in this module:
     K: number of foreground classes; class K is background
 """
 
-from typing import Dict, List, Tuple
-
 import torch
 from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -59,9 +57,9 @@ def check_predictor(box_predictor: nn.Module) -> None:
 
 def per_roi_losses(
     box_predictor: nn.Module,
-    predictions: Tuple[torch.Tensor, torch.Tensor],
-    proposals: List[Instances],
-) -> Dict[str, torch.Tensor]:
+    predictions: tuple[torch.Tensor, torch.Tensor],
+    proposals: list[Instances],
+) -> dict[str, torch.Tensor]:
     """
     The classification and the localization loss of every RoI (paper Sec. 4.1), weighted with the
     predictor's loss weights.

@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import logging
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -59,7 +60,7 @@ class OHEMMixin:
             )
 
     @configurable
-    def __init__(self, *, ohem: Optional[OHEMSettings] = None, **kwargs: Any):
+    def __init__(self, *, ohem: OHEMSettings | None = None, **kwargs: Any):
         """
         Args:
             ohem: the settings; defaults if None.
@@ -75,13 +76,13 @@ class OHEMMixin:
         self._check_head()
         self._events = MiningEvents()
         # The following are set for the length of one forward at most.
-        self._features: Optional[Dict[str, torch.Tensor]] = None
-        self._sampler: Optional[Callable] = None
-        self._unmined: Optional[List[Instances]] = None
+        self._features: dict[str, torch.Tensor] | None = None
+        self._sampler: Callable | None = None
+        self._unmined: list[Instances] | None = None
         logger.info(self._describe())
 
     @classmethod
-    def from_config(cls, cfg: Any, input_shape: Any) -> Dict[str, Any]:
+    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         ret = super().from_config(cfg, input_shape)
         ret["ohem"] = OHEMSettings.from_cfg(cfg)
         return ret
@@ -89,8 +90,8 @@ class OHEMMixin:
     # ---- what a head has to say -----------------------------------------------------------
 
     def score_rois(
-        self, features: Dict[str, torch.Tensor], proposals: List[Instances], stage: int = 0
-    ) -> Tuple[nn.Module, Tuple[torch.Tensor, torch.Tensor]]:
+        self, features: dict[str, torch.Tensor], proposals: list[Instances], stage: int = 0
+    ) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
         """
         Predict for RoIs as the training pass does. Heads with another structure override this.
 
@@ -107,7 +108,7 @@ class OHEMMixin:
         )
         return self.box_predictor, self.box_predictor(self.box_head(box_features))
 
-    def loss_layer_seams(self) -> List[Tuple[nn.Module, nn.Module, Callable]]:
+    def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable]]:
         """
         Only for IMPLEMENTATION "loss_layer": where easy RoIs leave the training pass.
 
@@ -122,10 +123,10 @@ class OHEMMixin:
     def forward(
         self,
         images: ImageList,
-        features: Dict[str, torch.Tensor],
-        proposals: List[Instances],
-        targets: Optional[List[Instances]] = None,
-    ) -> Tuple[List[Instances], Dict[str, torch.Tensor]]:
+        features: dict[str, torch.Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
         """See the parent. In training it keeps the features at hand for the sampler hook."""
         if not self.training:
             return super().forward(images, features, proposals, targets)
@@ -138,8 +139,8 @@ class OHEMMixin:
 
     @torch.no_grad()
     def label_and_sample_proposals(
-        self, proposals: List[Instances], targets: List[Instances]
-    ) -> List[Instances]:
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
         """
         Label all proposals and keep the hard ones.
 
@@ -162,7 +163,7 @@ class OHEMMixin:
         # The parent labels: it appends the ground truth, matches, and asks _sample_proposals for
         # a choice, image by image. It is asked twice. The first time the labels are recorded and
         # nothing is chosen, so that no masks or keypoints of easy RoIs are copied.
-        labels: List[Tuple[torch.Tensor, torch.Tensor]] = []
+        labels: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def record(matched_idxs, matched_labels, gt_classes):
             labels.append((matched_idxs, self._classes(matched_idxs, matched_labels, gt_classes)))
@@ -193,7 +194,7 @@ class OHEMMixin:
 
     def _sample_proposals(
         self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the parent, which samples at random; so does this during a warm-up."""
         if self._sampler is None:
             return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
@@ -218,10 +219,10 @@ class OHEMMixin:
 
     def _labelled_rois(
         self,
-        proposals: List[Instances],
-        targets: List[Instances],
-        labels: List[Tuple[torch.Tensor, torch.Tensor]],
-    ) -> List[Instances]:
+        proposals: list[Instances],
+        targets: list[Instances],
+        labels: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> list[Instances]:
         """RoIs with what the ranking needs: boxes, classes, and boxes of the matched objects."""
         if len(labels) != len(proposals):
             raise TypeError(
@@ -239,13 +240,11 @@ class OHEMMixin:
             rois.append(roi)
         return rois
 
-    def _candidates(self, rois: List[Instances], targets: List[Instances]) -> List[torch.Tensor]:
+    def _candidates(self, rois: list[Instances], targets: list[Instances]) -> list[torch.Tensor]:
         """Indices of the RoIs in each image that may be mined."""
         candidates = []
         for roi, target in zip(rois, targets):
-            excluded = inside_ignore_region(
-                roi.proposal_boxes, target, self.ohem.ignore_ioa_thresh
-            )
+            excluded = inside_ignore_region(roi.proposal_boxes, target, self.ohem.ignore_ioa_thresh)
             if self.ohem.bg_iou_low > 0:
                 if roi.has("gt_boxes"):
                     iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
@@ -259,7 +258,7 @@ class OHEMMixin:
 
     # ---- score -----------------------------------------------------------------------------
 
-    def _readonly_losses(self, rois: List[Instances], stage: int) -> Dict[str, torch.Tensor]:
+    def _readonly_losses(self, rois: list[Instances], stage: int) -> dict[str, torch.Tensor]:
         """The losses of all R RoIs from the read-only pass, each of shape (R,)."""
         chunk_size = self.ohem.chunk_size
         if chunk_size == 0:
@@ -280,23 +279,23 @@ class OHEMMixin:
         return {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
 
     def _note_predictions(
-        self, predictor: nn.Module, predictions: Any, proposals: List[Instances]
+        self, predictor: nn.Module, predictions: Any, proposals: list[Instances]
     ) -> None:
         """For subclasses that need more of the read-only pass than the losses."""
 
     # ---- select ----------------------------------------------------------------------------
 
     def _hard(
-        self, rois: List[Instances], candidates: List[torch.Tensor], stage: int = 0
-    ) -> List[torch.Tensor]:
+        self, rois: list[Instances], candidates: list[torch.Tensor], stage: int = 0
+    ) -> list[torch.Tensor]:
         """Score the candidates and return the indices of the hard ones in each image."""
         rois = [roi[index] for roi, index in zip(rois, candidates)]
         hard = self._select(rois, self._readonly_losses(rois, stage), stage)
         return [index[chosen] for index, chosen in zip(candidates, hard)]
 
     def _select(
-        self, rois: List[Instances], losses: Dict[str, torch.Tensor], stage: int = 0
-    ) -> List[torch.Tensor]:
+        self, rois: list[Instances], losses: dict[str, torch.Tensor], stage: int = 0
+    ) -> list[torch.Tensor]:
         """
         From the losses (R,) of all candidates to the indices of the hard ones in each image,
         hardest first. Logs what was mined.
@@ -413,8 +412,8 @@ class OHEMMixin:
         cascade = isinstance(self, CascadeROIHeads)
         if settings.cascade_stages == "all" and not cascade:
             raise ValueError(
-                f'MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = "all" has no effect on {name}, which is no '
-                'cascade; allowed: "first"'
+                f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' has no effect on {name}, which is no "
+                "cascade; allowed: 'first'"
             )
         standard = isinstance(self, StandardROIHeads) and not cascade
         if type(self).score_rois is OHEMMixin.score_rois and not standard:
@@ -465,7 +464,7 @@ class OHEMRes5ROIHeads(OHEMMixin, Res5ROIHeads):
         # The mask head goes on with the output of res5, so that is where easy RoIs have to leave.
         return [(self.res5, self.box_predictor, self._predict)]
 
-    def _predict(self, box_features: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def _predict(self, box_features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.box_predictor(box_features.mean(dim=[2, 3]))
 
 
@@ -487,7 +486,7 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
 
     def forward(self, images, features, proposals, targets=None):
-        self._refined: List[List[torch.Tensor]] = []
+        self._refined: list[list[torch.Tensor]] = []
         try:
             return super().forward(images, features, proposals, targets)
         finally:

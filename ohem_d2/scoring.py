@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from typing import Iterator, List
+from collections.abc import Iterator
 
 import torch
 from detectron2.structures import Instances
@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 _MASK_BLOCK = 64
 
 
-def in_chunks(proposals: List[Instances], chunk_size: int) -> Iterator[List[Instances]]:
+def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
     """
     Split the RoIs of N images into parts of at most ``chunk_size`` RoIs.
 

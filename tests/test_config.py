@@ -1,0 +1,95 @@
+import math
+
+import pytest
+from detectron2.config import get_cfg
+from models import config, detector
+
+from ohem_d2 import OHEMSettings, add_ohem_config
+
+DEFAULTS = {
+    "RANK_CLS_WEIGHT": 1.0,
+    "RANK_LOC_WEIGHT": 1.0,
+    "NMS_THRESH": 0.7,
+    "NMS_SCOPE": "class",
+    "BUDGET": "image",
+    "MAX_FG_FRACTION": 1.0,
+    "MAX_NEG_PER_POS": -1,
+    "MIN_NEG_PER_IMAGE": 0,
+    "BG_IOU_LOW": 0.0,
+    "MAX_CANDIDATES": 0,
+    "CHUNK_SIZE": 0,
+    "READONLY_DROPOUT": True,
+    "IMPLEMENTATION": "readonly",
+    "WARMUP_ITERS": 0,
+    "CASCADE_STAGES": "first",
+    "IGNORE_IOA_THRESH": 0.5,
+}
+
+
+def test_keys_and_defaults():
+    cfg = get_cfg()
+    before = cfg.dump()
+    add_ohem_config(cfg)
+    assert dict(cfg.MODEL.ROI_HEADS.OHEM) == DEFAULTS
+    del cfg.MODEL.ROI_HEADS["OHEM"]
+    assert cfg.dump() == before
+
+
+def test_a_config_without_the_node_means_defaults():
+    assert OHEMSettings.from_cfg(get_cfg()) == OHEMSettings()
+
+
+def test_a_head_gets_what_the_config_says():
+    model = detector(config("fpn", ohem={"nms_thresh": 0.4, "budget": "batch"}))
+    assert model.roi_heads.ohem == OHEMSettings(nms_thresh=0.4, budget="batch")
+
+
+@pytest.mark.parametrize(
+    "settings, allowed",
+    [
+        ({"RANK_LOC_WEIGHT": -0.1}, ">= 0"),
+        ({"RANK_CLS_WEIGHT": math.nan}, ">= 0"),
+        ({"RANK_CLS_WEIGHT": 0, "RANK_LOC_WEIGHT": 0}, "above 0"),
+        ({"NMS_THRESH": -0.5}, "from 0 to 1"),
+        ({"NMS_THRESH": "0.5"}, "from 0 to 1"),
+        ({"NMS_SCOPE": "klass"}, '"class" or "agnostic" or "none"'),
+        ({"NMS_THRESH": 0.5, "NMS_SCOPE": "none"}, "no NMS would read it"),
+        ({"BUDGET": "epoch"}, '"image" or "batch"'),
+        ({"MAX_FG_FRACTION": 0}, "above 0"),
+        ({"MAX_NEG_PER_POS": 0}, "-1 or"),
+        ({"MIN_NEG_PER_IMAGE": 17}, "at most BATCH_SIZE_PER_IMAGE, which is 16"),
+        ({"MIN_NEG_PER_IMAGE": 1.5}, "whole number"),
+        ({"BG_IOU_LOW": 0.5}, "IOU_THRESHOLDS"),
+        ({"BG_IOU_LOW": 1.0}, "below 1"),
+        ({"MAX_CANDIDATES": 15}, "at least BATCH_SIZE_PER_IMAGE"),
+        ({"CHUNK_SIZE": -1}, "whole number >= 0"),
+        ({"CHUNK_SIZE": 9, "IMPLEMENTATION": "loss_layer"}, "no read-only pass"),
+        ({"READONLY_DROPOUT": False, "IMPLEMENTATION": "loss_layer"}, "no read-only pass"),
+        ({"READONLY_DROPOUT": 1}, "True or False"),
+        ({"IMPLEMENTATION": "fast"}, '"readonly" or "loss_layer"'),
+        ({"WARMUP_ITERS": True}, "whole number"),
+        ({"CASCADE_STAGES": "last"}, '"first" or "all"'),
+        ({"CASCADE_STAGES": "all"}, "no cascade"),
+        ({"IGNORE_IOA_THRESH": 0}, "above 0"),
+    ],
+)
+def test_impossible_values_name_key_value_and_what_is_allowed(settings, allowed):
+    cfg = config("fpn")
+    cfg.MODEL.ROI_HEADS.OHEM.update(settings)
+    with pytest.raises(ValueError) as error:
+        detector(cfg)
+    key, value = next(iter(settings.items()))
+    assert f"MODEL.ROI_HEADS.OHEM.{key} = {value!r}" in str(error.value)
+    assert allowed in str(error.value)
+
+
+def test_a_budget_of_zero():
+    with pytest.raises(ValueError, match="MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 0 "):
+        detector(config("fpn", budget=0))
+
+
+def test_unknown_key_is_named_with_the_one_that_was_meant():
+    cfg = config("fpn")
+    cfg.MODEL.ROI_HEADS.OHEM.NMS_TRESH = 0.5
+    with pytest.raises(KeyError, match="NMS_TRESH = 0.5 .* did you mean NMS_THRESH"):
+        detector(cfg)

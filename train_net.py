@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""
+Train and evaluate detectors with OHEM. ::
+
+    python train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml
+    python train_net.py --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        MODEL.ROI_HEADS.NAME OHEMROIHeads
+    python train_net.py --config-file FILE --train-data coco:train.json:images/ \\
+        --test-data coco:test.json:images/ OUTPUT_DIR output/mine
+
+The configuration file may also be the name of one in Detectron2's model zoo.
+"""
+
+import argparse
+import logging
+import os
+
+from detectron2 import model_zoo
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from ohem_d2 import add_ohem_config
+from ohem_d2.datasets import register_datasets
+from ohem_d2.engine import OHEMTrainer
+
+
+def find_config_file(name: str) -> str:
+    """A file, or a name in the model zoo."""
+    if not os.path.isfile(name):
+        try:
+            return model_zoo.get_config_file(name)
+        except RuntimeError:
+            raise SystemExit(f"--config-file {name}: no such file, and no such name in the zoo")
+    return name
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen configuration; also registers data sets and sets up logging."""
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    if args.config_file:
+        cfg.merge_from_file(find_config_file(args.config_file))
+    cfg.merge_from_list(args.opts)
+    if args.train_data:
+        cfg.DATASETS.TRAIN = tuple(args.train_data)
+    if args.test_data:
+        cfg.DATASETS.TEST = tuple(args.test_data)
+    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    if classes:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    cfg.freeze()
+    default_setup(cfg, args)
+    if classes:
+        logger = logging.getLogger("detectron2.ohem_d2")
+        logger.info(f"NUM_CLASSES is {len(classes)}, as in the data: {', '.join(classes)}")
+    return cfg
+
+
+def main(args: argparse.Namespace) -> dict:
+    cfg = setup(args)
+    if args.eval_only:
+        model = OHEMTrainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = OHEMTrainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = OHEMTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    for flag in ("--train-data", "--test-data"):
+        parser.add_argument(
+            flag,
+            nargs="+",
+            metavar="DATA",
+            help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name",
+        )
+    arguments = parser.parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
