@@ -33,7 +33,9 @@ def find_config_file(name: str) -> str:
         try:
             return model_zoo.get_config_file(name)
         except RuntimeError:
-            raise SystemExit(f"--config-file {name}: no such file, and no such name in the zoo")
+            raise SystemExit(
+                f"--config-file {name}: no such file, and no such name in the model zoo"
+            ) from None
     return name
 
 

@@ -76,10 +76,10 @@ def _coco_classes(json_file: str, image_folder: str) -> list[str]:
             raise ValueError(f"{json_file} is not in COCO format: {e!r}") from e
 
 
-def _voc_classes(folder: str, split: str) -> list[str]:
+def _voc_classes(folder: str, split: str) -> set[str]:
     image_set = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
     _must_exist(image_set, "the list of images in Pascal VOC format")
-    classes = set()
+    classes: set[str] = set()
     with open(image_set) as file:
         for image_id in file.read().split():
             annotation = os.path.join(folder, "Annotations", f"{image_id}.xml")
@@ -89,7 +89,7 @@ def _voc_classes(folder: str, split: str) -> list[str]:
             except ElementTree.ParseError as e:
                 raise ValueError(f"{annotation} is not XML: {e}") from e
             classes.update(obj.findtext("name", "") for obj in root.iter("object"))
-    return sorted(classes)
+    return classes
 
 
 def _must_exist(path: str, what: str) -> None:

@@ -13,6 +13,11 @@ from .ignore_regions import CrowdDatasetMapper
 class OHEMTrainer(DefaultTrainer):
     """Keeps crowd regions for the miner, and evaluates as the data set's metadata say."""
 
+    @property
+    def last_results(self) -> dict:
+        """Of the last evaluation, by task and metric, as ``test`` returns them."""
+        return self._last_eval_results
+
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
         return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))

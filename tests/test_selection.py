@@ -100,11 +100,11 @@ def test_many_groups_keep_their_precision():
 @given(st.lists(rois(), min_size=1, max_size=4), st.sampled_from(SCOPES))
 @settings(max_examples=100, deadline=None)
 def test_images_do_not_suppress_each_other(images, scope):
-    images = [[(l, b, c) for l, b, c in zip(*image) if c >= 0] for image in images]
+    images = [[(loss, b, c) for loss, b, c in zip(*image) if c >= 0] for image in images]
     flat = [roi for image in images for roi in image]
     index = torch.tensor([i for i, image in enumerate(images) for _ in image], dtype=torch.int64)
     kept = nms_by_loss(
-        torch.tensor([l for l, _, _ in flat], dtype=torch.float32),
+        torch.tensor([loss for loss, _, _ in flat], dtype=torch.float32),
         torch.tensor([b for _, b, _ in flat], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([c for _, _, c in flat], dtype=torch.int64),
         index,

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
-DATA = HERE.parents[1] / "datasets" / "tree_crowns"
+ROOT = HERE.parents[1]
+DATA = ROOT / "datasets" / "tree_crowns"
 
 # Trained on one photograph, tested on three of other places: no ground is seen twice.
 TRAIN = ["2019_YELL_2_528000_4978000_image_crop2"]

@@ -1,0 +1,29 @@
+# make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
+# make compare   the same recipe with random sampling beside OHEM, three seeds each
+# make test      style and tests
+# make setup     the environment alone
+#
+# PYTHON=/path/to/python   use an environment that has torch and detectron2; install neither
+# BASE_PYTHON=python3.12   the Python that .venv is made from
+# DETECTRON2=git           install Detectron2 from its repository (for machines with a GPU)
+
+PYTHON ?=
+BASE_PYTHON ?= python3
+export DETECTRON2 ?= wheel
+
+# The environment's Python; the recipes call it through the shell, so that it exists by then.
+RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && PYTHONPATH=. $$python -W ignore
+
+.PHONY: setup demo compare test
+
+setup:
+	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
+
+demo:
+	@$(RUN) projects/tree_crowns/demo.py
+
+compare:
+	@$(RUN) projects/tree_crowns/compare.py
+
+test:
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m pytest -q

@@ -1,0 +1,205 @@
+"""
+Makes the environment that `make demo` and `make test` run in, and prints the Python of it.
+
+Runs on the Python that the machine has, with nothing installed. Without arguments it makes .venv;
+with the path of a Python it checks that one's environment and adds to it what the tests need, but
+never torch or Detectron2. What is done is not done again: a mark in .venv, written last, says
+from which requirements it was made. If the mark is missing or another, the steps are taken again,
+which also mends what an interruption left.
+
+Environment: DETECTRON2=git installs the official repository (the way for machines with a GPU; it
+needs git and a compiler) instead of the wheel of requirements-detectron2.txt.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+MARK = os.path.join(VENV, "complete")
+NEEDED_GB = 8
+DETECTRON2_GIT = "git+https://github.com/facebookresearch/detectron2.git"
+FILES = [
+    "requirements.txt",
+    "dev/requirements-detectron2.txt",
+    "projects/tree_crowns/requirements.txt",
+    "dev/setup_env.py",
+    "dev/check_install.py",
+    "setup.py",
+]
+
+
+def main():
+    if sys.argv[1:] and sys.argv[1]:
+        python = use(sys.argv[1])
+    else:
+        python = make()
+    print(python)
+
+
+def make():
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        stop(
+            "Python {}.{} cannot run this project: use 3.10 to 3.13, as in "
+            "`make BASE_PYTHON=python3.11 test`".format(*sys.version_info[:2])
+        )
+    python = os.path.join(VENV, "bin", "python")
+    wanted = fingerprint()
+    if os.path.exists(MARK) and read(MARK) == wanted and works(python):
+        return python
+
+    free = shutil.disk_usage(ROOT).free / 2**30
+    if free < NEEDED_GB and not os.path.exists(MARK):
+        stop(
+            "The disk has {:.1f} GB free, the environment takes about {}: make room, or put the "
+            "clone elsewhere".format(free, NEEDED_GB)
+        )
+    if os.path.isdir(VENV) and not works(python):
+        say("The environment in .venv does not run; it is made anew")
+        shutil.rmtree(VENV)
+    if os.path.exists(MARK):
+        os.remove(MARK)
+    if not os.path.isdir(VENV):
+        say("Making an environment in .venv")
+        run([sys.executable, "-m", "venv", VENV], "The environment could not be made", log=True)
+    say("Installing PyTorch and what Detectron2 needs (some minutes the first time)")
+    pip(python, ["-r", "requirements.txt"])
+    install_detectron2(python)
+    pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
+    pip(python, ["--no-deps", "--no-build-isolation", "--editable", "."])
+    prove(python)
+    with open(MARK, "w") as file:
+        file.write(wanted)
+    return python
+
+
+def use(python):
+    """An environment of the user's own: nothing but small packages for tests is added."""
+    if not works(python):
+        stop("PYTHON={} does not run".format(python))
+    for package in ("torch", "torchvision", "detectron2"):
+        if not imports(python, package):
+            stop(
+                "PYTHON={} has no {}; leave PYTHON away to have an environment made".format(
+                    python, package
+                )
+            )
+    missing = [p for p in ("pytest", "hypothesis", "ruff", "build") if not imports(python, p)]
+    if missing:
+        pip(python, missing)
+    if not imports(python, "efficientnet_lite_pytorch"):
+        pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
+    prove(python)
+    return python
+
+
+def install_detectron2(python):
+    source = os.environ.get("DETECTRON2", "wheel")
+    if source not in ("wheel", "git"):
+        stop("DETECTRON2={} is neither wheel nor git".format(source))
+    if source == "git":
+        if not is_git_detectron2(python):
+            say("Installing Detectron2 from its repository (compiles for some minutes)")
+            pip(python, ["--no-build-isolation", "--no-deps", DETECTRON2_GIT])
+        return
+    if imports(python, "detectron2"):
+        return
+    say("Installing Detectron2")
+    target = output(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
+    # The wheel is tagged for Python 3.10 on Linux; pip takes it for others when told to.
+    args = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--upgrade"]
+    args += ["--python-version", "3.10", "--implementation", "cp", "--platform", "linux_x86_64"]
+    pip(python, [*args, "--target", target, "-r", "dev/requirements-detectron2.txt"])
+    # Its compiled part fits one version of PyTorch on one version of Python; OHEM needs none of it.
+    for name in os.listdir(os.path.join(target, "detectron2")):
+        if name.startswith("_C."):
+            os.remove(os.path.join(target, "detectron2", name))
+
+
+def is_git_detectron2(python):
+    return imports(python, "detectron2") and not imports(python, "detectron2._C") is False
+
+
+def prove(python):
+    say("Checking that Detectron2 works")
+    check = os.path.join(ROOT, "dev", "check_install.py")
+    run([python, "-W", "ignore", check], "The environment does not work", log=True)
+
+
+def pip(python, args):
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *args]
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True)
+    if result.returncode == 0:
+        return
+    errors = result.stderr
+    sys.stderr.write(errors)
+    if "No space left on device" in errors or "Errno 28" in errors:
+        stop("The disk is full: make room (about {} GB) and try again".format(NEEDED_GB))
+    if "DO NOT MATCH THE HASHES" in errors:
+        stop("A package is not the one that was pinned; see above. Nothing of it was installed")
+    signs = ("NewConnectionError", "Temporary failure in name resolution", "ConnectTimeout")
+    signs += ("ProxyError", "No matching distribution found", "Could not find a version")
+    if any(sign in errors for sign in signs):
+        stop("The package registry cannot be reached or lacks a package: see pip's words above")
+    stop("pip failed; its words are above. Once the cause is gone, call make again: it goes on")
+
+
+def works(python):
+    return output(python, "import sys, pip; print(sys.version)") is not None
+
+
+def imports(python, module):
+    found = "import importlib.util as u, sys; sys.exit(u.find_spec({!r}) is None)"
+    return subprocess.call([python, "-c", found.format(module)], cwd=os.path.dirname(ROOT)) == 0
+
+
+def output(python, code):
+    try:
+        done = subprocess.run(
+            [python, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            universal_newlines=True,
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def run(command, failure, log=False):
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode != 0:
+        sys.stderr.write(result.stdout.decode(errors="replace"))
+        if b"No space left" in result.stdout:
+            stop("The disk is full: make room (about {} GB) and try again".format(NEEDED_GB))
+        stop(failure + "; see above")
+
+
+def fingerprint():
+    digest = hashlib.sha256(os.environ.get("DETECTRON2", "wheel").encode())
+    digest.update("{}.{}".format(*sys.version_info[:2]).encode())
+    for name in FILES:
+        digest.update(read(os.path.join(ROOT, name)).encode())
+    return digest.hexdigest()
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def say(message):
+    sys.stderr.write("-- " + message + "\n")
+    sys.stderr.flush()
+
+
+def stop(message):
+    sys.stderr.write("\nsetup: " + message + "\n")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

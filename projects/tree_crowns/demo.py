@@ -1,0 +1,139 @@
+"""
+Train a Faster R-CNN with OHEM on aerial photographs, test it on photographs of other places, and
+draw what it finds and what was mined. ::
+
+    python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Dict
+
+import cv2
+import numpy as np
+import prepare_data
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.events import EventStorage
+from trainer import TreeTrainer, setup
+
+from ohem_d2 import CrowdDatasetMapper
+from ohem_d2.visualization import (
+    FOREGROUND,
+    GROUND_TRUTH,
+    draw_boxes,
+    draw_mined_rois,
+    with_caption,
+)
+
+SCORE = 0.5  # detections below this are not drawn
+ZOOM = 2.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train, test and draw; see the file's head.")
+    parser.add_argument("--output", type=Path, default=prepare_data.ROOT / "output/tree_crowns")
+    parser.add_argument("--data", type=Path, default=prepare_data.DATA)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    args = parser.parse_args()
+    start = time.monotonic()
+    cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
+    results = train(cfg)
+    model = TreeTrainer.build_model(cfg)
+    DetectionCheckpointer(model).load(str(args.output / "model_final.pth"))
+    pictures = [
+        *draw_detections(cfg, model, args.output / "detections"),
+        *draw_mining(cfg, model, args.output / "mined"),
+    ]
+    print(
+        f"\nCOCO AP {results['AP']:.1f}, AP50 {results['AP50']:.1f}, AP75 {results['AP75']:.1f} "
+        f"on photographs of other places, after {(time.monotonic() - start) / 60:.1f} minutes\n"
+        f"checkpoint  {args.output / 'model_final.pth'}\n"
+        f"metrics     {args.output / 'metrics.json'}\n"
+        f"pictures    {pictures[0].parent}, {pictures[-1].parent}"
+    )
+
+
+def train(cfg: CfgNode) -> Dict[str, float]:
+    """Train from the pre-trained trunk; returns COCO box AP on the test photographs."""
+    trainer = TreeTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return trainer.last_results["bbox"]
+
+
+def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
+    """For each test tile: what the model finds, beside the crowns drawn by hand."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    paths = []
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        image = read_image(record["file_name"], "RGB")
+        inputs = {"image": to_tensor(image), "height": image.shape[0], "width": image.shape[1]}
+        with torch.no_grad():
+            found = model([inputs])[0]["instances"].to("cpu")
+        found = found[found.scores >= SCORE].pred_boxes.tensor.numpy()
+        drawn = [a["bbox"] for a in record["annotations"] if not a["iscrowd"]]
+        truth = np.array(drawn, dtype=float).reshape(-1, 4)
+        truth[:, 2:] += truth[:, :2]
+        sides = []
+        for boxes, color, caption in (
+            (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
+            (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
+        ):
+            side = cv2.resize(image, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
+            sides.append(with_caption(draw_boxes(side, boxes, color, 2, ZOOM), caption))
+        paths.append(write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1)))
+    return paths
+
+
+def draw_mining(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list:
+    """For a few training tiles: which RoIs OHEM mines among all proposals."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.train()
+    mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
+    records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 8]
+    paths = []
+    for record in records[:: max(len(records) // num, 1)][:num]:
+        inputs = mapper(record)
+        with torch.no_grad(), EventStorage():
+            images = model.preprocess_image([inputs])
+            features = model.backbone(images.tensor)
+            targets = [inputs["instances"].to(model.device)]
+            proposals, _ = model.proposal_generator(images, features, targets)
+            mined, _ = model.roi_heads(images, features, proposals, targets)
+        mined = mined[0].to("cpu")
+        foreground = (mined.gt_classes < model.roi_heads.num_classes).numpy()
+        picture = draw_mined_rois(
+            read_image(record["file_name"], "RGB"),
+            proposals[0].proposal_boxes.tensor.cpu().numpy(),
+            mined.proposal_boxes.tensor.numpy(),
+            foreground,
+            inputs["instances"].gt_boxes.tensor.numpy(),
+            ZOOM,
+        )
+        picture = with_caption(
+            picture,
+            f"{len(mined)} mined of {len(proposals[0])}: {foreground.sum()} foreground (blue),",
+            f"{(~foreground).sum()} background (red); drawn by hand: green",
+        )
+        paths.append(write(folder / Path(record["file_name"]).name, picture))
+    return paths
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def write(path: Path, picture: np.ndarray) -> Path:
+    cv2.imwrite(str(path), picture[:, :, ::-1])
+    return path
+
+
+if __name__ == "__main__":
+    main()

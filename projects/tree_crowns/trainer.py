@@ -1,0 +1,70 @@
+"""The recipe of this project: its configuration, its data, its trainer."""
+
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+import backbone  # noqa: F401  registers EfficientNet-Lite0
+import prepare_data
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import build_detection_train_loader
+from detectron2.data import transforms as T
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ohem_d2 import CrowdDatasetMapper, add_ohem_config
+from ohem_d2.datasets import register_datasets
+from ohem_d2.engine import OHEMTrainer
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+class TreeTrainer(OHEMTrainer):
+    """From above, trees look the same from every side and in other light."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        augmentations = [
+            T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
+            T.RandomFlip(),
+            T.RandomFlip(horizontal=False, vertical=True),
+            T.RandomRotation([0, 90], sample_style="choice"),
+            T.RandomBrightness(0.7, 1.3),
+            T.RandomContrast(0.7, 1.3),
+            T.RandomSaturation(0.6, 1.4),
+        ]
+        mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+        return build_detection_train_loader(cfg, mapper=mapper)
+
+
+def setup(
+    config: str, data: Path, output: Path, seed: int, overrides: Sequence[str] = ()
+) -> CfgNode:
+    """
+    The frozen configuration of a run; also fetches the data if need be, and seeds everything.
+
+    Args:
+        config: name of a file in ``configs/``.
+        data: folder of the data, see ``prepare_data.py``.
+        output: folder for all that the run writes.
+        overrides: KEY, VALUE, KEY, VALUE...
+    """
+    prepare_data.prepare(data)
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / config))
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg.MODEL.WEIGHTS = str(data / "efficientnet_lite0.pth")
+    cfg.DATASETS.TRAIN = (f"coco:{data / 'train.json'}:{data / 'tiles'}",)
+    cfg.DATASETS.TEST = (f"coco:{data / 'test.json'}:{data / 'tiles'}",)
+    cfg.OUTPUT_DIR = str(output)
+    cfg.SEED = seed
+    cfg.merge_from_list(list(overrides))
+    register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    cfg.freeze()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    setup_logger(cfg.OUTPUT_DIR)
+    setup_logger(cfg.OUTPUT_DIR, name="fvcore")
+    seed_all_rng(seed)
+    return cfg

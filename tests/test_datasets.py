@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ohem_d2.datasets import register_datasets
+
+
+def write_coco(folder, name="train", classes=("cat", "dog")):
+    (folder / "images").mkdir(exist_ok=True)
+    # Ids out of order and with gaps, as in COCO itself.
+    categories = [{"id": 7 * (i + 1), "name": c} for i, c in enumerate(classes)][::-1]
+    images = [{"id": 1, "file_name": "a.jpg", "height": 10, "width": 20}]
+    box = {"id": 1, "image_id": 1, "category_id": 14, "bbox": [1, 2, 3, 4], "area": 12}
+    data = {
+        "images": images,
+        "categories": categories,
+        "annotations": [{**box, "iscrowd": 0}],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(data))
+    return f"coco:{folder / name}.json:{folder / 'images'}"
+
+
+def write_voc(folder, split="train", names=("dog",), image="000001"):
+    (folder / "Annotations").mkdir(exist_ok=True)
+    (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax>"
+        "<ymax>9</ymax></bndbox></object>"
+        for name in names
+    )
+    size = "<size><width>20</width><height>10</height></size>"
+    (folder / f"Annotations/{image}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    (folder / f"ImageSets/Main/{split}.txt").write_text(image)
+    return f"voc:{folder}:{split}"
+
+
+def test_coco(tmp_path):
+    names = [write_coco(tmp_path), write_coco(tmp_path, "test")]
+    assert register_datasets(names) == ["cat", "dog"]
+    assert register_datasets(names) == ["cat", "dog"]  # again does no harm
+    (record,) = DatasetCatalog.get(names[0])
+    assert record["annotations"][0]["category_id"] == 1  # dog
+    assert MetadataCatalog.get(names[0]).evaluator_type == "coco"
+
+
+def test_voc_classes_of_training_and_test_together(tmp_path):
+    names = [
+        write_voc(tmp_path, "train", ["dog", "ant"], "1"),
+        write_voc(tmp_path, "test", ["cat"], "2"),
+    ]
+    # The second list of images must not have replaced the first.
+    assert register_datasets(names) == ["ant", "cat", "dog"]
+    assert MetadataCatalog.get(names[1]).evaluator_type == "pascal_voc"
+    assert MetadataCatalog.get(names[0]).thing_classes == ["ant", "cat", "dog"]
+
+
+def test_other_names_are_left_alone():
+    assert register_datasets(["coco_2017_val", "voc_2007_test"]) == []
+
+
+@pytest.mark.parametrize("name", ["coco:a.json", "voc:x:y:z", "coco::images", "coco:"])
+def test_malformed_names(name):
+    with pytest.raises(ValueError, match="is not of the form"):
+        register_datasets([name])
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    good = write_coco(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere.json does not exist"):
+        register_datasets([f"coco:{tmp_path}/nowhere.json:{tmp_path}"])
+    with pytest.raises(FileNotFoundError, match="no_images does not exist.*folder of images"):
+        register_datasets([f"coco:{tmp_path}/train.json:{tmp_path}/no_images"])
+    for content in ("not json", "[]", '{"images": []}', '{"categories": 3}'):
+        (tmp_path / "broken.json").write_text(content)
+        with pytest.raises(ValueError, match="broken.json is not in COCO format"):
+            register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
+    with pytest.raises(ValueError, match="must share their classes"):
+        register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
+    with pytest.raises(FileNotFoundError, match="Main/val.txt does not exist"):
+        register_datasets([f"voc:{tmp_path}:val"])
+    voc = write_voc(tmp_path)
+    (tmp_path / "Annotations/000001.xml").write_text("<annotation>")
+    with pytest.raises(ValueError, match="000001.xml is not XML"):
+        register_datasets([voc])
+    (tmp_path / "Annotations/000001.xml").unlink()
+    with pytest.raises(FileNotFoundError, match="000001.xml does not exist"):
+        register_datasets([voc])

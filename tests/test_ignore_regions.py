@@ -1,0 +1,134 @@
+import copy
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, BoxMode, Instances
+from models import batch, config, detector
+from test_roi_heads import train_heads
+
+from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
+from ohem_d2.ignore_regions import inside_ignore_region
+
+
+def regions(num_instances=4):
+    boxes = Boxes(torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]]))
+    return IgnoreRegions(boxes, num_instances)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        slice(1, 3),
+        torch.tensor([0, 3]),
+        torch.tensor([True, False, True, False]),
+        [2, 1],
+    ],
+)
+def test_a_part_of_the_instances_keeps_all_regions(item):
+    target = Instances((100, 100), gt_classes=torch.arange(4), ignore_regions=regions())
+    part = target[item]
+    assert len(part) == 2
+    assert torch.equal(part.ignore_regions.boxes.tensor, regions().boxes.tensor)
+
+
+def test_no_instance_keeps_all_regions():
+    target = Instances((100, 100), gt_classes=torch.arange(4), ignore_regions=regions())
+    part = target[torch.zeros(4, dtype=torch.bool)]
+    assert len(part) == 0 and len(part.ignore_regions.boxes) == 2
+    assert len(part.to("cpu").ignore_regions.boxes) == 2
+    assert len(pickle.loads(pickle.dumps(part)).ignore_regions.boxes) == 2
+    assert len(target[1]) == 1
+
+
+def test_share_of_a_box_inside_a_region():
+    target = Instances((100, 100), gt_classes=torch.arange(4), ignore_regions=regions())
+    boxes = Boxes(
+        torch.tensor(
+            [
+                [0.0, 0.0, 5.0, 5.0],  # inside
+                [0.0, 0.0, 20.0, 10.0],  # a half, which is as much as is asked for
+                [0.0, 0.0, 20.0, 11.0],  # less
+                [55.0, 55.0, 57.0, 57.0],  # inside the other
+                [5.0, 5.0, 55.0, 55.0],  # touches both
+                [70.0, 70.0, 80.0, 80.0],  # outside
+            ]
+        )
+    )
+    expected = [True, True, False, True, False, False]
+    assert inside_ignore_region(boxes, target, 0.5).tolist() == expected
+    target.remove("ignore_regions")
+    assert not inside_ignore_region(boxes, target, 0.5).any()
+
+
+@pytest.fixture
+def record(tmp_path):
+    cv2.imwrite(str(tmp_path / "image.png"), np.zeros((80, 100, 3), np.uint8))
+
+    def annotation(box, crowd):
+        return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": crowd}
+
+    return {
+        "file_name": str(tmp_path / "image.png"),
+        "height": 80,
+        "width": 100,
+        "annotations": [
+            annotation([10, 10, 20, 30], 0),
+            annotation([60, 20, 40, 40], 1),
+            annotation([90, 70, 30, 30], 1),  # reaches beyond the image
+            annotation([50, 5, 20, 20], 0),
+        ],
+    }
+
+
+def test_the_mapper_keeps_crowds_transformed_like_the_image(record):
+    cfg = config("fpn")
+    augmentations = [T.Resize((160, 200)), T.RandomFlip(prob=1.0)]
+    mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    before = copy.deepcopy(record)
+    instances = mapper(record)["instances"]
+    assert record == before
+    plain = DatasetMapper(cfg, is_train=True, augmentations=augmentations)(record)["instances"]
+    assert torch.equal(instances.gt_boxes.tensor, plain.gt_boxes.tensor) and len(instances) == 2
+    # Twice as large, mirrored at x = 200, clipped at the edges.
+    expected = [[0.0, 40.0, 80.0, 120.0], [0.0, 140.0, 20.0, 160.0]]
+    assert instances.ignore_regions.boxes.tensor.tolist() == expected
+
+
+def test_the_mapper_without_crowds_or_objects(record):
+    mapper = CrowdDatasetMapper(config("fpn"), is_train=True, augmentations=[])
+    crowds = [a for a in record["annotations"] if a["iscrowd"]]
+    only_crowds = mapper({**record, "annotations": crowds})["instances"]
+    assert len(only_crowds) == 0 and len(only_crowds.ignore_regions.boxes) == 2
+    none = mapper({**record, "annotations": []})["instances"]
+    assert len(none.ignore_regions.boxes) == 0
+    assert "instances" not in CrowdDatasetMapper(config("fpn"), is_train=False)(record)
+
+
+@pytest.mark.parametrize("name", ["fpn", "cascade"])
+@pytest.mark.parametrize("num_objects", [(3, 4), (0, 0)])
+def test_background_in_a_crowd_is_not_mined(name, num_objects):
+    stages = {"cascade_stages": "all"} if name == "cascade" else {}
+    cfg = config(name, budget=500, ohem={"nms_scope": "none", **stages})
+    model, inputs = detector(cfg), batch(cfg, num_objects)
+    crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
+    _, everything, _ = train_heads(model, inputs)
+    for x in inputs:
+        x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
+    _, mined, _ = train_heads(model, inputs)
+    for image, before in zip(mined, everything):
+
+        def in_crowd(rois):
+            boxes = rois.proposal_boxes.tensor
+            inside = boxes[:, 2].clamp(max=64) - boxes[:, 0].clamp(max=64)
+            return inside / (boxes[:, 2] - boxes[:, 0]) >= 0.5
+
+        background = image.gt_classes == 80
+        assert not in_crowd(image)[background].any()
+        excluded = in_crowd(before) & (before.gt_classes == 80)
+        assert excluded.any() and len(image) == len(before) - int(excluded.sum())
+        assert (image.gt_classes < 80).sum() == (before.gt_classes < 80).sum()
