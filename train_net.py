@@ -46,10 +46,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         cfg.merge_from_file(find_config_file(args.config_file))
     cfg.merge_from_list(args.opts)
-    if args.train_data:
-        cfg.DATASETS.TRAIN = tuple(args.train_data)
-    if args.test_data:
-        cfg.DATASETS.TEST = tuple(args.test_data)
+    if args.train_data or args.test_data:  # the config's own data would not go with it
+        cfg.DATASETS.TRAIN = tuple(args.train_data or ())
+        cfg.DATASETS.TEST = tuple(args.test_data or ())
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
@@ -81,9 +80,10 @@ if __name__ == "__main__":
     for flag in ("--train-data", "--test-data"):
         parser.add_argument(
             flag,
-            nargs="+",
+            action="append",
             metavar="DATA",
-            help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name",
+            help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name; "
+            "may be repeated",
         )
     arguments = parser.parse_args()
     launch(

@@ -33,18 +33,16 @@ FILES = [
 
 
 def main():
-    if sys.argv[1:] and sys.argv[1]:
-        python = use(sys.argv[1])
-    else:
-        python = make()
-    print(python)
+    given = sys.argv[1] if len(sys.argv) > 1 else ""
+    print(use(given) if given else make())
 
 
 def make():
+    version = "{}.{}".format(*sys.version_info[:2])
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         stop(
-            "Python {}.{} cannot run this project: use 3.10 to 3.13, as in "
-            "`make BASE_PYTHON=python3.11 test`".format(*sys.version_info[:2])
+            f"Python {version} cannot run this project: use 3.10 to 3.13, as in "
+            "`make BASE_PYTHON=python3.11 test`"
         )
     python = os.path.join(VENV, "bin", "python")
     wanted = fingerprint()
@@ -52,13 +50,13 @@ def make():
         return python
 
     free = shutil.disk_usage(ROOT).free / 2**30
-    if free < NEEDED_GB and not os.path.exists(MARK):
+    if free < NEEDED_GB and not os.path.exists(VENV):
         stop(
-            "The disk has {:.1f} GB free, the environment takes about {}: make room, or put the "
-            "clone elsewhere".format(free, NEEDED_GB)
+            f"The disk has {free:.1f} GB free, the environment takes about {NEEDED_GB}: make room, or put the "
+            "clone elsewhere"
         )
-    if os.path.isdir(VENV) and not works(python):
-        say("The environment in .venv does not run; it is made anew")
+    if os.path.isdir(VENV) and not works(python, version):
+        say("The environment in .venv does not run, or on another Python; it is made anew")
         shutil.rmtree(VENV)
     if os.path.exists(MARK):
         os.remove(MARK)
@@ -78,15 +76,13 @@ def make():
 
 def use(python):
     """An environment of the user's own: nothing but small packages for tests is added."""
+    if os.sep in python:
+        python = os.path.abspath(python)
     if not works(python):
-        stop("PYTHON={} does not run".format(python))
+        stop(f"PYTHON={python} does not run")
     for package in ("torch", "torchvision", "detectron2"):
         if not imports(python, package):
-            stop(
-                "PYTHON={} has no {}; leave PYTHON away to have an environment made".format(
-                    python, package
-                )
-            )
+            stop(f"PYTHON={python} has no {package}; leave PYTHON away to have an environment made")
     missing = [p for p in ("pytest", "hypothesis", "ruff", "build") if not imports(python, p)]
     if missing:
         pip(python, missing)
@@ -99,9 +95,10 @@ def use(python):
 def install_detectron2(python):
     source = os.environ.get("DETECTRON2", "wheel")
     if source not in ("wheel", "git"):
-        stop("DETECTRON2={} is neither wheel nor git".format(source))
+        stop(f"DETECTRON2={source} is neither wheel nor git")
     if source == "git":
-        if not is_git_detectron2(python):
+        # The wheel goes by another name, so this one is there only if it came from the repository.
+        if output(python, "import importlib.metadata as m; m.version('detectron2')") is None:
             say("Installing Detectron2 from its repository (compiles for some minutes)")
             pip(python, ["--no-build-isolation", "--no-deps", DETECTRON2_GIT])
         return
@@ -119,10 +116,6 @@ def install_detectron2(python):
             os.remove(os.path.join(target, "detectron2", name))
 
 
-def is_git_detectron2(python):
-    return imports(python, "detectron2") and not imports(python, "detectron2._C") is False
-
-
 def prove(python):
     say("Checking that Detectron2 works")
     check = os.path.join(ROOT, "dev", "check_install.py")
@@ -131,13 +124,13 @@ def prove(python):
 
 def pip(python, args):
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *args]
-    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, universal_newlines=True)
+    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     if result.returncode == 0:
         return
     errors = result.stderr
     sys.stderr.write(errors)
     if "No space left on device" in errors or "Errno 28" in errors:
-        stop("The disk is full: make room (about {} GB) and try again".format(NEEDED_GB))
+        stop(f"The disk is full: make room (about {NEEDED_GB} GB) and try again")
     if "DO NOT MATCH THE HASHES" in errors:
         stop("A package is not the one that was pinned; see above. Nothing of it was installed")
     signs = ("NewConnectionError", "Temporary failure in name resolution", "ConnectTimeout")
@@ -147,22 +140,24 @@ def pip(python, args):
     stop("pip failed; its words are above. Once the cause is gone, call make again: it goes on")
 
 
-def works(python):
-    return output(python, "import sys, pip; print(sys.version)") is not None
+def works(python, version=""):
+    found = output(python, "import pip, sys; print('{}.{}'.format(*sys.version_info))")
+    return found is not None and version in ("", found)
 
 
 def imports(python, module):
-    found = "import importlib.util as u, sys; sys.exit(u.find_spec({!r}) is None)"
-    return subprocess.call([python, "-c", found.format(module)], cwd=os.path.dirname(ROOT)) == 0
+    # Really imported: what an interruption left may look like a package and be none.
+    return output(python, "import " + module) is not None
 
 
 def output(python, code):
     try:
         done = subprocess.run(
-            [python, "-c", code],
+            [python, "-W", "ignore", "-c", code],
+            cwd=os.path.dirname(ROOT),  # not the clone itself, where any module could be found
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            universal_newlines=True,
+            text=True,
         )
     except OSError:
         return None
@@ -174,7 +169,7 @@ def run(command, failure, log=False):
     if result.returncode != 0:
         sys.stderr.write(result.stdout.decode(errors="replace"))
         if b"No space left" in result.stdout:
-            stop("The disk is full: make room (about {} GB) and try again".format(NEEDED_GB))
+            stop(f"The disk is full: make room (about {NEEDED_GB} GB) and try again")
         stop(failure + "; see above")
 
 

@@ -32,12 +32,13 @@ class OHEMSettings:
     # being one class (the authors' release); "agnostic", all of an image; "none", no NMS.
     nms_scope: str = "class"
     # "image": the B/N hardest RoIs of each image (the paper). "batch": the B hardest of all N
-    # images together; images with little left to learn then give their share to others.
+    # images together (of one process, if there are several); images with little left to learn
+    # then give their share to others.
     budget: str = "image"
     # At most this share of the budget is foreground. 1.0: no cap (the paper).
     max_fg_fraction: float = 1.0
     # At most this many background RoIs for each mined foreground one. -1: no cap (the paper).
-    max_neg_per_pos: float = -1
+    max_neg_per_pos: int = -1
     # At least this many background RoIs of each image, as far as there are so many; it precedes
     # max_neg_per_pos. With budget "batch", N times as many of the batch.
     min_neg_per_image: int = 0
@@ -51,6 +52,7 @@ class OHEMSettings:
     # mined RoIs do not depend on it. 0: as many as the hard mini-batch has, and at least 256.
     chunk_size: int = 0
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
+    # That is, nn.Dropout and nn.Dropout1d to 3d are; other random layers rest while scoring.
     readonly_dropout: bool = True
     # "readonly": the paper's two passes. "loss_layer": the alternative that the paper rejects
     # (Sec. 4.2), one pass over all RoIs that ignores the losses of the easy ones. It has the same
@@ -74,7 +76,9 @@ class OHEMSettings:
         self._allow_number("rank_loc_weight", lambda v: v >= 0, "a number >= 0")
         self._allow_number("nms_thresh", lambda v: 0 <= v <= 1, "an IoU from 0 to 1")
         self._allow_number("max_fg_fraction", lambda v: 0 < v <= 1, "a share above 0, up to 1")
-        self._allow_number("max_neg_per_pos", lambda v: v == -1 or v > 0, "-1 or a number > 0")
+        self._allow_number(
+            "max_neg_per_pos", lambda v: v == -1 or v > 0, "-1 or a whole number > 0", whole=True
+        )
         self._allow_number("bg_iou_low", lambda v: 0 <= v < 1, "an IoU from 0 to below 1")
         self._allow_number("ignore_ioa_thresh", lambda v: 0 < v <= 1, "a share above 0, up to 1")
         for name in ("min_neg_per_image", "max_candidates", "chunk_size", "warmup_iters"):
@@ -128,10 +132,16 @@ class OHEMSettings:
                 f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {batch_size_per_image!r} is the number of "
                 "hard RoIs mined in an image; allowed: a whole number >= 1"
             )
-        if self.min_neg_per_image > batch_size_per_image:
+        if self.min_neg_per_image >= batch_size_per_image:
             raise self._error(
                 "min_neg_per_image",
-                f"at most BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}",
+                f"below BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}, so that foreground "
+                "has a place",
+            )
+        if int(self.max_fg_fraction * batch_size_per_image) < 1:
+            raise self._error(
+                "max_fg_fraction",
+                f"at least one RoI of BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}",
             )
         if 0 < self.max_candidates < batch_size_per_image:
             raise self._error(

@@ -9,8 +9,8 @@ Such names go wherever Detectron2 takes the name of a data set, once they have b
 """
 
 import json
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from xml.etree import ElementTree
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -33,10 +33,10 @@ def register_datasets(names: Sequence[str]) -> list[str]:
     """
     own = [name for name in names if name.startswith(("coco:", "voc:"))]
     split = [_split(name) for name in own]
-    # A VOC data set does not list its classes, so training and test have to be asked together.
-    voc_classes = sorted(
-        {c for kind, *place in split if kind == "voc" for c in _voc_classes(*place)}
-    )
+    # A VOC data set does not list its classes. To find the same ones in training and test, all
+    # annotations of all its folders are asked, whatever the split.
+    voc_folders = {place[0] for kind, *place in split if kind == "voc"}
+    voc_classes = sorted(set().union(*(_voc_classes(folder) for folder in voc_folders)))
     classes: list[str] = []
     for name, (kind, *place) in zip(own, split):
         found = voc_classes if kind == "voc" else _coco_classes(*place)
@@ -49,6 +49,7 @@ def register_datasets(names: Sequence[str]) -> list[str]:
             if kind == "coco":
                 register_coco_instances(name, {}, *place)
             else:
+                _check_voc_split(*place)
                 register_pascal_voc(name, *place, year=2012, class_names=found)
                 MetadataCatalog.get(name).evaluator_type = "pascal_voc"
     return classes
@@ -76,22 +77,37 @@ def _coco_classes(json_file: str, image_folder: str) -> list[str]:
             raise ValueError(f"{json_file} is not in COCO format: {e!r}") from e
 
 
-def _voc_classes(folder: str, split: str) -> set[str]:
-    image_set = os.path.join(folder, "ImageSets", "Main", f"{split}.txt")
-    _must_exist(image_set, "the list of images in Pascal VOC format")
+def _voc_classes(folder: str) -> set[str]:
+    annotations = Path(folder) / "Annotations"
+    _must_exist(annotations, "the folder of annotations in Pascal VOC format")
     classes: set[str] = set()
-    with open(image_set) as file:
-        for image_id in file.read().split():
-            annotation = os.path.join(folder, "Annotations", f"{image_id}.xml")
-            _must_exist(annotation, f"the annotation of {image_id}, listed in {image_set}")
-            try:
-                root = ElementTree.parse(annotation).getroot()
-            except ElementTree.ParseError as e:
-                raise ValueError(f"{annotation} is not XML: {e}") from e
-            classes.update(obj.findtext("name", "") for obj in root.iter("object"))
+    for path in annotations.glob("*.xml"):
+        try:
+            root = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as e:
+            raise ValueError(f"{path} is not XML: {e}") from e
+        for found in root.iter("object"):
+            # Detectron2's evaluation reads all of these, but only after the training.
+            for tag in ("name", "pose", "truncated", "difficult", "bndbox"):
+                if found.find(tag) is None:
+                    raise ValueError(
+                        f"{path} is not in Pascal VOC format: an <object> has no <{tag}>"
+                    )
+            classes.add(found.findtext("name"))
     return classes
 
 
-def _must_exist(path: str, what: str) -> None:
-    if not os.path.exists(path):
+def _check_voc_split(folder: str, split: str) -> None:
+    image_set = Path(folder) / "ImageSets" / "Main" / f"{split}.txt"
+    _must_exist(image_set, "the list of images in Pascal VOC format")
+    image_ids = image_set.read_text().split()
+    if len(image_ids) < 2:
+        raise ValueError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
+    for image_id in image_ids:
+        annotation = Path(folder) / "Annotations" / f"{image_id}.xml"
+        _must_exist(annotation, f"the annotation of {image_id}, listed in {image_set}")
+
+
+def _must_exist(path: str | Path, what: str) -> None:
+    if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}")

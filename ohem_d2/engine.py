@@ -1,5 +1,6 @@
 """What Detectron2's DefaultTrainer leaves to be filled in."""
 
+import logging
 import os
 from typing import Any
 
@@ -7,6 +8,7 @@ from detectron2.data import MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from .events import LOGGER_NAME
 from .ignore_regions import CrowdDatasetMapper
 
 
@@ -30,7 +32,10 @@ class OHEMTrainer(DefaultTrainer):
         if evaluator_type == "coco":
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             return COCOEvaluator(dataset_name, output_dir=folder)
-        raise NotImplementedError(
+        message = (
             f"No evaluator for {dataset_name}, whose evaluator_type is {evaluator_type!r}; "
             "override OHEMTrainer.build_evaluator"
         )
+        # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
+        logging.getLogger(LOGGER_NAME).warning(message)
+        raise NotImplementedError(message)

@@ -10,9 +10,10 @@ LOGGER_NAME = "detectron2.ohem_d2"
 logger = logging.getLogger(LOGGER_NAME)
 
 # A kind starves if over so many iterations it is at most this share of the mined RoIs, and at
-# most that share of the candidates of its kind was mined.
+# most that share of the candidates of its kind was mined. Background is the larger part of what
+# there is to learn, so it starves earlier.
 _WINDOW = 200
-_STARVING_SHARE = 0.05
+_STARVING_SHARE = {"foreground": 0.05, "background": 0.15}
 _STARVING_USE = 0.1
 
 _REMEDIES = {
@@ -45,7 +46,7 @@ class MiningEvents:
         self._warned = set()
         self._mined = {"foreground": 0.0, "background": 0.0}
         self._available = {"foreground": 0.0, "background": 0.0}
-        self._num_updates = 0
+        self._window_start: int | None = None
 
     def log(
         self,
@@ -117,12 +118,14 @@ class MiningEvents:
         for kind in mined:
             self._mined[kind] += mined[kind]
             self._available[kind] += available[kind]
-        self._num_updates += 1
-        if self._num_updates < _WINDOW:
+        iteration = get_event_storage().iter  # a cascade may mine several times in one
+        if self._window_start is None:
+            self._window_start = iteration
+        if iteration - self._window_start < _WINDOW:
             return
         total = sum(self._mined.values())
         for kind in mined:
-            few = self._mined[kind] <= _STARVING_SHARE * total
+            few = self._mined[kind] <= _STARVING_SHARE[kind] * total
             if few and self._mined[kind] < _STARVING_USE * self._available[kind]:
                 self._warn_once(
                     kind,
@@ -132,7 +135,7 @@ class MiningEvents:
                 )
         self._mined = dict.fromkeys(mined, 0.0)
         self._available = dict.fromkeys(mined, 0.0)
-        self._num_updates = 0
+        self._window_start = iteration
 
     def _warn_once(self, what: str, message: str) -> None:
         if what not in self._warned:

@@ -41,6 +41,11 @@ class IgnoreRegions:
         part._places = self._places[item].reshape(-1)
         return part
 
+    @staticmethod
+    def cat(parts: "list[IgnoreRegions]") -> "IgnoreRegions":
+        """For ``Instances.cat``, as when images are pasted together."""
+        return IgnoreRegions(Boxes.cat([p.boxes for p in parts]), sum(len(p) for p in parts))
+
     def to(self, *args, **kwargs) -> "IgnoreRegions":
         moved = copy.copy(self)
         moved.boxes = self.boxes.to(*args, **kwargs)

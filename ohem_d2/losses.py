@@ -85,10 +85,18 @@ def per_roi_losses(
         TypeError, NotImplementedError: see :func:`check_predictor`.
     """
     check_predictor(box_predictor)
+    scores, deltas = predictions = tuple(prediction.float() for prediction in predictions)
     if hasattr(box_predictor, "per_roi_losses"):
-        return box_predictor.per_roi_losses(predictions, proposals)
+        with torch.autocast(scores.device.type, enabled=False):
+            losses = box_predictor.per_roi_losses(predictions, proposals)
+        shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
+        if shapes != dict.fromkeys(("loss_cls", "loss_box_reg"), (len(scores),)):
+            raise TypeError(
+                f"{type(box_predictor).__name__}.per_roi_losses() returned {shapes}; it has to "
+                f"return loss_cls and loss_box_reg, each of shape ({len(scores)},)"
+            )
+        return {name: loss.float() for name, loss in losses.items()}
 
-    scores, deltas = (prediction.float() for prediction in predictions)
     gt_classes = cat([p.gt_classes for p in proposals])
     proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
     gt_boxes = cat(

@@ -12,6 +12,7 @@ from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
     CascadeROIHeads,
     Res5ROIHeads,
+    RROIHeads,
     StandardROIHeads,
 )
 from detectron2.structures import Boxes, ImageList, Instances
@@ -227,7 +228,7 @@ class OHEMMixin:
         if len(labels) != len(proposals):
             raise TypeError(
                 f"{type(self).__name__} cannot mine: its label_and_sample_proposals() does not "
-                "call _sample_proposals(), which is where OHEM chooses"
+                "call _sample_proposals() once for each image, which is where OHEM chooses"
             )
         rois = []
         for p, target, (matched_idxs, classes) in zip(proposals, targets, labels):
@@ -263,20 +264,20 @@ class OHEMMixin:
         chunk_size = self.ohem.chunk_size
         if chunk_size == 0:
             chunk_size = max(self.batch_size_per_image * len(rois), _MIN_CHUNK)
-        iteration = get_event_storage().iter
         losses = []
-        with ReadOnlyPass(
-            self,
-            dropout=self.ohem.readonly_dropout,
-            seed=hash((torch.initial_seed(), iteration, stage)),
-            iteration=iteration,
-        ) as readonly:
+        with self._readonly(stage, self.ohem.readonly_dropout) as readonly:
             for chunk in in_chunks(rois, chunk_size):
                 predictor, predictions = self.score_rois(self._features, chunk, stage)
                 losses.append(per_roi_losses(predictor, predictions, chunk))
                 self._note_predictions(predictor, predictions, chunk)
                 readonly.next_chunk(sum(len(part) for part in chunk))
         return {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
+
+    def _readonly(self, stage: int, dropout: bool) -> ReadOnlyPass:
+        iteration = get_event_storage().iter
+        # No random state moves, and a resumed run draws the masks that an uninterrupted one does.
+        seed = hash((torch.initial_seed(), iteration, stage))
+        return ReadOnlyPass(self, dropout=dropout, seed=seed, iteration=iteration)
 
     def _note_predictions(
         self, predictor: nn.Module, predictions: Any, proposals: list[Instances]
@@ -385,11 +386,11 @@ class OHEMMixin:
         proposals, self._unmined = self._unmined, None
         if proposals is None:  # random sampling during a warm-up, or a later stage
             return output
-        with torch.no_grad():
+        with self._readonly(stage, dropout=False):
             predictions = to_predictions(output)
             losses = per_roi_losses(predictor, predictions, proposals)
             self._note_predictions(predictor, predictions, proposals)
-            hard = self._select(proposals, losses, stage)
+        hard = self._select(proposals, losses, stage)
         starts = itertools.accumulate((len(p) for p in proposals[:-1]), initial=0)
         rows = torch.cat([index + start for index, start in zip(hard, starts)])
         proposals[:] = [p[index] for p, index in zip(proposals, hard)]
@@ -415,13 +416,17 @@ class OHEMMixin:
                 f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' has no effect on {name}, which is no "
                 "cascade; allowed: 'first'"
             )
-        standard = isinstance(self, StandardROIHeads) and not cascade
+        # Any other box branch may predict in another way than score_rois does.
+        standard = getattr(type(self), "_forward_box", None) is StandardROIHeads._forward_box
         if type(self).score_rois is OHEMMixin.score_rois and not standard:
             raise TypeError(
                 f"{name} has to say how it scores RoIs: list OHEMCascadeROIHeads or "
                 "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else "
-                "override score_rois(self, features, proposals, stage=0)"
+                "override score_rois(self, features, proposals, stage=0) so that it predicts as "
+                "its _forward_box() does"
             )
+        if isinstance(self, RROIHeads):
+            raise NotImplementedError(f"{name} has rotated boxes, which OHEM does not support yet")
         predictor = getattr(self, "box_predictor", None)
         for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
             if part is not None:
@@ -501,6 +506,8 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
         if not self._refined:  # "first", or a warm-up
             return super()._match_and_label_boxes(proposals, stage, targets)
         boxes = [torch.cat(chunks) for chunks in zip(*self._refined)]
+        # A RoI whose loss is not finite may have no box either; the parent refuses such boxes.
+        boxes = [b[torch.isfinite(b).all(dim=1)] for b in boxes]
         self._refined = []
         rois = self._create_proposals_from_boxes(boxes, [p.image_size for p in proposals])
         with EventStorage(get_event_storage().iter):  # it would count all refined proposals

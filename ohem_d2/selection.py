@@ -85,6 +85,8 @@ def nms_by_loss(
     Returns:
         int64 indices of the survivors, hardest first.
     """
+    if nms_scope not in ("class", "agnostic", "none"):
+        raise ValueError(f'nms_scope = {nms_scope!r}; allowed: "class", "agnostic" or "none"')
     order = order_by_loss(losses)
     if nms_scope == "none" or len(order) == 0:
         return order
@@ -110,7 +112,7 @@ def cut_to_budget(
     *,
     budget: str = "image",
     max_fg_fraction: float = 1.0,
-    max_neg_per_pos: float = -1,
+    max_neg_per_pos: int = -1,
     min_neg_per_image: int = 0,
 ) -> torch.Tensor:
     """
@@ -153,7 +155,7 @@ def cut_to_budget(
         # Background beyond the cap leaves places to further foreground, each of which raises the
         # cap in turn: find the smallest number of foreground that fills the budget.
         tries = torch.arange(num_samples + 1, device=unit.device)
-        cap = torch.floor(tries * max_neg_per_pos).long().clamp(min=min_neg_per_image)
+        cap = (tries * max_neg_per_pos).clamp(min=min_neg_per_image)
         filled = (tries + num_bg[:, None].minimum(cap) >= num_samples) & (tries >= take_fg[:, None])
         smallest = torch.where(filled.any(dim=1), filled.int().argmax(dim=1), most_fg)
         take_fg = smallest.minimum(most_fg)

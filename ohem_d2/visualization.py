@@ -1,7 +1,5 @@
 """Pictures of what was mined. Pure drawing: arrays in, arrays out."""
 
-from typing import Optional
-
 import cv2
 import numpy as np
 
@@ -33,7 +31,7 @@ def draw_mined_rois(
     proposals: np.ndarray,
     mined: np.ndarray,
     is_foreground: np.ndarray,
-    ground_truth: Optional[np.ndarray] = None,
+    ground_truth: np.ndarray | None = None,
     scale: float = 1.0,
 ) -> np.ndarray:
     """

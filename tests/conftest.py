@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from models import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +19,13 @@ def seeded():
 def storage():
     with EventStorage() as storage:
         yield storage
+
+
+@pytest.fixture(scope="session")
+def tree_crowns():
+    """Real photographs: those of the demo, fetched once from the package registry."""
+    sys.path.insert(0, str(ROOT / "projects/tree_crowns"))
+    import prepare_data
+
+    prepare_data.prepare(prepare_data.DATA)
+    return prepare_data.DATA

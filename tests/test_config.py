@@ -56,8 +56,10 @@ def test_a_head_gets_what_the_config_says():
         ({"NMS_THRESH": 0.5, "NMS_SCOPE": "none"}, "no NMS would read it"),
         ({"BUDGET": "epoch"}, '"image" or "batch"'),
         ({"MAX_FG_FRACTION": 0}, "above 0"),
-        ({"MAX_NEG_PER_POS": 0}, "-1 or"),
-        ({"MIN_NEG_PER_IMAGE": 17}, "at most BATCH_SIZE_PER_IMAGE, which is 16"),
+        ({"MAX_NEG_PER_POS": 0}, "-1 or a whole number > 0"),
+        ({"MAX_NEG_PER_POS": 0.5}, "-1 or a whole number > 0"),
+        ({"MAX_FG_FRACTION": 0.05}, "at least one RoI of BATCH_SIZE_PER_IMAGE, which is 16"),
+        ({"MIN_NEG_PER_IMAGE": 16}, "below BATCH_SIZE_PER_IMAGE, which is 16"),
         ({"MIN_NEG_PER_IMAGE": 1.5}, "whole number"),
         ({"BG_IOU_LOW": 0.5}, "IOU_THRESHOLDS"),
         ({"BG_IOU_LOW": 1.0}, "below 1"),
@@ -93,3 +95,18 @@ def test_unknown_key_is_named_with_the_one_that_was_meant():
     cfg.MODEL.ROI_HEADS.OHEM.NMS_TRESH = 0.5
     with pytest.raises(KeyError, match="NMS_TRESH = 0.5 .* did you mean NMS_THRESH"):
         detector(cfg)
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_keys_are_set_from_the_command_line(key):
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    cfg.merge_from_list([f"MODEL.ROI_HEADS.OHEM.{key}", str(DEFAULTS[key])])
+    assert cfg.MODEL.ROI_HEADS.OHEM[key] == DEFAULTS[key]
+
+
+def test_a_misspelt_key_in_a_file_or_on_the_command_line():
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    with pytest.raises((KeyError, AssertionError), match="MODEL.ROI_HEADS.OHEM.NMS_TRESH"):
+        cfg.merge_from_list(["MODEL.ROI_HEADS.OHEM.NMS_TRESH", "0.5"])

@@ -21,17 +21,20 @@ def write_coco(folder, name="train", classes=("cat", "dog")):
     return f"coco:{folder / name}.json:{folder / 'images'}"
 
 
-def write_voc(folder, split="train", names=("dog",), image="000001"):
+def write_voc(folder, split="train", names=("dog",), images=("000001", "000002")):
     (folder / "Annotations").mkdir(exist_ok=True)
     (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
     objects = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax>"
+        f"<object><name>{name}</name><pose>Frontal</pose><truncated>0</truncated>"
+        "<difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax>"
         "<ymax>9</ymax></bndbox></object>"
         for name in names
     )
     size = "<size><width>20</width><height>10</height></size>"
-    (folder / f"Annotations/{image}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    (folder / f"ImageSets/Main/{split}.txt").write_text(image)
+    for image in images:
+        path = folder / f"Annotations/{image}.xml"
+        path.write_text(f"<annotation>{size}{objects}</annotation>")
+    (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(images))
     return f"voc:{folder}:{split}"
 
 
@@ -46,11 +49,13 @@ def test_coco(tmp_path):
 
 def test_voc_classes_of_training_and_test_together(tmp_path):
     names = [
-        write_voc(tmp_path, "train", ["dog", "ant"], "1"),
-        write_voc(tmp_path, "test", ["cat"], "2"),
+        write_voc(tmp_path, "train", ["dog", "ant"], "12"),
+        write_voc(tmp_path, "test", ["cat"], "34"),
     ]
-    # The second list of images must not have replaced the first.
+    # The classes are those of the folder, so that a split alone has them in the same order.
+    assert register_datasets(names[1:]) == ["ant", "cat", "dog"]
     assert register_datasets(names) == ["ant", "cat", "dog"]
+    assert len(DatasetCatalog.get(names[0])) == 2
     assert MetadataCatalog.get(names[1]).evaluator_type == "pascal_voc"
     assert MetadataCatalog.get(names[0]).thing_classes == ["ant", "cat", "dog"]
 
@@ -77,9 +82,18 @@ def test_missing_and_broken_files_are_named(tmp_path):
             register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
-    with pytest.raises(FileNotFoundError, match="Main/val.txt does not exist"):
+    with pytest.raises(FileNotFoundError, match="Annotations does not exist"):
         register_datasets([f"voc:{tmp_path}:val"])
     voc = write_voc(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Main/val.txt does not exist"):
+        register_datasets([f"voc:{tmp_path}:val"])
+    (tmp_path / "ImageSets/Main/one.txt").write_text("000001")
+    with pytest.raises(ValueError, match="one.txt lists 1 image; Detectron2 reads two or more"):
+        register_datasets([f"voc:{tmp_path}:one"])
+    (tmp_path / "Annotations/000003.xml").write_text("<a><object><name>x</name></object></a>")
+    with pytest.raises(ValueError, match="000003.xml .* an <object> has no <pose>"):
+        register_datasets([voc])
+    (tmp_path / "Annotations/000003.xml").unlink()
     (tmp_path / "Annotations/000001.xml").write_text("<annotation>")
     with pytest.raises(ValueError, match="000001.xml is not XML"):
         register_datasets([voc])

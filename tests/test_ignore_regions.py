@@ -45,6 +45,14 @@ def test_no_instance_keeps_all_regions():
     assert len(target[1]) == 1
 
 
+def test_instances_with_regions_are_joined():
+    parts = [
+        Instances((100, 100), gt_classes=torch.arange(n), ignore_regions=regions(n)) for n in (4, 0)
+    ]
+    joined = Instances.cat(parts)
+    assert len(joined.ignore_regions) == 4 and len(joined.ignore_regions.boxes) == 4
+
+
 def test_share_of_a_box_inside_a_region():
     target = Instances((100, 100), gt_classes=torch.arange(4), ignore_regions=regions())
     boxes = Boxes(

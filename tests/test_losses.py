@@ -175,6 +175,27 @@ def test_losses_of_its_own_that_are_described_are_taken():
         torch.testing.assert_close(ours[name].mean(), loss)
 
 
+class LowPrecision(Described):
+    def per_roi_losses(self, predictions, proposals):
+        return {k: v.bfloat16() for k, v in super().per_roi_losses(predictions, proposals).items()}
+
+
+class WrongShape(Described):
+    def per_roi_losses(self, predictions, proposals):
+        return {"loss_cls": predictions[0], "loss_box_reg": predictions[1]}
+
+
+def test_described_losses_are_made_float32_and_checked():
+    proposals = rois()
+    model = predictor(LowPrecision)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = per_roi_losses(model, predict(model, proposals), proposals)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    model = predictor(WrongShape)
+    with pytest.raises(TypeError, match=r"WrongShape.per_roi_losses\(\) returned .*\(50,\)"):
+        per_roi_losses(model, predict(model, proposals), proposals)
+
+
 def test_federated_loss_is_refused():
     model = predictor(
         use_sigmoid_ce=True, use_fed_loss=True, get_fed_loss_cls_weights=lambda: torch.ones(K)

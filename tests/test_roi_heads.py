@@ -4,14 +4,14 @@ import logging
 import pytest
 import torch
 from detectron2.config import configurable
-from detectron2.engine import create_ddp_model, launch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, pairwise_iou
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from models import ZOO, batch, config, detector, gradients, roi_inputs
+from torch import distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import OHEMMixin, OHEMROIHeads, OHEMSettings, per_roi_losses, select_hard_examples
 
@@ -421,6 +421,39 @@ def test_losses_that_are_not_finite_are_mined_first_and_warned_of_once(value, ca
     assert len(messages) == 1 and "1 of 127 RoIs" in messages[0]
 
 
+def test_a_cascade_goes_on_without_boxes_that_are_not_finite():
+    model = detector(config("cascade", ohem={"cascade_stages": "all"}))
+    score = model.roi_heads.score_rois
+
+    def broken(features, proposals, stage=0):
+        predictor, (scores, deltas) = score(features, proposals, stage)
+        deltas[5] = float("nan") if stage == 0 and not torch.is_grad_enabled() else deltas[5]
+        return predictor, (scores, deltas)
+
+    model.roi_heads.score_rois = broken
+    model.roi_heads.ohem = OHEMSettings(cascade_stages="all", rank_loc_weight=0.0)
+    losses, _, storage = train_heads(model, batch(config("cascade")))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    latest = storage.latest()
+    before, after = (latest[f"stage{k}/ohem/num_candidates"][0] for k in (0, 1))
+    assert after <= before - 0.5
+
+
+def test_scoring_in_the_loss_layer_updates_no_statistics_twice():
+    cfg = config("c4", ohem={"implementation": "loss_layer"})
+    model = detector(cfg)
+
+    class Predictor(FastRCNNOutputLayers):
+        def forward(self, x):
+            return super().forward(self.norm(x))
+
+    predictor = Predictor(cfg, ShapeSpec(channels=128))
+    predictor.norm = nn.BatchNorm1d(128)
+    model.roi_heads.box_predictor = predictor.train()
+    train_heads(model, batch(cfg))
+    assert int(predictor.norm.num_batches_tracked) == 1
+
+
 def test_ranking_weights():
     cfg = config("fpn", budget=5, ohem={"rank_loc_weight": 0.0, "nms_scope": "none"})
     model, inputs = detector(cfg), batch(cfg)
@@ -460,12 +493,13 @@ def test_scalars(storage):
 
 def test_inference_is_the_parents_bit_for_bit_and_checkpoints_fit_both_ways():
     for name in ("fpn", "c4-mask", "cascade"):
-        ours, plain, inputs = pair(name)
+        ours, plain, inputs = pair(name, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
         plain.load_state_dict(ours.state_dict(), strict=True)
         ours.load_state_dict(plain.state_dict(), strict=True)
         ours.eval(), plain.eval()
         with torch.no_grad():
             for a, b in zip(ours(inputs), plain(inputs)):
+                assert len(a["instances"]) == 100
                 for field, value in a["instances"].get_fields().items():
                     other = b["instances"].get(field)
                     value, other = (getattr(v, "tensor", v) for v in (value, other))
@@ -546,6 +580,16 @@ def test_heads_that_cannot_mine_say_so():
 
     with pytest.raises(TypeError, match="OHEMBare has to say how it scores RoIs"):
         OHEMBare(cfg, features)
+
+    class OwnBoxBranch(StandardROIHeads):
+        def _forward_box(self, features, proposals):
+            return super()._forward_box(features, proposals)
+
+    class OHEMOwnBoxBranch(OHEMMixin, OwnBoxBranch):
+        pass
+
+    with pytest.raises(TypeError, match="OHEMOwnBoxBranch has to say .* as its _forward_box"):
+        OHEMOwnBoxBranch(cfg, features)
 
     class OldStyle(StandardROIHeads):
         def __init__(self, cfg, input_shape):
@@ -634,30 +678,28 @@ def test_trains_on_cuda_as_on_cpu(name):
 # ---- two processes -----------------------------------------------------------------------------
 
 
+def _precomputed():
+    """A detector without an RPN, so that proposals are the same everywhere."""
+    return detector(config("fpn", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"))
+
+
+def _rank(rank, inputs, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = _precomputed()
+    wrapped = DistributedDataParallel(model)
+    with EventStorage():
+        sum(wrapped([inputs[rank]]).values()).backward()
+    torch.save(gradients(model), f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     torch.set_num_threads(1)
-    # No RPN, so that proposals are the same everywhere and nothing is sampled.
-    cfg = config("fpn")
-    inputs = batch(cfg, (3, 0))
-    launch(_ddp_rank, 2, dist_url="auto", args=(inputs, str(tmp_path)))
-    ranks = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
-    model = _precomputed(cfg)
+    inputs = batch(config("fpn"), (3, 0))
+    torch.multiprocessing.spawn(_rank, (inputs, str(tmp_path)), nprocs=2)
+    model = _precomputed()
     with EventStorage():
         sum(model(inputs).values()).backward()
-    expected = gradients(model)
-    for rank in ranks:
-        assert_same(rank, expected)
-
-
-def _precomputed(cfg):
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
-    return detector(cfg)
-
-
-def _ddp_rank(inputs, folder):
-    torch.set_num_threads(1)
-    model = _precomputed(config("fpn"))
-    wrapped = create_ddp_model(model, device_ids=None)
-    with EventStorage():
-        sum(wrapped([inputs[comm.get_rank()]]).values()).backward()
-    torch.save(gradients(model), f"{folder}/{comm.get_rank()}.pth")
+    for rank in range(2):
+        assert_same(torch.load(tmp_path / f"{rank}.pth"), gradients(model))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from ohem_d2.scoring import ReadOnlyPass, in_chunks
@@ -112,10 +112,12 @@ def test_channels_drop_as_a_whole():
     assert set(out.unique().tolist()) == {0.0, 2.0}
 
 
-def test_gradients_reach_parameters_that_autocast_has_cast():
+def test_autocast_remembers_no_cast_without_gradient():
     module, x = nn.Linear(4, 4), torch.rand(3, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with ReadOnlyPass(module, dropout=True, seed=0), EventStorage():
-            module(x)
+        with ReadOnlyPass(module, dropout=True, seed=0):
+            assert not torch.is_autocast_cache_enabled()
+            assert module(x).dtype == torch.bfloat16
+        assert torch.is_autocast_cache_enabled()
         module(x).sum().backward()
     assert module.weight.grad is not None and module.weight.grad.abs().sum() > 0

@@ -123,7 +123,7 @@ def test_images_do_not_suppress_each_other(images, scope):
     st.lists(st.lists(st.booleans(), max_size=40), min_size=1, max_size=4),
     st.integers(1, 20),
     st.sampled_from([0.1, 0.25, 0.5, 1.0]),
-    st.sampled_from([-1, 0.5, 1, 3]),
+    st.sampled_from([-1, 1, 2, 3]),
     st.integers(0, 20),
     st.sampled_from(["image", "batch"]),
     st.randoms(use_true_random=False),
@@ -175,3 +175,8 @@ def test_same_on_cuda(data, scope):
     on_cpu = select_hard_examples(*args, 20, nms_scope=scope)
     on_gpu = select_hard_examples(*(a.cuda() for a in args), 20, nms_scope=scope)
     assert on_gpu.tolist() == on_cpu.tolist()
+
+
+def test_a_misspelt_scope_is_refused():
+    with pytest.raises(ValueError, match="nms_scope = 'klass'"):
+        select_hard_examples(torch.ones(1), torch.ones(1, 4), torch.zeros(1), 1, nms_scope="klass")

@@ -17,8 +17,8 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence
 
 import prepare_data
 import torch
@@ -38,7 +38,7 @@ def main() -> None:
         "--variants", nargs="+", default=VARIANTS, metavar='"NAME:CONFIG [KEY VALUE ...]"'
     )
     args = parser.parse_args()
-    results: Dict[str, List[dict]] = {variant: [] for variant in args.variants}
+    results: dict[str, list[dict]] = {variant: [] for variant in args.variants}
     for seed in args.seeds:
         for variant in args.variants:
             results[variant].append(run(variant, seed, args.data, args.output))
@@ -49,13 +49,17 @@ def run(variant: str, seed: int, data: Path, output: Path) -> dict:
     """One training run, or what is kept of it."""
     name, _, what = variant.partition(":")
     config, *overrides = what.split()
-    # The folder is named by the settings themselves: changed ones are another run.
-    settings = "".join(path.read_text() for path in sorted(CONFIGS.glob("*.yaml")))
+    # The folder is named by what makes the result, settings and code: if they change, it is
+    # another run.
+    sources = [*CONFIGS.glob("*.yaml"), *CONFIGS.parent.glob("*.py")]
+    sources += (prepare_data.ROOT / "ohem_d2").glob("*.py")
+    settings = "".join(path.read_text() for path in sorted(sources))
     digest = hashlib.sha256(f"{settings}{what}".encode()).hexdigest()[:8]
     folder = output / f"{name.replace(' ', '-')}-{digest}" / f"seed{seed}"
     kept = folder / "result.json"
     if kept.exists():
         return json.loads(kept.read_text())
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an interrupted run
     results = train(setup(config, data, folder, seed, overrides))
     # Detectron2's own measure: seconds from step to step, without evaluation.
     lines = (folder / "metrics.json").read_text().splitlines()
@@ -68,7 +72,7 @@ def run(variant: str, seed: int, data: Path, output: Path) -> dict:
     return result
 
 
-def table(results: Dict[str, Sequence[dict]]) -> str:
+def table(results: dict[str, Sequence[dict]]) -> str:
     """Markdown: a row for each variant, mean ± standard deviation over the seeds."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     rows = [

@@ -8,7 +8,6 @@ draw what it finds and what was mined. ::
 import argparse
 import time
 from pathlib import Path
-from typing import Dict
 
 import cv2
 import numpy as np
@@ -59,7 +58,7 @@ def main() -> None:
     )
 
 
-def train(cfg: CfgNode) -> Dict[str, float]:
+def train(cfg: CfgNode) -> dict[str, float]:
     """Train from the pre-trained trunk; returns COCO box AP on the test photographs."""
     trainer = TreeTrainer(cfg)
     trainer.resume_or_load(resume=False)

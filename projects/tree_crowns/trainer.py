@@ -1,8 +1,9 @@
 """The recipe of this project: its configuration, its data, its trainer."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import backbone  # noqa: F401  registers EfficientNet-Lite0
 import prepare_data

@@ -1,0 +1,168 @@
+"""The package as it is installed, and the set-up's answers when something is wrong."""
+
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from models import ROOT
+
+
+def test_public_names():
+    from detectron2.modeling import ROI_HEADS_REGISTRY
+
+    import ohem_d2
+
+    for name in ohem_d2.__all__:
+        assert getattr(ohem_d2, name).__doc__
+    for name in ("OHEMROIHeads", "OHEMRes5ROIHeads", "OHEMCascadeROIHeads"):
+        assert ROI_HEADS_REGISTRY.get(name) is getattr(ohem_d2, name)
+
+
+def test_importing_changes_nothing_of_detectron2():
+    code = (
+        "from detectron2.config import get_cfg; from detectron2.modeling import roi_heads as r\n"
+        "before = get_cfg().dump(), {n: dict(vars(c)) for n, c in vars(r).items()"
+        " if isinstance(c, type)}\n"
+        "import ohem_d2\n"
+        "after = get_cfg().dump(), {n: dict(vars(c)) for n, c in vars(r).items()"
+        " if isinstance(c, type)}\n"
+        "assert before == after\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT)
+    assert done.returncode == 0
+
+
+def test_without_detectron2_it_says_how_to_get_it(tmp_path):
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "try:\n"
+        "    import ohem_d2\n"
+        "except ModuleNotFoundError as e:\n"
+        "    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "which is not installed" in done.stdout
+    assert "pip install 'git+https://github.com/facebookresearch/detectron2" in done.stdout
+
+
+def test_wheel_and_source_distribution(tmp_path):
+    """Built from a copy, so that no build folder is left in the tree."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    for name in tracked:
+        if (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "source" / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist")]
+    done = subprocess.run([*command, str(tmp_path / "source")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert len(list((tmp_path / "dist").glob("*.tar.gz"))) == 1
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "ohem_d2/roi_heads.py" in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"ohem_d2"}
+
+
+def setup_env(*args, python=sys.executable, **environment):
+    return subprocess.run(
+        [python, str(ROOT / "dev/setup_env.py"), *args],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+
+
+def test_set_up_takes_an_environment_that_has_everything():
+    done = setup_env(sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == sys.executable
+
+
+@pytest.mark.parametrize(
+    "python, message",
+    [("/nowhere/python", "does not run"), ("bare", "has no torch")],
+)
+def test_set_up_with_an_environment_that_lacks_something(python, message, tmp_path):
+    if python == "bare":
+        subprocess.run([sys.executable, "-m", "venv", str(tmp_path)], check=True)
+        python = str(tmp_path / "bin/python")
+    done = setup_env(python)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("setup: ") and message in last
+
+
+def fake(monkeypatch, tmp_path):
+    """The set-up as a module, with a clone of its own."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "dev/setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
+    monkeypatch.setattr(module, "MARK", str(tmp_path / ".venv/complete"))
+    return module
+
+
+def test_set_up_on_a_python_that_is_too_old(monkeypatch, tmp_path, capsys):
+    module = fake(monkeypatch, tmp_path)
+    monkeypatch.setattr(module.sys, "version_info", (3, 8, 1))
+    with pytest.raises(SystemExit):
+        module.make()
+    assert "Python 3.8 cannot run this project: use 3.10 to 3.13" in capsys.readouterr().err
+
+
+def test_set_up_on_a_full_disk(monkeypatch, tmp_path, capsys):
+    module = fake(monkeypatch, tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30}))
+    with pytest.raises(SystemExit):
+        module.make()
+    assert "The disk has 1.0 GB free" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("OSError: [Errno 28] No space left on device", "The disk is full"),
+        ("ERROR: No matching distribution found for torch==2.14.1", "registry cannot be reached"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES", "not the one that was pinned"),
+        ("ERROR: something else", "call make again: it goes on"),
+    ],
+)
+def test_set_up_explains_what_pip_says(monkeypatch, tmp_path, capsys, words, message):
+    module = fake(monkeypatch, tmp_path)
+    pip = tmp_path / "python"
+    pip.write_text(f"#!/bin/sh\necho '{words}' >&2\nexit 1\n")
+    pip.chmod(0o755)
+    with pytest.raises(SystemExit):
+        module.pip(str(pip), ["torch"])
+    assert message in capsys.readouterr().err
+
+
+def test_set_up_mends_a_broken_environment(monkeypatch, tmp_path):
+    """A .venv whose Python does not run is made anew; a half-finished one is gone on with."""
+    module = fake(monkeypatch, tmp_path)
+    steps = []
+    monkeypatch.setattr(module, "pip", lambda python, args: steps.append(args[-1]))
+    monkeypatch.setattr(module, "install_detectron2", lambda python: steps.append("detectron2"))
+    monkeypatch.setattr(module, "prove", lambda python: steps.append("prove"))
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").write_text("broken")
+    (tmp_path / ".venv/complete").write_text("another")
+    python = module.make()
+    assert module.works(python)
+    assert steps[0] == "requirements.txt" and steps[-1] == "prove"
+    steps.clear()
+    assert module.make() == python and steps == []  # nothing is done twice
+    os.remove(tmp_path / ".venv/complete")  # as after an interruption
+    (tmp_path / ".venv/keep").write_text("")
+    module.make()
+    assert steps[-1] == "prove" and (tmp_path / ".venv/keep").exists()

@@ -1,0 +1,174 @@
+"""train_net.py as a user calls it: real processes, real images, real evaluation."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+import torch
+from models import ROOT
+
+# A small detector of real photographs that trains in seconds; no proposals are sampled at random
+# and images come one by one, so that runs are the same to the last bit.
+OVERRIDES = [
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "100"),
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "1000000"),
+    *("MODEL.FPN.OUT_CHANNELS", "16"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "32"),
+    *("INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"),
+    *("INPUT.RANDOM_FLIP", "none"),
+    *("SOLVER.IMS_PER_BATCH", "1", "SOLVER.WARMUP_ITERS", "0", "SEED", "7"),
+]
+QUICK = "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml"
+
+
+def command(config, data, output, *overrides, flags=()):
+    return [
+        *(sys.executable, "-W", "ignore", str(ROOT / "train_net.py")),
+        *("--num-gpus", "0", "--config-file", config),
+        *("--train-data", data[0], "--test-data", data[1], *flags),
+        *(*OVERRIDES, "OUTPUT_DIR", str(output), *overrides),
+    ]
+
+
+def environment():
+    # One thread: sums are then taken in the same order in every process.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(*args, **kwargs):
+    done = subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    return done.stdout + done.stderr
+
+
+def losses(output):
+    """By iteration, the last value logged of each."""
+    records = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    return {
+        r["iteration"]: {k: v for k, v in r.items() if k.startswith(("loss", "total", "ohem/"))}
+        for r in records
+        if "total_loss" in r
+    }
+
+
+@pytest.fixture(scope="module")
+def coco(tree_crowns, tmp_path_factory):
+    """One photograph, for training and for test."""
+    folder = tmp_path_factory.mktemp("coco")
+    full = json.loads((tree_crowns / "train.json").read_text())
+    image = full["images"][30]
+    full["images"] = [image]
+    full["annotations"] = [a for a in full["annotations"] if a["image_id"] == image["id"]]
+    assert len(full["annotations"]) > 5
+    (folder / "one.json").write_text(json.dumps(full))
+    name = f"coco:{folder / 'one.json'}:{tree_crowns / 'tiles'}"
+    return name, name
+
+
+@pytest.fixture(scope="module")
+def voc(tree_crowns, tmp_path_factory):
+    """The same in Pascal VOC format."""
+    folder = tmp_path_factory.mktemp("voc")
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    full = json.loads((tree_crowns / "train.json").read_text())
+    image = full["images"][30]
+    picture = cv2.imread(str(tree_crowns / "tiles" / image["file_name"]))
+    objects = ""
+    for a in full["annotations"]:
+        if a["image_id"] == image["id"]:
+            x, y, w, h = a["bbox"]
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
+            box = "".join(f"<{k}>{round(v)}</{k}>" for k, v in corners)
+            objects += (
+                "<object><name>tree</name><pose>Unspecified</pose><truncated>0</truncated>"
+                f"<difficult>0</difficult><bndbox>{box}</bndbox></object>"
+            )
+    size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+    for name in ("one", "two"):
+        cv2.imwrite(str(folder / f"JPEGImages/{name}.jpg"), picture)
+        path = folder / f"Annotations/{name}.xml"
+        path.write_text(f"<annotation>{size}{objects}</annotation>")
+    for split in ("train", "test"):
+        (folder / f"ImageSets/Main/{split}.txt").write_text("one\ntwo")
+    return f"voc:{folder}:train", f"voc:{folder}:test"
+
+
+def test_trains_evaluates_and_evaluates_again(coco, tmp_path):
+    out = run(QUICK, coco, tmp_path, "SOLVER.MAX_ITER", "21")
+    (line,) = re.findall(r".*OHEM is active.*", out)
+    assert "OHEMROIHeads" in line and "32 hardest" in line
+    assert "NUM_CLASSES is 1" in out and "eta:" in out and "loss_box_reg" in out
+    (scalars,) = [s for i, s in losses(tmp_path).items() if i == 19]
+    for name in ("num_fg", "num_bg", "num_candidates", "num_survivors", "cut", "mean_cls_hard"):
+        assert f"ohem/{name}" in scalars
+    trained = re.findall(r"copypaste: (\S+)", out)
+    again = run(
+        *(QUICK, coco, tmp_path, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")),
+        flags=["--eval-only"],
+    )
+    assert re.findall(r"copypaste: (\S+)", again) == trained and len(trained) >= 2
+
+
+def test_a_name_of_the_model_zoo_and_voc_data(voc, tmp_path):
+    out = run(
+        *("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", voc, tmp_path),
+        *("MODEL.ROI_HEADS.NAME", "OHEMROIHeads", "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"),
+        *("MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
+        *("SOLVER.MAX_ITER", "2", "SOLVER.BASE_LR", "0.001", "DATALOADER.NUM_WORKERS", "0"),
+    )
+    assert "OHEM is active" in out and "NUM_CLASSES is 1, as in the data: tree" in out
+    assert re.search(r"copypaste: AP,AP50,AP75", out)
+
+
+def test_wrong_names_are_told(coco, tmp_path):
+    for arguments, message in (
+        (("configs/nothing.yaml", coco), "configs/nothing.yaml: no such file"),
+        ((QUICK, ("coco:missing.json:images", coco[1])), "missing.json does not exist"),
+    ):
+        done = subprocess.run(
+            command(*arguments, tmp_path),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0 and message in done.stderr
+
+
+def test_killed_and_resumed_as_if_never_interrupted(coco, tmp_path):
+    settings = [
+        *("SOLVER.MAX_ITER", "41", "SOLVER.CHECKPOINT_PERIOD", "5"),
+        *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "8", "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
+    ]
+    run(QUICK, coco, tmp_path / "whole", *settings)
+    process = subprocess.Popen(
+        command(QUICK, coco, tmp_path / "killed", *settings),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    marker = tmp_path / "killed/last_checkpoint"
+    deadline = time.monotonic() + 120
+    while not (marker.exists() and marker.read_text() >= "model_0000014.pth"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/model_final.pth").exists()
+    run(QUICK, coco, tmp_path / "killed", *settings, flags=["--resume"])
+    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
+    assert resumed[39] == whole[39] and len(whole[39]) > 10
+    weights = [torch.load(tmp_path / f / "model_final.pth")["model"] for f in ("whole", "killed")]
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name

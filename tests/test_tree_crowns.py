@@ -1,0 +1,107 @@
+"""The demo's project: its data, its backbone, and a short training that has to learn."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from models import ROOT
+
+sys.path.insert(0, str(ROOT / "projects/tree_crowns"))
+
+
+def test_data(tree_crowns):
+    train = json.loads((tree_crowns / "train.json").read_text())
+    test = json.loads((tree_crowns / "test.json").read_text())
+
+    def photographs(coco):
+        return {image["file_name"].rsplit("_", 2)[0] for image in coco["images"]}
+
+    assert photographs(train).isdisjoint(photographs(test)) and len(photographs(test)) == 3
+    for coco in (train, test):
+        sizes = {i["id"]: (i["width"], i["height"]) for i in coco["images"]}
+        for a in coco["annotations"]:
+            x, y, w, h = a["bbox"]
+            width, height = sizes[a["image_id"]]
+            assert x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height
+    # Test tiles share no pixel, so every crown with its larger part on one is there once.
+    num_crowns = sum(not a["iscrowd"] for a in test["annotations"])
+    assert 370 <= num_crowns <= 279 + 61 + 37 + 5
+
+
+def test_parts_of_crowns_at_the_edge():
+    from prepare_data import crowns_on_tile
+
+    crowns = np.array([[10.0, 10, 30, 30], [90, 0, 112, 10], [95, 40, 125, 50], [200, 0, 210, 9]])
+    found = list(crowns_on_tile(crowns, 0, 0, 100, 60))
+    assert found == [
+        ([10.0, 10.0, 20.0, 20.0], False),
+        ([90.0, 0.0, 10.0, 10.0], True),
+        ([95.0, 40.0, 5.0, 10.0], True),
+    ]
+    (shifted,) = crowns_on_tile(crowns[:1], 20, 5, 100, 60)
+    assert shifted == ([0.0, 5.0, 10.0, 20.0], False)
+
+
+def test_backbone_has_the_features_of_the_published_network(tree_crowns):
+    from backbone import EfficientNetLite0
+    from efficientnet_lite_pytorch import EfficientNet
+
+    saved = torch.load(tree_crowns / "efficientnet_lite0.pth", weights_only=True)["model"]
+    prefix = "backbone.bottom_up."
+    trunk = EfficientNetLite0().eval()
+    loaded = trunk.load_state_dict({k[len(prefix) :]: v for k, v in saved.items()}, strict=False)
+    # some versions of Detectron2 keep this count, which nothing reads, in frozen layers too
+    assert all(k.endswith("num_batches_tracked") for k in loaded.missing_keys)
+    assert loaded.unexpected_keys == []
+    published = EfficientNet.from_name("efficientnet-lite0").eval()
+    own = published.state_dict()
+    for key in own:
+        for old, new in (("_conv_stem.", "stem.0."), ("_bn0.", "stem.1."), ("_blocks.", "blocks.")):
+            if key.startswith(old) and "num_batches" not in key:
+                own[key] = saved[prefix + new + key[len(old) :]]
+    published.load_state_dict(own)
+    x = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        features = trunk(x)
+        last = published._swish(published._bn1(published._conv_head(features["res5"])))
+        torch.testing.assert_close(last, published.extract_features(x), rtol=1e-3, atol=1e-3)
+    for name, stride in (("res2", 4), ("res3", 8), ("res4", 16), ("res5", 32)):
+        spec = trunk.output_shape()[name]
+        assert spec.stride == stride
+        assert features[name].shape == (1, spec.channels, 96 // stride, 64 // stride)
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2, 5])
+def test_freezing(freeze_at):
+    from backbone import EfficientNetLite0
+
+    trunk = EfficientNetLite0(freeze_at)
+    trained = {n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}
+    assert trained == {0: {"stem", "blocks"}, 2: {"blocks"}, 5: set()}[freeze_at]
+
+
+def test_learns_a_few_tiles(tree_crowns, tmp_path):
+    """Loss falls, and the crowns of the tiles that it trains on are found."""
+    from trainer import TreeTrainer, setup
+
+    full = json.loads((tree_crowns / "train.json").read_text())
+    full["images"] = full["images"][30:34]
+    ids = {image["id"] for image in full["images"]}
+    full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
+    (tmp_path / "few.json").write_text(json.dumps(full))
+    few = f"coco:{tmp_path / 'few.json'}:{tree_crowns / 'tiles'}"
+    overrides = ["SOLVER.MAX_ITER", 60, "SOLVER.STEPS", (50,), "DATALOADER.NUM_WORKERS", 0]
+    overrides += ["DATASETS.TRAIN", (few,), "DATASETS.TEST", (few,), "INPUT.MIN_SIZE_TRAIN", (288,)]
+    cfg = setup("ohem.yaml", tree_crowns, tmp_path, 1, overrides)
+    trainer = TreeTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    rpn = [r["loss_rpn_cls"] for r in records if "loss_rpn_cls" in r]
+    everything = [
+        r["ohem/mean_cls_all"] + r["ohem/mean_loc_all"] for r in records if "ohem/cut" in r
+    ]
+    assert rpn[-1] < 0.5 * rpn[0] and everything[-1] < everything[0]
+    assert trainer.last_results["bbox"]["AP50"] > 20
