@@ -52,8 +52,8 @@ def make():
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < NEEDED_GB and not os.path.exists(VENV):
         stop(
-            f"The disk has {free:.1f} GB free, the environment takes about {NEEDED_GB}: make room, or put the "
-            "clone elsewhere"
+            f"The disk has {free:.1f} GB free, the environment takes about {NEEDED_GB}: make "
+            "room, or put the clone elsewhere"
         )
     if os.path.isdir(VENV) and not works(python, version):
         say("The environment in .venv does not run, or on another Python; it is made anew")
