@@ -120,7 +120,12 @@ class OHEMSettings:
                     f"{_NODE}.{key} = {node[key]!r} is not a key of OHEM{hint}; "
                     f"allowed: {', '.join(keys)}"
                 )
-        return cls(**{keys[key]: value for key, value in node.items()})
+        settings = cls(**{keys[key]: value for key, value in node.items()})
+        if settings.warmup_iters > 0 and settings.warmup_iters >= cfg.SOLVER.MAX_ITER:
+            raise settings._error(
+                "warmup_iters", f"below SOLVER.MAX_ITER, which is {cfg.SOLVER.MAX_ITER}"
+            )
+        return settings
 
     def check_budget(self, batch_size_per_image: int) -> None:
         """

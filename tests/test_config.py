@@ -70,6 +70,7 @@ def test_a_head_gets_what_the_config_says():
         ({"READONLY_DROPOUT": 1}, "True or False"),
         ({"IMPLEMENTATION": "fast"}, '"readonly" or "loss_layer"'),
         ({"WARMUP_ITERS": True}, "whole number"),
+        ({"WARMUP_ITERS": 90000}, "below SOLVER.MAX_ITER, which is 90000"),
         ({"CASCADE_STAGES": "last"}, '"first" or "all"'),
         ({"CASCADE_STAGES": "all"}, "no cascade"),
         ({"IGNORE_IOA_THRESH": 0}, "above 0"),

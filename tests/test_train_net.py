@@ -60,15 +60,23 @@ def losses(output):
     }
 
 
+def crowded_tile(tree_crowns):
+    """The training tile with the most crowns, and its annotations."""
+    full = json.loads((tree_crowns / "train.json").read_text())
+    of_image = {image["id"]: [] for image in full["images"]}
+    for annotation in full["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+    image = max(full["images"], key=lambda image: len(of_image[image["id"]]))
+    return image, of_image[image["id"]]
+
+
 @pytest.fixture(scope="module")
 def coco(tree_crowns, tmp_path_factory):
     """One photograph, for training and for test."""
     folder = tmp_path_factory.mktemp("coco")
+    image, annotations = crowded_tile(tree_crowns)
     full = json.loads((tree_crowns / "train.json").read_text())
-    image = full["images"][30]
-    full["images"] = [image]
-    full["annotations"] = [a for a in full["annotations"] if a["image_id"] == image["id"]]
-    assert len(full["annotations"]) > 5
+    full.update(images=[image], annotations=annotations)
     (folder / "one.json").write_text(json.dumps(full))
     name = f"coco:{folder / 'one.json'}:{tree_crowns / 'tiles'}"
     return name, name
@@ -80,19 +88,17 @@ def voc(tree_crowns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("voc")
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
-    full = json.loads((tree_crowns / "train.json").read_text())
-    image = full["images"][30]
+    image, annotations = crowded_tile(tree_crowns)
     picture = cv2.imread(str(tree_crowns / "tiles" / image["file_name"]))
     objects = ""
-    for a in full["annotations"]:
-        if a["image_id"] == image["id"]:
-            x, y, w, h = a["bbox"]
-            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
-            box = "".join(f"<{k}>{round(v)}</{k}>" for k, v in corners)
-            objects += (
-                "<object><name>tree</name><pose>Unspecified</pose><truncated>0</truncated>"
-                f"<difficult>0</difficult><bndbox>{box}</bndbox></object>"
-            )
+    for annotation in annotations:
+        x, y, w, h = annotation["bbox"]
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
+        box = "".join(f"<{k}>{round(v)}</{k}>" for k, v in corners)
+        objects += (
+            "<object><name>tree</name><pose>Unspecified</pose><truncated>0</truncated>"
+            f"<difficult>0</difficult><bndbox>{box}</bndbox></object>"
+        )
     size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
     for name in ("one", "two"):
         cv2.imwrite(str(folder / f"JPEGImages/{name}.jpg"), picture)

@@ -60,7 +60,7 @@ def run(variant: str, seed: int, data: Path, output: Path) -> dict:
     if kept.exists():
         return json.loads(kept.read_text())
     (folder / "metrics.json").unlink(missing_ok=True)  # of an interrupted run
-    results = train(setup(config, data, folder, seed, overrides))
+    results = train(setup(config, data, folder, seed, overrides)).last_results["bbox"]
     # Detectron2's own measure: seconds from step to step, without evaluation.
     lines = (folder / "metrics.json").read_text().splitlines()
     times = [record["time"] for record in map(json.loads, lines) if "time" in record]

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import prepare_data
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
@@ -42,9 +41,9 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
-    results = train(cfg)
-    model = TreeTrainer.build_model(cfg)
-    DetectionCheckpointer(model).load(str(args.output / "model_final.pth"))
+    (args.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
+    trainer = train(cfg)
+    results, model = trainer.last_results["bbox"], trainer.model
     pictures = [
         *draw_detections(cfg, model, args.output / "detections"),
         *draw_mining(cfg, model, args.output / "mined"),
@@ -58,12 +57,12 @@ def main() -> None:
     )
 
 
-def train(cfg: CfgNode) -> dict[str, float]:
-    """Train from the pre-trained trunk; returns COCO box AP on the test photographs."""
+def train(cfg: CfgNode) -> TreeTrainer:
+    """Train from the pre-trained trunk and evaluate on the test photographs."""
     trainer = TreeTrainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    return trainer.last_results["bbox"]
+    return trainer
 
 
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
+from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
@@ -22,7 +23,7 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 class TreeTrainer(OHEMTrainer):
-    """From above, trees look the same from every side and in other light."""
+    """Augmentation for photographs from above, and AdamW, which gets far in few iterations."""
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
@@ -30,13 +31,26 @@ class TreeTrainer(OHEMTrainer):
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
             T.RandomFlip(),
             T.RandomFlip(horizontal=False, vertical=True),
-            T.RandomRotation([0, 90], sample_style="choice"),
-            T.RandomBrightness(0.7, 1.3),
-            T.RandomContrast(0.7, 1.3),
-            T.RandomSaturation(0.6, 1.4),
+            T.RandomBrightness(0.8, 1.2),
+            T.RandomContrast(0.8, 1.2),
         ]
         mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
         return build_detection_train_loader(cfg, mapper=mapper)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        # The layout in which depthwise convolutions are fastest on a CPU
+        return super().build_model(cfg).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        parameters = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            weight_decay_norm=0.0,
+        )
+        return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
 
 
 def setup(
