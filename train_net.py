@@ -44,7 +44,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_ohem_config(cfg)
     if args.config_file:
-        cfg.merge_from_file(find_config_file(args.config_file))
+        args.config_file = find_config_file(args.config_file)
+        cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
