@@ -99,7 +99,7 @@ def draw_mining(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4
     paths = []
     for record in records[:: max(len(records) // num, 1)][:num]:
         inputs = mapper(record)
-        with torch.no_grad(), EventStorage():
+        with torch.no_grad(), EventStorage(cfg.SOLVER.MAX_ITER):  # long after the warm-up
             images = model.preprocess_image([inputs])
             features = model.backbone(images.tensor)
             targets = [inputs["instances"].to(model.device)]
