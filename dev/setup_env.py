@@ -62,7 +62,7 @@ def make():
         os.remove(MARK)
     if not os.path.isdir(VENV):
         say("Making an environment in .venv")
-        run([sys.executable, "-m", "venv", VENV], "The environment could not be made", log=True)
+        run([sys.executable, "-m", "venv", VENV], "The environment could not be made")
     say("Installing PyTorch and what Detectron2 needs (some minutes the first time)")
     pip(python, ["-r", "requirements.txt"])
     install_detectron2(python)
@@ -119,7 +119,7 @@ def install_detectron2(python):
 def prove(python):
     say("Checking that Detectron2 works")
     check = os.path.join(ROOT, "dev", "check_install.py")
-    run([python, "-W", "ignore", check], "The environment does not work", log=True)
+    run([python, "-W", "ignore", check], "The environment does not work")
 
 
 def pip(python, args):
@@ -164,7 +164,7 @@ def output(python, code):
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def run(command, failure, log=False):
+def run(command, failure):
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if result.returncode != 0:
         sys.stderr.write(result.stdout.decode(errors="replace"))

@@ -483,6 +483,9 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     on the hard ones among those that reach it.
     """
 
+    # Boxes from each chunk of a read-only pass, by image; set for the length of a forward.
+    _refined: list[list[torch.Tensor]] = []
+
     def score_rois(self, features, proposals, stage=0):
         features = [features[f] for f in self.box_in_features]
         return self.box_predictor[stage], self._run_stage(features, proposals, stage)
@@ -491,7 +494,7 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
 
     def forward(self, images, features, proposals, targets=None):
-        self._refined: list[list[torch.Tensor]] = []
+        self._refined = []
         try:
             return super().forward(images, features, proposals, targets)
         finally:
