@@ -54,6 +54,13 @@ class OHEMSettings:
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
     # That is, nn.Dropout and nn.Dropout1d to 3d are; other random layers rest while scoring.
     readonly_dropout: bool = True
+    # "bfloat16" or "float16": the precision of the head in the read-only pass, by autocast. "": that
+    # of the training pass. The losses and their ranking are in float32 in any case.
+    readonly_precision: str = ""
+    # Score all RoIs with a cheap stand-in for the box head first, and only the so many times B/N
+    # most promising ones of each image exactly; the hard ones are chosen among these. It changes
+    # few of them, see docs/benchmark.md. 0: score all RoIs exactly (the paper).
+    screening: float = 0.0
     # "readonly": the paper's two passes. "loss_layer": the alternative that the paper rejects
     # (Sec. 4.2), one pass over all RoIs that ignores the losses of the easy ones. It has the same
     # gradients at the cost of activations and backward work for all R, and is kept to compare.
@@ -75,6 +82,8 @@ class OHEMSettings:
         self._allow_number("rank_cls_weight", lambda v: v >= 0, "a number >= 0")
         self._allow_number("rank_loc_weight", lambda v: v >= 0, "a number >= 0")
         self._allow_number("nms_thresh", lambda v: 0 <= v <= 1, "an IoU from 0 to 1")
+        self._allow_choice("readonly_precision", ("", "bfloat16", "float16"))
+        self._allow_number("screening", lambda v: v == 0 or v >= 1, "0 or a number >= 1")
         self._allow_number("max_fg_fraction", lambda v: 0 < v <= 1, "a share above 0, up to 1")
         self._allow_number(
             "max_neg_per_pos", lambda v: v == -1 or v > 0, "-1 or a whole number > 0", whole=True
@@ -92,8 +101,12 @@ class OHEMSettings:
             raise self._error(
                 "nms_thresh", 'left at its default when NMS_SCOPE is "none": no NMS would read it'
             )
+        if self.screening > 0 and self.cascade_stages == "all":
+            raise self._error(
+                "screening", '0 when CASCADE_STAGES is "all": later stages refine every RoI'
+            )
         if self.implementation == "loss_layer":
-            for name in ("chunk_size", "readonly_dropout"):
+            for name in ("chunk_size", "readonly_dropout", "readonly_precision", "screening"):
                 if getattr(self, name) != getattr(OHEMSettings, name):
                     raise self._error(
                         name,

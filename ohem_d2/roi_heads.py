@@ -19,18 +19,25 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
+from torch.profiler import record_function
 
 from .config import OHEMSettings
 from .events import LOGGER_NAME, MiningEvents
 from .ignore_regions import inside_ignore_region
 from .losses import check_predictor, per_roi_losses
 from .scoring import ReadOnlyPass, in_chunks
-from .selection import cut_to_budget, nms_by_loss
+from .screening import BINS, can_fold, coarse_head, coarse_pooler
+from .selection import cut_to_budget, nms_by_loss, order_by_loss, split_by_image
 
 logger = logging.getLogger(LOGGER_NAME)
 
 # With CHUNK_SIZE 0 a chunk has at least so many RoIs.
 _MIN_CHUNK = 256
+
+# What scores RoIs: feature maps by name and RoIs -> box predictor, its predictions
+Scorer = Callable[
+    [dict[str, torch.Tensor], list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]
+]
 
 
 class OHEMMixin:
@@ -109,6 +116,15 @@ class OHEMMixin:
         )
         return self.box_predictor, self.box_predictor(self.box_head(box_features))
 
+    def screened_branch(self) -> tuple[nn.Module, nn.Module, nn.Module] | None:
+        """
+        Only for SCREENING: pooler, head and predictor whose forward, in this order, is what
+        :meth:`score_rois` does. None: these heads cannot be screened.
+        """
+        if type(self).score_rois is OHEMMixin.score_rois:
+            return self.box_pooler, self.box_head, self.box_predictor
+        return None
+
     def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable]]:
         """
         Only for IMPLEMENTATION "loss_layer": where easy RoIs leave the training pass.
@@ -170,10 +186,11 @@ class OHEMMixin:
             labels.append((matched_idxs, self._classes(matched_idxs, matched_labels, gt_classes)))
             return matched_idxs[:0], matched_idxs[:0]
 
-        with self._sampling(record), EventStorage(get_event_storage().iter):
-            super().label_and_sample_proposals(proposals, targets)
-        rois = self._labelled_rois(proposals, targets, labels)
-        candidates = self._candidates(rois, targets)
+        with record_function("ohem/label"):
+            with self._sampling(record), EventStorage(get_event_storage().iter):
+                super().label_and_sample_proposals(proposals, targets)
+            rois = self._labelled_rois(proposals, targets, labels)
+            candidates = self._candidates(rois, targets)
 
         if self.ohem.implementation == "readonly":
             chosen = self._hard(rois, candidates)
@@ -188,7 +205,7 @@ class OHEMMixin:
             indices, (_, classes) = next(replies)
             return indices, classes[indices]
 
-        with self._sampling(reply), logs:
+        with record_function("ohem/gather"), self._sampling(reply), logs:
             sampled = super().label_and_sample_proposals(proposals, targets)
         self._unmined = sampled if self.ohem.implementation == "loss_layer" else None
         return sampled
@@ -243,7 +260,7 @@ class OHEMMixin:
 
     def _candidates(self, rois: list[Instances], targets: list[Instances]) -> list[torch.Tensor]:
         """Indices of the RoIs in each image that may be mined."""
-        candidates = []
+        keep = []
         for roi, target in zip(rois, targets):
             excluded = inside_ignore_region(roi.proposal_boxes, target, self.ohem.ignore_ioa_thresh)
             if self.ohem.bg_iou_low > 0:
@@ -253,23 +270,36 @@ class OHEMMixin:
                 else:
                     excluded = torch.ones_like(excluded)
             foreground = roi.gt_classes < self.num_classes
-            keep = (roi.gt_classes >= 0) & (foreground | ~excluded)
-            candidates.append(torch.nonzero(keep).squeeze(1))
-        return candidates
+            keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
+        sizes = [len(roi) for roi in rois]
+        return split_by_image(torch.nonzero(torch.cat(keep)).squeeze(1), sizes)
 
     # ---- score -----------------------------------------------------------------------------
 
-    def _readonly_losses(self, rois: list[Instances], stage: int) -> dict[str, torch.Tensor]:
-        """The losses of all R RoIs from the read-only pass, each of shape (R,)."""
+    def _readonly_losses(
+        self, rois: list[Instances], stage: int = 0, scorer: Scorer | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        The losses of all R RoIs from the read-only pass, each of shape (R,).
+
+        Args:
+            scorer: a stand-in for :meth:`score_rois`; without dropout, so that RoIs are screened
+                by what is known of them and not by chance.
+        """
         chunk_size = self.ohem.chunk_size
         if chunk_size == 0:
             chunk_size = max(self.batch_size_per_image * len(rois), _MIN_CHUNK)
         losses = []
-        with self._readonly(stage, self.ohem.readonly_dropout) as readonly:
+        dropout = self.ohem.readonly_dropout and scorer is None
+        with self._readonly(stage, dropout) as readonly:
             for chunk in in_chunks(rois, chunk_size):
-                predictor, predictions = self.score_rois(self._features, chunk, stage)
-                losses.append(per_roi_losses(predictor, predictions, chunk))
-                self._note_predictions(predictor, predictions, chunk)
+                if scorer is not None:
+                    predictor, predictions = scorer(self._features, chunk)
+                else:
+                    predictor, predictions = self.score_rois(self._features, chunk, stage)
+                    self._note_predictions(predictor, predictions, chunk)
+                with record_function("ohem/loss"):
+                    losses.append(per_roi_losses(predictor, predictions, chunk))
                 readonly.next_chunk(sum(len(part) for part in chunk))
         return {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
 
@@ -277,7 +307,30 @@ class OHEMMixin:
         iteration = get_event_storage().iter
         # No random state moves, and a resumed run draws the masks that an uninterrupted one does.
         seed = hash((torch.initial_seed(), iteration, stage))
-        return ReadOnlyPass(self, dropout=dropout, seed=seed, iteration=iteration)
+        precision = getattr(torch, self.ohem.readonly_precision or "float32")
+        return ReadOnlyPass(
+            self,
+            dropout=dropout,
+            seed=seed,
+            iteration=iteration,
+            precision=None if precision is torch.float32 else precision,
+        )
+
+    def _promising(self, rois: list[Instances]) -> list[torch.Tensor]:
+        """Indices of the RoIs in each image that a cheap stand-in for the box head finds hard."""
+        pooler, head, predictor = self.screened_branch()
+        head = coarse_head(head, pooler.output_size[0], BINS)
+        pooler = coarse_pooler(pooler, BINS)
+
+        def scorer(features, chunk):
+            boxes = [p.proposal_boxes for p in chunk]
+            pooled = pooler([features[f] for f in self.box_in_features], boxes)
+            return predictor, predictor(head(pooled))
+
+        ranking = self._ranking(self._readonly_losses(rois, scorer=scorer))
+        most = round(self.ohem.screening * self.batch_size_per_image)
+        sizes = [len(roi) for roi in rois]
+        return [order_by_loss(part)[:most] for part in ranking.split(sizes)]
 
     def _note_predictions(
         self, predictor: nn.Module, predictions: Any, proposals: list[Instances]
@@ -291,8 +344,21 @@ class OHEMMixin:
     ) -> list[torch.Tensor]:
         """Score the candidates and return the indices of the hard ones in each image."""
         rois = [roi[index] for roi, index in zip(rois, candidates)]
+        if self.ohem.screening > 0:
+            with record_function("ohem/screen"):
+                promising = self._promising(rois)
+            rois = [roi[index] for roi, index in zip(rois, promising)]
+            candidates = [index[chosen] for index, chosen in zip(candidates, promising)]
         hard = self._select(rois, self._readonly_losses(rois, stage), stage)
         return [index[chosen] for index, chosen in zip(candidates, hard)]
+
+    def _ranking(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss (R,) that RoIs are ranked by. A weight of 0 leaves a loss out even if NaN."""
+        weights = {
+            "loss_cls": self.ohem.rank_cls_weight,
+            "loss_box_reg": self.ohem.rank_loc_weight,
+        }
+        return sum(weight * losses[name] for name, weight in weights.items() if weight > 0)
 
     def _select(
         self, rois: list[Instances], losses: dict[str, torch.Tensor], stage: int = 0
@@ -308,47 +374,43 @@ class OHEMMixin:
         image_index = torch.repeat_interleave(
             torch.arange(len(rois), device=boxes.device),
             torch.tensor(sizes, device=boxes.device),
+            output_size=len(boxes),  # else the host would wait to hear it
         )
-        # A weight of 0 leaves a loss out even if it is NaN.
-        ranking = sum(
-            weight * losses[name]
-            for name, weight in (
-                ("loss_cls", settings.rank_cls_weight),
-                ("loss_box_reg", settings.rank_loc_weight),
+        ranking = self._ranking(losses)
+        with record_function("ohem/nms"):
+            survivors = nms_by_loss(
+                ranking,
+                boxes,
+                gt_classes,
+                image_index,
+                nms_thresh=settings.nms_thresh,
+                nms_scope=settings.nms_scope,
             )
-            if weight > 0
-        )
-        survivors = nms_by_loss(
-            ranking,
-            boxes,
-            gt_classes,
-            image_index,
-            nms_thresh=settings.nms_thresh,
-            nms_scope=settings.nms_scope,
-        )
-        is_foreground = gt_classes < self.num_classes
-        kept = cut_to_budget(
-            is_foreground[survivors],
-            image_index[survivors],
-            len(rois),
-            self.batch_size_per_image,
-            budget=settings.budget,
-            max_fg_fraction=settings.max_fg_fraction,
-            max_neg_per_pos=settings.max_neg_per_pos,
-            min_neg_per_image=settings.min_neg_per_image,
-        )
-        chosen = survivors[kept]
-        self._events.log(
-            losses=losses,
-            ranking=ranking,
-            is_foreground=is_foreground,
-            image_index=image_index,
-            num_images=len(rois),
-            num_survivors=len(survivors),
-            chosen=chosen,
-        )
-        starts = itertools.accumulate(sizes[:-1], initial=0)
-        return [chosen[image_index[chosen] == i] - start for i, start in enumerate(starts)]
+        with record_function("ohem/cut"):
+            is_foreground = gt_classes < self.num_classes
+            kept = cut_to_budget(
+                is_foreground[survivors],
+                image_index[survivors],
+                len(rois),
+                self.batch_size_per_image,
+                budget=settings.budget,
+                max_fg_fraction=settings.max_fg_fraction,
+                max_neg_per_pos=settings.max_neg_per_pos,
+                min_neg_per_image=settings.min_neg_per_image,
+            )
+            chosen = survivors[kept]
+            hard = split_by_image(chosen, sizes)
+        with record_function("ohem/log"):
+            self._events.log(
+                losses=losses,
+                ranking=ranking,
+                is_foreground=is_foreground,
+                image_index=image_index,
+                num_images=len(rois),
+                num_survivors=len(survivors),
+                chosen=chosen,
+            )
+        return hard
 
     # ---- helpers ---------------------------------------------------------------------------
 
@@ -425,6 +487,14 @@ class OHEMMixin:
                 "override score_rois(self, features, proposals, stage=0) so that it predicts as "
                 "its _forward_box() does"
             )
+        if settings.screening > 0:
+            branch = self.screened_branch()
+            if branch is None or not can_fold(*branch[:2]):
+                raise ValueError(
+                    f"MODEL.ROI_HEADS.OHEM.SCREENING = {settings.screening} takes a box head that "
+                    f"begins with a fully connected layer on RoIs of more than {BINS} x {BINS} "
+                    f"bins, which {name} has not; allowed: 0.0"
+                )
         if isinstance(self, RROIHeads):
             raise NotImplementedError(f"{name} has rotated boxes, which OHEM does not support yet")
         predictor = getattr(self, "box_predictor", None)
@@ -489,6 +559,9 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     def score_rois(self, features, proposals, stage=0):
         features = [features[f] for f in self.box_in_features]
         return self.box_predictor[stage], self._run_stage(features, proposals, stage)
+
+    def screened_branch(self):
+        return self.box_pooler, self.box_head[0], self.box_predictor[0]
 
     def loss_layer_seams(self):
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]

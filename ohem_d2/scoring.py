@@ -43,18 +43,29 @@ class ReadOnlyPass:
     place among all RoIs, and not on the chunk that it is in.
     """
 
-    def __init__(self, module: nn.Module, *, dropout: bool, seed: int, iteration: int = 0):
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        dropout: bool,
+        seed: int,
+        iteration: int = 0,
+        precision: torch.dtype | None = None,
+    ):
         """
         Args:
             module: what is going to be run, or a parent of it.
             dropout: whether dropout layers that are active in training are active here.
             seed: masks are the same for the same seed.
             iteration: what events, if any are logged, would be logged for; they are discarded.
+            precision: of autocast; None leaves autocast as it is.
         """
         self._training = [m for m in module.modules() if m.training]
         self._dropouts = [m for m in self._training if dropout and isinstance(m, _DropoutNd)]
         self._seed = seed
         self._iteration = iteration
+        self._precision = precision
+        self._device = next((p.device.type for p in module.parameters()), "cpu")
         self._num_seen = 0  # RoIs in the chunks that are done
         self._num_calls = 0  # of dropout layers, in the present chunk
 
@@ -68,6 +79,8 @@ class ReadOnlyPass:
             # pass in the same autocast region, which then would not reach the parameter.
             stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
             torch.set_autocast_cache_enabled(False)
+            if self._precision is not None:
+                stack.enter_context(torch.autocast(self._device, dtype=self._precision))
             stack.callback(self._restore_mode)
             for module in self._training:
                 module.training = False

@@ -8,6 +8,9 @@ Shape shorthand in this module:
     U: number of units that have a budget of their own: N, or 1 if the batch shares one
 """
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torchvision.ops import nms
 
@@ -140,7 +143,7 @@ def cut_to_budget(
         image_index = torch.zeros_like(image_index)
         num_samples, min_neg_per_image = num_samples * num_images, min_neg_per_image * num_images
         num_images = 1
-    unit = torch.nn.functional.one_hot(image_index, num_images)  # (R, U)
+    unit = _one_hot(image_index, num_images)  # (R, U)
     fg_rank, num_fg = _rank_within(unit, image_index, is_foreground)
     bg_rank, num_bg = _rank_within(unit, image_index, ~is_foreground)
 
@@ -163,6 +166,29 @@ def cut_to_budget(
     take_bg = most_bg.minimum(num_samples - take_fg)
     fg_taken, bg_taken = fg_rank < take_fg[image_index], bg_rank < take_bg[image_index]
     return torch.where(is_foreground, fg_taken, bg_taken)
+
+
+def split_by_image(indices: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """
+    Args:
+        indices: int64, into the RoIs of all images together.
+        sizes: how many RoIs each image has.
+
+    Returns:
+        for each image its part of ``indices``, in their order, as indices into the image's RoIs.
+    """
+    ends = torch.tensor(list(itertools.accumulate(sizes)), device=indices.device)
+    image_index = torch.searchsorted(ends, indices, right=True)
+    order = torch.sort(image_index, stable=True).indices
+    # One transfer from the device, whatever the number of images.
+    counts = _one_hot(image_index, len(sizes)).sum(dim=0).tolist()
+    starts = itertools.accumulate(sizes[:-1], initial=0)
+    return [part - start for part, start in zip(indices[order].split(counts), starts)]
+
+
+def _one_hot(index: torch.Tensor, num: int) -> torch.Tensor:
+    """As ``torch.nn.functional.one_hot``, but without a look at the values."""
+    return (index[:, None] == torch.arange(num, device=index.device)).long()
 
 
 def _rank_within(

@@ -86,6 +86,34 @@ def test_freezing(freeze_at):
     assert trained == {0: {"stem", "blocks"}, 2: {"blocks"}, 5: set()}[freeze_at]
 
 
+def test_average_of_weights():
+    """What is left at the end is the moving average of the weights that the steps left."""
+    from detectron2.engine import HookBase, SimpleTrainer
+    from trainer import AverageWeights
+
+    class Loss(torch.nn.Linear):
+        def forward(self, x):
+            return {"loss": super().forward(x).square().sum()}
+
+    class Record(HookBase):
+        def after_step(self):
+            steps.append(self.trainer.model.weight.detach().numpy().copy())
+
+    steps = []
+    torch.manual_seed(0)
+    model = Loss(3, 1)
+    batches = [torch.rand(4, 3) for _ in range(6)]
+    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.05))
+    trainer.register_hooks([Record(), AverageWeights()])
+    trainer.train(0, 6)
+
+    average = steps[0]
+    for weights in steps[1:]:
+        average = AverageWeights.DECAY * average + (1 - AverageWeights.DECAY) * weights
+    np.testing.assert_allclose(model.weight.detach(), average, rtol=1e-5)
+    assert not np.allclose(average, steps[-1], rtol=1e-2)
+
+
 def test_learns_a_few_tiles(tree_crowns, tmp_path):
     """Loss falls, and the crowns of the tiles that it trains on are found."""
     from trainer import TreeTrainer, setup

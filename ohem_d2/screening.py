@@ -1,0 +1,89 @@
+"""
+Screening: which RoIs are worth an exact score? A stand-in for the box head that costs a fraction.
+
+RoIs are pooled to fewer bins with one sample each. The first layer of the head expects more bins;
+what it would give on the bilinear interpolation of the few is again linear in them, so that
+interpolation is folded into its weights, once for each read-only pass. The rest of the head is
+untouched, and nothing has to be trained or kept up to date.
+
+Shape shorthand in this module:
+
+    R: number of RoIs
+    C: channels of a pooled RoI
+    S, T: bins along a side of a RoI, as the head expects them and as the screening pools them
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# T: on the project's data it has the lowest cost of those that find the hard RoIs, see
+# docs/benchmark.md.
+BINS = 4
+
+
+def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
+    """A copy of Detectron2's ``ROIPooler`` with ``bins`` x ``bins`` bins of one sample each."""
+    pooler = copy.deepcopy(pooler)  # it has no parameters
+    for part in (pooler, *pooler.level_poolers):
+        part.output_size = (bins, bins)
+        if hasattr(part, "sampling_ratio"):  # RoI max pooling has none
+            part.sampling_ratio = 1
+    return pooler
+
+
+def fold_interpolation(weight: torch.Tensor, side: int, bins: int) -> torch.Tensor:
+    """
+    Args:
+        weight: of a linear layer on flattened RoIs, of shape (outputs, C * S * S).
+        side: S.
+        bins: T.
+
+    Returns:
+        the weight, of shape (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what
+        ``weight`` gives for their bilinear interpolation to (R, C, S, S).
+    """
+    basis = torch.eye(bins * bins, device=weight.device, dtype=weight.dtype)
+    basis = basis.view(bins * bins, 1, bins, bins)
+    basis = F.interpolate(basis, size=(side, side), mode="bilinear", align_corners=False)
+    return (weight.view(-1, side * side) @ basis.view(bins * bins, -1).T).view(len(weight), -1)
+
+
+def first_linear(box_head: nn.Module, side: int) -> str | None:
+    """
+    The name of the layer that the interpolation can be folded into: the first one with parameters,
+    if that is linear on flattened RoIs of S x S bins; else None.
+    """
+    for name, module in box_head.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            linear = isinstance(module, nn.Linear) and module.in_features % (side * side) == 0
+            return name if linear else None
+    return None
+
+
+def can_fold(pooler: nn.Module, box_head: nn.Module) -> bool:
+    """Whether coarser pooling pays and the head's first layer can take it."""
+    side = pooler.output_size[0]
+    return side > BINS and first_linear(box_head, side) is not None
+
+
+def coarse_head(
+    box_head: nn.Module, side: int, bins: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """
+    The box head for coarsely pooled RoIs.
+
+    Args:
+        box_head: one that has a :func:`first_linear`.
+        side, bins: S and T.
+
+    Returns:
+        a function from RoIs of shape (R, C, T, T) to what ``box_head`` makes of them.
+    """
+    name = first_linear(box_head, side)
+    weight = box_head.get_parameter(f"{name}.weight")
+    weights = {f"{name}.weight": fold_interpolation(weight, side, bins)}
+    return lambda pooled: torch.func.functional_call(box_head, weights, (pooled,))

@@ -1,0 +1,312 @@
+"""
+What mining costs, side by side in one run. ::
+
+    python projects/benchmark/bench.py             # some minutes
+    python projects/benchmark/bench.py --full      # every head with every number of RoIs
+    python projects/benchmark/bench.py --smoke     # seconds, to see that it works
+
+Prints tables of ratios; writes ``bench.json`` and ``bench.png`` (time and memory against R) to
+``--output``.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
+from measure import interleaved, parts, peak_bytes, process_peak_bytes, ratio
+from whole_step import MODELS, model_steps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting to measure: head, RoIs and mined RoIs of an image, images."""
+
+    head: str
+    R: int
+    N: int = 1
+    B: int = 128  # of each image: B/N in the paper
+
+    def __str__(self) -> str:
+        return f"{self.head} head, R = {self.R}, N = {self.N}, B/N = {self.B}"
+
+
+MAIN = Point("fpn", 2000)
+QUICK = [
+    *(Point("fpn", R) for R in (300, 1000, 2000, 4000)),
+    *(Point("fpn", 1000, N=N) for N in (2, 4)),
+    *(Point("fpn", 2000, B=B) for B in (64, 512)),
+    Point("vgg16", 1000),
+    Point("c4", 300),
+]
+FULL = [
+    *QUICK,
+    *(Point("fpn", 2000, N=N) for N in (2, 4)),
+    *(Point("vgg16", R) for R in (300, 2000, 4000)),
+    Point("vgg16", 1000, N=2),
+    *(Point("c4", R) for R in (1000, 2000)),
+]
+SMOKE = [Point("fpn", 300, B=64)]
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description="What mining costs; see the file's head.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true")
+    size.add_argument("--smoke", action="store_true")
+    parser.add_argument("--rounds", type=int, default=None, help="default: 9; of --smoke: 1")
+    parser.add_argument("--output", type=Path, default=ROOT / "output/benchmark")
+    parser.add_argument("--peak-of", metavar="VARIANT", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.peak_of:
+        print(process_peak(args.peak_of, device))
+        return {}
+
+    rounds = args.rounds or (1 if args.smoke else 9)
+    points = FULL if args.full else SMOKE if args.smoke else QUICK
+    args.output.mkdir(parents=True, exist_ok=True)
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python projects/benchmark/bench.py", *(argv or sys.argv[1:])]),
+        "machine": machine(device),
+        "rounds": rounds,
+        "points": [],
+        "steps": [],
+        "process_peak": {},
+    }
+    print(f"{report['machine']}, {report['date']}, medians of {rounds} rounds\n")
+    for point in points:
+        report["points"].append(measure(point, rounds, device))
+        print(point_table(report["points"][-1]))
+        save(report, args.output)  # a run that dies loses nothing
+    for model in () if args.smoke else MODELS:
+        report["steps"].append(measure_model(model, min(rounds, 5), device))
+        print(step_table(report["steps"][-1]))
+        save(report, args.output)
+    if not args.smoke:
+        report["process_peak"] = {variant: in_own_process(variant) for variant in VARIANTS}
+        print(f"Peak of a process that does three steps of the {MAIN}, MB")
+        print("  " + ", ".join(f"{k} {v / 2**20:.0f}" for k, v in report["process_peak"].items()))
+        save(report, args.output)
+    print()
+    print(targets_table(report))
+    return report
+
+
+def machine(device: str) -> str:
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def variants_of(point: Point) -> list[str]:
+    """Those that the head can do: C4 has no box head for the sampler or the screening."""
+    left_out = ("sampler", "screening") if point.head == "c4" else ()
+    return [variant for variant in VARIANTS if variant not in left_out]
+
+
+def measure(point: Point, rounds: int, device: str) -> dict:
+    heads = build(point.head, variants_of(point), point.B, device)
+    inputs = Inputs(point.head, point.N, point.R, device)
+    steps = {variant: training_step(h, inputs) for variant, h in heads.items()}
+    readonly = heads["readonly"]
+    chunk = max(point.B * point.N, 256)
+    # Neither all RoIs at once nor chunks are always faster: the bound takes the better one.
+    steps["scoring, all at once"] = scoring_forward(readonly, inputs, 10**9)
+    steps["scoring, in chunks"] = scoring_forward(readonly, inputs, chunk)
+
+    def reset() -> None:
+        clear_gradients(readonly, inputs)
+
+    with quiet():
+        times = interleaved(steps, rounds, device, reset)
+        scoring = [min(pair) for pair in zip(*(times.pop(f"scoring, {how}") for how in HOW))]
+        peaks = {}
+        for variant in heads:
+            reset()
+            peaks[variant] = peak_bytes(steps[variant], device)
+        modules = {
+            name: getattr(readonly, name)
+            for name in ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
+            if hasattr(readonly, name)
+        }
+        shares = [parts(steps["readonly"], modules, device) for _ in range(min(rounds, 3))]
+    return {
+        "point": asdict(point),
+        "times": times,
+        "scoring": scoring,
+        "bound": [s + p for s, p in zip(scoring, times["plain"])],
+        "peak": peaks,
+        "held": sum(t.nbytes for t in (*readonly.parameters(), *inputs.features.values())),
+        "parts": {key: statistics.median(s[key] for s in shares) for key in sorted(shares[0])},
+    }
+
+
+HOW = ("all at once", "in chunks")
+
+
+def measure_model(name: str, rounds: int, device: str) -> dict:
+    steps, reset = model_steps(name, device)
+    with quiet():
+        times = interleaved(steps, rounds, device, reset)
+        peaks = {}
+        for variant, step in steps.items():
+            reset()
+            peaks[variant] = peak_bytes(step, device)
+    return {"model": name, "times": times, "peak": peaks}
+
+
+def process_peak(variant: str, device: str) -> int:
+    heads = build(MAIN.head, [variant], MAIN.B, device)[variant]
+    inputs = Inputs(MAIN.head, MAIN.N, MAIN.R, device)
+    with quiet():
+        for _ in range(3):
+            clear_gradients(heads, inputs)
+            training_step(heads, inputs)()
+    return process_peak_bytes()
+
+
+def in_own_process(variant: str) -> int:
+    # Freed memory goes back to the system at once, so that the peak is that of what is in use.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, "--peak-of", variant],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return int(done.stdout.split()[-1])
+
+
+def quiet():
+    """Heads log scalars; here nobody reads them."""
+    from detectron2.utils.events import EventStorage
+
+    return EventStorage()
+
+
+def save(report: dict, output: Path) -> None:
+    part = output / "bench.json.part"
+    part.write_text(json.dumps(report, indent=1))
+    os.replace(part, output / "bench.json")
+    from plots import plot
+
+    plot(report, output / "bench.png")
+
+
+# ---- tables --------------------------------------------------------------------------------
+
+
+def point_table(result: dict) -> str:
+    times, peak = result["times"], result["peak"]
+    rows = [
+        str(Point(**result["point"])),
+        f"  {'':12} {'s':>8} {'/ readonly':>16} {'/ bound':>16} {'peak MB':>9} {'/ readonly':>10}",
+    ]
+    for variant in times:
+        over = [ratio(times[variant], base) for base in (times["readonly"], result["bound"])]
+        cells = " ".join(f"{median:9.2f} ± {spread:4.2f}" for median, spread in over)
+        rows.append(
+            f"  {variant:12} {statistics.median(times[variant]):8.3f} {cells} "
+            f"{peak[variant] / 2**20:9.0f} {peak[variant] / peak['readonly']:10.2f}"
+        )
+    rows.append(
+        f"  bound: scoring {statistics.median(result['scoring']):.3f} s + plain; of readonly, in ms: "
+        + ", ".join(f"{key} {1e3 * value:.1f}" for key, value in result["parts"].items())
+    )
+    return "\n".join(rows) + "\n"
+
+
+def step_table(result: dict) -> str:
+    times, peak = result["times"], result["peak"]
+    first = next(iter(times))
+    rows = [f"Whole training step, {result['model']}"]
+    for variant in times:
+        median, spread = ratio(times[variant], times[first])
+        rows.append(
+            f"  {variant:28} {statistics.median(times[variant]):8.3f} s, {median:.2f} ± {spread:.2f} "
+            f"of {first!r}, peak {peak[variant] / 2**20:.0f} MB"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def mining_share(result: dict) -> float:
+    """All of mining but the scoring forward, as a share of that."""
+    found = result["parts"]
+    own = sum(found.get(f"ohem/{name}", 0.0) for name in OWN_PARTS)
+    return own / sum(v for k, v in found.items() if k.startswith("forward/scoring/"))
+
+
+OWN_PARTS = ("label", "loss", "nms", "cut", "gather", "log")
+
+
+def targets_table(report: dict) -> str:
+    """Each target of the project beside what was measured, as far as this run measured it."""
+    by_point = {Point(**p["point"]): p for p in report["points"]}
+    rows = ["| target | wanted | measured |", "|---|---|---|"]
+
+    def row(what: str, wanted: str, measured: str) -> None:
+        rows.append(f"| {what} | {wanted} | {measured} |")
+
+    for R in (1000, 2000):
+        if p := by_point.get(Point("fpn", R)):
+            row(f"`readonly` over the bound, R = {R}", "≤ 1.05", f2(p, "readonly", "bound"))
+    if p := by_point.get(MAIN):
+        times = p["times"]
+        row("`loss_layer` over `readonly`, R = 2000", "≥ 2.2", f2(p, "loss_layer", "readonly"))
+        row("the sampler over `readonly`, R = 2000: time", "≥ 1.00", f2(p, "sampler", "readonly"))
+        peak, held = p["peak"], p["held"]
+        row("the same: peak memory", "≥ 1.10", f"{peak['sampler'] / peak['readonly']:.2f}")
+        row("screening over `readonly`, R = 2000", "≤ 0.65", f2(p, "screening", "readonly"))
+        row("mining without its forward, over that", "≤ 5 %", f"{100 * mining_share(p):.1f} %")
+        over = (held + peak["readonly"]) / (held + peak["plain"])
+        step = peak["readonly"] / peak["plain"]
+        row(
+            "peak memory over the plain head's, R = 2000",
+            "≤ 1.05",
+            f"{over:.2f}; without parameters and feature maps {step:.2f}",
+        )
+        small, large = by_point.get(Point("fpn", 1000)), by_point.get(Point("fpn", 4000))
+        if small and large:
+            growth = large["peak"]["readonly"] / small["peak"]["readonly"] - 1
+            row("growth of that peak, R = 1000 to 4000", "≤ 3 %", f"{100 * growth:.1f} %")
+            growth = ratio(large["times"]["readonly"], small["times"]["readonly"])
+            row("growth of time, R = 1000 to 4000", "≤ 4", "{:.2f} ± {:.2f}".format(*growth))
+        del times
+    for step in report["steps"]:
+        if step["model"] == "R50-FPN":
+            default, ours = step["times"]["plain 512"], step["times"]["readonly 128"]
+            row(
+                "whole R50-FPN step, R = 1000, over Detectron2's default",
+                "≤ 1.00",
+                "{:.2f} ± {:.2f}".format(*ratio(ours, default)),
+            )
+    return "\n".join(rows)
+
+
+def f2(result: dict, variant: str, base: str) -> str:
+    other = result["bound"] if base == "bound" else result["times"][base]
+    return "{:.2f} ± {:.2f}".format(*ratio(result["times"][variant], other))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""
+ROI heads and inputs to measure: every variant runs on the same parameters, feature maps, proposals
+and ground truth.
+
+Shape shorthand: R RoIs and B/N mined ones an image, N images, C channels.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.roi_heads import build_roi_heads
+from detectron2.structures import Boxes, ImageList, Instances
+from quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
+from torch import nn
+from torchvision.ops import nms
+
+import ohem_d2
+
+IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
+OBJECTS = 8  # of an image
+
+# name: model of the zoo, overrides, feature maps as name -> (stride, C)
+HEADS: dict[str, tuple[str, list, dict[str, tuple[int, int]]]] = {
+    "fpn": (
+        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+        [],
+        {f"p{level}": (2**level, 256) for level in range(2, 6)},
+    ),
+    "c4": ("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", [], {"res4": (16, 1024)}),
+    # VGG16 as in the paper: RoI max pooling of conv5_3, two layers of 4096 channels
+    "vgg16": (
+        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
+        [
+            *("MODEL.ROI_HEADS.IN_FEATURES", ["conv5"]),
+            *("MODEL.ROI_HEADS.NUM_CLASSES", 20),
+            *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
+            *("MODEL.ROI_BOX_HEAD.FC_DIM", 4096),
+        ],
+        {"conv5": (16, 512)},
+    ),
+}
+
+# What a variant sets, over Detectron2's own configuration
+VARIANTS: dict[str, list] = {
+    "plain": [],
+    "plain 512": ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512],
+    "readonly": ["MODEL.ROI_HEADS.NAME", "OHEM{}"],
+    "screening": [
+        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
+        *("MODEL.ROI_HEADS.OHEM.SCREENING", 3.0),
+    ],
+    "loss_layer": [
+        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
+        *("MODEL.ROI_HEADS.OHEM.IMPLEMENTATION", "loss_layer"),
+    ],
+    "all RoIs": [
+        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 10**6),
+        *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
+    ],
+    "sampler": ["MODEL.ROI_HEADS.NAME", "QuotaSamplerHeads"],
+}
+
+
+def config(head: str, variant: str, budget: int) -> CfgNode:
+    file, overrides, _ = HEADS[head]
+    cfg = get_cfg()
+    ohem_d2.add_ohem_config(cfg)
+    cfg.merge_from_file(model_zoo.get_config_file(file))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list(overrides)
+    plain = cfg.MODEL.ROI_HEADS.NAME
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = budget
+    cfg.merge_from_list(VARIANTS[variant])
+    name = cfg.MODEL.ROI_HEADS.NAME
+    cfg.MODEL.ROI_HEADS.NAME = name.format(plain.replace("StandardROIHeads", "ROIHeads"))
+    return cfg
+
+
+def build(head: str, variants: list[str], budget: int, device: str) -> dict[str, nn.Module]:
+    """ROI heads for each variant, all with the very same parameters."""
+    _, _, maps = HEADS[head]
+    shapes = {name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in maps.items()}
+    built: dict[str, nn.Module] = {}
+    for variant in variants:
+        heads = build_roi_heads(config(head, variant, budget), shapes)
+        first = next(iter(built.values()), heads)
+        for name, child in first.named_children():
+            setattr(heads, name, child)
+        built[variant] = heads.to(device).train()
+    return built
+
+
+class Inputs:
+    """Feature maps, proposals and ground truth of N images."""
+
+    def __init__(self, head: str, num_images: int, num_rois: int, device: str, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        _, _, maps = HEADS[head]
+        height, width = IMAGE
+        self.features = {
+            name: torch.randn(num_images, c, height // stride, width // stride, generator=generator)
+            .to(device)
+            .requires_grad_()
+            for name, (stride, c) in maps.items()
+        }
+        self.images = ImageList(torch.empty(0, device=device), [IMAGE] * num_images)
+        self.targets = [_objects(generator, device) for _ in range(num_images)]
+        self._proposals = [_proposals(t, num_rois, generator, device) for t in self.targets]
+
+    @property
+    def proposals(self) -> list[Instances]:
+        """New ones for each use, as heads add fields to them."""
+        return [copy.copy(p) for p in self._proposals]
+
+
+def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
+    """Forward and backward of the ROI heads, as far as the feature maps."""
+
+    def step() -> None:
+        _, losses = heads(inputs.images, inputs.features, inputs.proposals, inputs.targets)
+        sum(losses.values()).backward()
+
+    return step
+
+
+def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callable[[], None]:
+    """What no read-only pass can do without: the head's forward over all R RoIs, and no more."""
+
+    @torch.no_grad()
+    def forward() -> None:
+        for chunk in ohem_d2.scoring.in_chunks(inputs.proposals, chunk_size):
+            heads.score_rois(inputs.features, chunk)
+
+    return forward
+
+
+def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
+    for tensor in (*heads.parameters(), *inputs.features.values()):
+        tensor.grad = None
+
+
+def _objects(generator: torch.Generator, device: str) -> Instances:
+    target = Instances(IMAGE, gt_boxes=Boxes(_random_boxes(OBJECTS, generator).to(device)))
+    target.gt_classes = torch.randint(0, 20, (OBJECTS,), generator=generator).to(device)
+    return target
+
+
+def _proposals(
+    target: Instances, num: int, generator: torch.Generator, device: str
+) -> Instances:
+    """A third round the objects, the rest anywhere; no two overlap by more than 0.7, as of an RPN."""
+    objects = target.gt_boxes.tensor.cpu()
+    size = (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
+    near = torch.randint(0, len(objects), (4 * num,), generator=generator)
+    jitter = torch.randn(4 * num, 4, generator=generator) * 0.25 * size[near]
+    boxes = torch.cat([objects[near] + jitter, _random_boxes(8 * num, generator)])
+    boxes = torch.stack(
+        [boxes[:, 0::2].amin(1), boxes[:, 1::2].amin(1), boxes[:, 0::2].amax(1), boxes[:, 1::2].amax(1)],
+        dim=1,
+    )
+    boxes = boxes + torch.tensor([0.0, 0.0, 1.0, 1.0])
+    clipped = Boxes(boxes)
+    clipped.clip(IMAGE)
+    boxes = clipped.tensor[clipped.nonempty(2.0)]
+    boxes = boxes[nms(boxes, torch.rand(len(boxes), generator=generator), 0.7)]
+    if len(boxes) < num:
+        raise ValueError(f"{num} proposals do not fit an image without overlaps above 0.7")
+    proposals = Instances(IMAGE, proposal_boxes=Boxes(boxes[:num].to(device)))
+    proposals.objectness_logits = torch.randn(num, generator=generator).to(device)
+    return proposals
+
+
+def _random_boxes(num: int, generator: torch.Generator) -> torch.Tensor:
+    """Sides from 16 to 400 pixels, small ones as frequent as large ones on a logarithmic scale."""
+    height, width = IMAGE
+    side = 16 * 25 ** torch.rand(num, 1, generator=generator)
+    ratio = 2 ** (torch.rand(num, 1, generator=generator) * 2 - 1)
+    size = torch.cat([side * ratio.sqrt(), side / ratio.sqrt()], dim=1)
+    size = torch.minimum(size, torch.tensor([width - 2.0, height - 2.0]))
+    room = torch.tensor([float(width), float(height)]) - size
+    corner = torch.rand(num, 2, generator=generator) * room
+    return torch.cat([corner, corner + size], dim=1)

@@ -1,0 +1,122 @@
+"""Time, peak memory and the parts of a step; the same on a CPU and on a GPU."""
+
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+Step = Callable[[], None]
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(step: Step, device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    steps: dict[str, Step], rounds: int, device: str, reset: Step, seed: int = 0
+) -> dict[str, list[float]]:
+    """
+    Seconds of each step, round by round, after one round of warm-up. A round runs every step once,
+    in random order, so that whatever slows the machine down slows all alike.
+
+    Args:
+        reset: called before each step, and not timed.
+    """
+    order = random.Random(seed)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for i in range(rounds + 1):
+        for name in order.sample(list(steps), len(steps)):
+            reset()
+            taken = seconds(steps[name], device)
+            if i > 0:
+                times[name].append(taken)
+    return times
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float]:
+    """Median of the rounds' ratios, and half the distance of their quartiles."""
+    ratios = [a / b for a, b in zip(numerator, denominator)]
+    if len(ratios) < 2:
+        return ratios[0], 0.0
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return statistics.median(ratios), (high - low) / 2
+
+
+def peak_bytes(step: Step, device: str) -> int:
+    """
+    The most that tensors hold at a time during a step, beyond what they held before it: by the
+    allocator on CUDA, by each allocation and release that the profiler sees on a CPU.
+    """
+    if device == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        synchronize(device)
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process has had so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[str, float]:
+    """
+    Seconds by part: the ranges that the package marks, ``ohem/...``, and the forwards of
+    ``modules`` under their names, those without gradients (scoring) apart from the others.
+    """
+    handles = []
+    for name, module in modules.items():
+        handles += _mark(name, module)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+    try:
+        with profile(activities=activities) as profiler:
+            step()
+            synchronize(device)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for event in profiler.key_averages():
+        if event.key.startswith(("ohem/", "forward/")):
+            time_of = event.device_time_total if device == "cuda" else event.cpu_time_total
+            found[event.key] = found.get(event.key, 0.0) + time_of / 1e6
+    return found
+
+
+def _mark(name: str, module: torch.nn.Module) -> list:
+    ranges = []
+
+    def enter(*_):
+        kind = "training" if torch.is_grad_enabled() else "scoring"
+        ranges.append(record_function(f"forward/{kind}/{name}"))
+        ranges[-1].__enter__()
+
+    def leave(*_):
+        ranges.pop().__exit__(None, None, None)
+
+    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
