@@ -29,7 +29,7 @@ TRAIN = ["2019_YELL_2_528000_4978000_image_crop2"]
 TEST = ["2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"]
 
 TILE = 320  # pixels of 10 cm
-TRAIN_STEP = 160  # training tiles overlap by half; test tiles do not overlap
+TRAIN_STEP = 80  # training tiles overlap by three quarters; test tiles do not overlap
 # A crown at a tile's edge counts if this share of it is on the tile. Less is neither a tree to be
 # found nor background: such a part becomes a crowd region, which is left out of account.
 MIN_VISIBLE = 0.5

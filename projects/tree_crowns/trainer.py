@@ -30,7 +30,7 @@ class AverageWeights(HookBase):
     ones. Two tiles an iteration make noisy steps, and the average takes the noise out.
     """
 
-    DECAY = 0.99  # a hundred iterations or so count
+    DECAY = 0.995  # two hundred iterations or so count
 
     def before_train(self) -> None:
         average = get_ema_multi_avg_fn(self.DECAY)
@@ -51,8 +51,10 @@ class TreeTrainer(OHEMTrainer):
         augmentations = [
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
             T.RandomFlip(),
-            T.RandomBrightness(0.8, 1.2),
-            T.RandomContrast(0.8, 1.2),
+            # Other places have another soil, another season, another hour.
+            T.RandomBrightness(0.7, 1.3),
+            T.RandomContrast(0.7, 1.3),
+            T.RandomSaturation(0.5, 1.5),
         ]
         mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
         return build_detection_train_loader(cfg, mapper=mapper)
