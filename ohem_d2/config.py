@@ -54,8 +54,8 @@ class OHEMSettings:
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
     # That is, nn.Dropout and nn.Dropout1d to 3d are; other random layers rest while scoring.
     readonly_dropout: bool = True
-    # "bfloat16" or "float16": the precision of the head in the read-only pass, by autocast. "": that
-    # of the training pass. The losses and their ranking are in float32 in any case.
+    # "bfloat16" or "float16": the precision of the head in the read-only pass, by autocast; "" is
+    # that of the training pass. Losses and ranking are in float32 in any case.
     readonly_precision: str = ""
     # Score all RoIs with a cheap stand-in for the box head first, and only the so many times B/N
     # most promising ones of each image exactly; the hard ones are chosen among these. It changes

@@ -92,9 +92,7 @@ def test_chooses_among_the_promising():
         )
         for i, rois in enumerate(everything):
             maps = [features[f][i : i + 1] for f in ("p2", "p3", "p4", "p5")]
-            fine = F.interpolate(
-                pooler(maps, [rois.proposal_boxes]), size=(7, 7), mode="bilinear"
-            )
+            fine = F.interpolate(pooler(maps, [rois.proposal_boxes]), size=(7, 7), mode="bilinear")
             predictions = heads.box_predictor(heads.box_head(fine))
             losses = per_roi_losses(heads.box_predictor, predictions, [rois])
             promising = rois[sum(losses.values()).argsort(descending=True)[:16]]
@@ -116,7 +114,9 @@ def test_enough_promising_ones_change_nothing(name):
     for ours, theirs in zip(found, exact):
         torch.testing.assert_close(ours, theirs)
     sum(losses.values()).backward()
-    assert all(n in gradients(screened) for n, _ in screened.roi_heads.named_parameters("roi_heads"))
+    assert all(
+        n in gradients(screened) for n, _ in screened.roi_heads.named_parameters("roi_heads")
+    )
 
 
 @pytest.mark.parametrize(

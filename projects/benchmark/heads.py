@@ -51,7 +51,11 @@ VARIANTS: dict[str, list] = {
     "readonly": ["MODEL.ROI_HEADS.NAME", "OHEM{}"],
     "screening": [
         *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
-        *("MODEL.ROI_HEADS.OHEM.SCREENING", 3.0),
+        *("MODEL.ROI_HEADS.OHEM.SCREENING", 2.0),
+    ],
+    "bfloat16": [
+        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
+        *("MODEL.ROI_HEADS.OHEM.READONLY_PRECISION", "bfloat16"),
     ],
     "loss_layer": [
         *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
@@ -144,28 +148,23 @@ def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
 
 
 def _objects(generator: torch.Generator, device: str) -> Instances:
-    target = Instances(IMAGE, gt_boxes=Boxes(_random_boxes(OBJECTS, generator).to(device)))
+    target = Instances(IMAGE, gt_boxes=Boxes(random_boxes(OBJECTS, generator).to(device)))
     target.gt_classes = torch.randint(0, 20, (OBJECTS,), generator=generator).to(device)
     return target
 
 
-def _proposals(
-    target: Instances, num: int, generator: torch.Generator, device: str
-) -> Instances:
-    """A third round the objects, the rest anywhere; no two overlap by more than 0.7, as of an RPN."""
+def _proposals(target: Instances, num: int, generator: torch.Generator, device: str) -> Instances:
+    """A part of them at the objects; no two overlap by more than 0.7, as those of an RPN."""
     objects = target.gt_boxes.tensor.cpu()
-    size = (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
     near = torch.randint(0, len(objects), (4 * num,), generator=generator)
-    jitter = torch.randn(4 * num, 4, generator=generator) * 0.25 * size[near]
-    boxes = torch.cat([objects[near] + jitter, _random_boxes(8 * num, generator)])
-    boxes = torch.stack(
-        [boxes[:, 0::2].amin(1), boxes[:, 1::2].amin(1), boxes[:, 0::2].amax(1), boxes[:, 1::2].amax(1)],
-        dim=1,
-    )
-    boxes = boxes + torch.tensor([0.0, 0.0, 1.0, 1.0])
-    clipped = Boxes(boxes)
-    clipped.clip(IMAGE)
-    boxes = clipped.tensor[clipped.nonempty(2.0)]
+    side = (objects[:, 2:] - objects[:, :2])[near]
+    shift = torch.randn(4 * num, 2, generator=generator) * 0.2 * side
+    scale = 2 ** (torch.randn(4 * num, 1, generator=generator) * 0.3)
+    center = (objects[near, :2] + objects[near, 2:]) / 2 + shift
+    at_objects = torch.cat([center - side * scale / 2, center + side * scale / 2], dim=1)
+    boxes = Boxes(torch.cat([at_objects, random_boxes(8 * num, generator)]))
+    boxes.clip(IMAGE)
+    boxes = boxes[boxes.nonempty(4.0)].tensor
     boxes = boxes[nms(boxes, torch.rand(len(boxes), generator=generator), 0.7)]
     if len(boxes) < num:
         raise ValueError(f"{num} proposals do not fit an image without overlaps above 0.7")
@@ -174,7 +173,7 @@ def _proposals(
     return proposals
 
 
-def _random_boxes(num: int, generator: torch.Generator) -> torch.Tensor:
+def random_boxes(num: int, generator: torch.Generator) -> torch.Tensor:
     """Sides from 16 to 400 pixels, small ones as frequent as large ones on a logarithmic scale."""
     height, width = IMAGE
     side = 16 * 25 ** torch.rand(num, 1, generator=generator)

@@ -19,7 +19,12 @@ def plot(report: dict, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for variant in points[0]["times"] if points else ():
         rois = [p["point"]["R"] for p in points]
-        left.plot(rois, [statistics.median(p["times"][variant]) for p in points], marker="o", label=variant)
+        left.plot(
+            rois,
+            [statistics.median(p["times"][variant]) for p in points],
+            marker="o",
+            label=variant,
+        )
         right.plot(rois, [p["peak"][variant] / 2**20 for p in points], marker="o", label=variant)
     if points:
         rois = [p["point"]["R"] for p in points]

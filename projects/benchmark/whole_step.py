@@ -9,8 +9,7 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import get_event_storage  # noqa: F401  (a storage is the caller's)
-from heads import IMAGE, OBJECTS, _random_boxes
+from heads import IMAGE, OBJECTS, random_boxes
 
 import ohem_d2
 
@@ -28,8 +27,9 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
     """
     variants, image, classes = {"R50-FPN": _r50_fpn, "demo": _demo}[name](device)
     generator = torch.Generator().manual_seed(0)
-    target = Instances(image, gt_boxes=Boxes(_random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0])))
-    target.gt_boxes.clip(image)
+    boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
+    boxes.clip(image)
+    target = Instances(image, gt_boxes=boxes)
     target.gt_classes = torch.randint(0, classes, (OBJECTS,), generator=generator)
     batch = [{"image": torch.rand(3, *image, generator=generator) * 255, "instances": target}]
     models, first = {}, None
@@ -45,11 +45,19 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
         first = first or model
         models[variant] = model
 
+    # A learning rate of 0: the optimizer works as ever, and every step finds the same parameters.
+    trained = [p for p in first.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+
     def step_of(model: torch.nn.Module) -> Step:
-        return lambda: sum(model(batch).values()).backward()
+        def step() -> None:
+            sum(model(batch).values()).backward()
+            optimizer.step()
+
+        return step
 
     def reset() -> None:
-        first.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
 
     return {variant: step_of(model) for variant, model in models.items()}, reset
 

@@ -1,0 +1,69 @@
+"""
+Means to make the read-only pass cheaper, side by side: its forward over R RoIs of an FPN head, in
+chunks of several sizes, in other precisions and memory formats, compiled. ::
+
+    python projects/benchmark/means.py
+
+What a mean leaves of the time is one thing, whether the same RoIs are mined another: see
+agreement.py.
+"""
+
+import argparse
+import copy
+import statistics
+from collections.abc import Sequence
+
+import torch
+from bench import machine
+from heads import Inputs, build, scoring_forward
+from measure import Step, interleaved, ratio
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
+    parser = argparse.ArgumentParser(description="Means to score faster; see the file's head.")
+    parser.add_argument("--rois", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    heads = build("fpn", ["readonly"], 128, device)["readonly"]
+    inputs = Inputs("fpn", 1, args.rois, device)
+    times = interleaved(means(heads, inputs), args.rounds, device, lambda: None)
+    print(f"{machine(device)}; scoring forward over {args.rois} RoIs, medians of {args.rounds}\n")
+    print("| mean | s | of chunks of 256 |\n|---|---|---|")
+    for name, taken in times.items():
+        median, spread = ratio(taken, times["chunks of 256"])
+        print(f"| {name} | {statistics.median(taken):.3f} | {median:.2f} ± {spread:.2f} |")
+    return times
+
+
+def means(heads: torch.nn.Module, inputs: Inputs) -> dict[str, Step]:
+    device = next(heads.parameters()).device.type
+    steps = {
+        f"chunks of {size}": scoring_forward(heads, inputs, size) for size in (64, 128, 256, 512)
+    }
+    steps["all at once"] = scoring_forward(heads, inputs, 10**9)
+
+    plain = steps["chunks of 256"]
+
+    def in_bfloat16() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            plain()
+
+    steps["bfloat16"] = in_bfloat16
+
+    last = copy.copy(inputs)
+    last.features = {
+        name: f.detach().contiguous(memory_format=torch.channels_last)
+        for name, f in inputs.features.items()
+    }
+    steps["channels last"] = scoring_forward(heads, last, 256)
+
+    compiled = copy.copy(heads)
+    compiled._modules = dict(heads._modules)
+    compiled.box_head = torch.compile(heads.box_head, dynamic=True)
+    steps["compiled box head"] = scoring_forward(compiled, inputs, 256)
+    return steps
+
+
+if __name__ == "__main__":
+    main()
