@@ -1,5 +1,6 @@
 # make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
+# make bench     what mining costs, side by side with other samplers (bench-full: in every setting)
 # make test      style and tests
 # make setup     the environment alone
 #
@@ -19,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && $$python -W ignore
 
-.PHONY: setup demo compare test
+.PHONY: setup demo compare bench bench-full test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
@@ -29,6 +30,12 @@ demo:
 
 compare:
 	@$(RUN) projects/tree_crowns/compare.py
+
+bench:
+	@$(RUN) projects/benchmark/bench.py
+
+bench-full:
+	@$(RUN) projects/benchmark/bench.py --full
 
 test:
 	@$(RUN) -m ruff check . && $$python -m ruff format --check . && $$python -m pytest -q

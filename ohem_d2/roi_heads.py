@@ -507,6 +507,9 @@ class OHEMMixin:
         nms = "no NMS"
         if settings.nms_scope != "none":
             nms = f"NMS by loss at IoU {settings.nms_thresh} ({settings.nms_scope})"
+        screening = ""
+        if settings.screening > 0:
+            screening = f" after screening at {settings.screening} times as many"
         fraction = "POSITIVE_FRACTION is ignored"
         if settings.warmup_iters > 0:
             fraction = (
@@ -516,7 +519,7 @@ class OHEMMixin:
         return (
             f"OHEM is active: {type(self).__name__}, the {self.batch_size_per_image} hardest RoIs "
             f"per {settings.budget}{'' if settings.budget == 'image' else ' and image'}, {nms}, "
-            f"{settings.implementation}; {fraction}"
+            f"{settings.implementation}{screening}; {fraction}"
         )
 
 

@@ -660,6 +660,26 @@ def test_mixed_precision_ranks_in_float32_and_trains_every_parameter(dtype):
     assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
 
 
+def test_scoring_in_another_precision():
+    """It scores in it and trains in float32; outside of autocast and within."""
+    cfg = config("fpn", ohem={"readonly_precision": "bfloat16"})
+    model, inputs = detector(cfg), batch(cfg)
+    seen = []
+    model.roi_heads.box_head.register_forward_hook(
+        lambda _, __, out: seen.append((out.dtype, out.requires_grad))
+    )
+    for autocast in (False, True):
+        seen.clear()
+        model.zero_grad()
+        arguments = roi_inputs(model, inputs)
+        with EventStorage(), torch.autocast("cpu", dtype=torch.float16, enabled=autocast):
+            _, losses = model.roi_heads(*arguments)
+        sum(losses.values()).backward()
+        training = torch.float16 if autocast else torch.float32
+        assert seen == [(torch.bfloat16, False), (training, True)]
+        assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", ZOO)
 def test_trains_on_cuda_as_on_cpu(name):

@@ -33,6 +33,7 @@ TRAIN_STEP = 80  # training tiles overlap by three quarters; test tiles do not o
 # A crown at a tile's edge counts if this share of it is on the tile. Less is neither a tree to be
 # found nor background: such a part becomes a crowd region, which is left out of account.
 MIN_VISIBLE = 0.5
+SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "visible": MIN_VISIBLE}
 
 
 def main() -> None:
@@ -45,7 +46,10 @@ def main() -> None:
 def prepare(out: Path) -> None:
     """Make ``train.json``, ``test.json``, ``tiles/`` and ``efficientnet_lite0.pth`` in ``out``."""
     done = [out / "train.json", out / "test.json", out / "efficientnet_lite0.pth"]
-    if all(path.exists() for path in done):
+    # made by the present settings: those of an earlier version of this file are other data
+    if all(path.exists() for path in done) and all(
+        json.loads(path.read_text()).get("info") == SETTINGS for path in done[:2]
+    ):
         print(f"Data is in place: {out}")
         return
     (out / "tiles").mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,7 @@ def write_tiles(
                     }
                 )
     coco = {
+        "info": SETTINGS,
         "images": images,
         "annotations": annotations,
         "categories": [{"id": 1, "name": "tree"}],

@@ -1,0 +1,145 @@
+"""The benchmark measures what it says; its figures are not tested."""
+
+import json
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from detectron2.structures import pairwise_iou
+from detectron2.utils.events import EventStorage
+from models import ROOT
+
+sys.path.insert(0, str(ROOT / "projects/benchmark"))
+
+
+@pytest.fixture(scope="module")
+def built():
+    from heads import VARIANTS, Inputs, build
+
+    return build("fpn", list(VARIANTS), 32, "cpu"), Inputs("fpn", 2, 150, "cpu")
+
+
+def test_proposals_are_like_those_of_an_rpn(built):
+    _, inputs = built
+    for proposals, target in zip(inputs.proposals, inputs.targets):
+        boxes = proposals.proposal_boxes
+        assert len(boxes) == 150
+        iou = pairwise_iou(boxes, boxes).fill_diagonal_(0)
+        assert iou.max() <= 0.7
+        best = pairwise_iou(target.gt_boxes, boxes).amax(dim=0)
+        assert 0.02 < (best >= 0.5).float().mean() < 0.5
+
+
+def test_variants_share_parameters_and_train_what_they_say(built):
+    from heads import clear_gradients, training_step
+
+    heads, inputs = built
+    parameters = list(heads["plain"].parameters())
+    trained = {}
+    for variant, h in heads.items():
+        assert all(a is b for a, b in zip(parameters, h.parameters()))
+        seam = h.label_and_sample_proposals
+
+        def spy(*args, seam=seam, variant=variant):
+            trained[variant] = seam(*args)
+            return trained[variant]
+
+        h.label_and_sample_proposals = spy
+        clear_gradients(h, inputs)
+        with EventStorage():
+            training_step(h, inputs)()
+        del h.label_and_sample_proposals
+        assert all(p.grad is not None for p in parameters)
+    number = {variant: [len(t) for t in rois] for variant, rois in trained.items()}
+    for variant in ("plain", "readonly", "screening", "bfloat16", "sampler", "loss_layer"):
+        assert number[variant] == [32, 32]
+    assert number["all RoIs"] == number["plain 512"] == [150 + 8, 150 + 8]
+
+
+def test_the_sampler_takes_the_hardest_of_each_kind(built):
+    heads, inputs = built
+    sampler = heads["sampler"]
+    with EventStorage(), torch.no_grad():
+        sampler._features, sampler._targets = inputs.features, inputs.targets
+        sampler._proposals, sampler._image = inputs.proposals, 0
+        found = sampler.label_and_sample_proposals(inputs.proposals, inputs.targets)
+        everything = heads["all RoIs"].label_and_sample_proposals(inputs.proposals, inputs.targets)
+        for i, (mined, rois) in enumerate(zip(found, everything)):
+            pooled = sampler.box_pooler(
+                [inputs.features[f][i : i + 1] for f in sampler.box_in_features],
+                [rois.proposal_boxes],
+            )
+            scores, _ = sampler.box_predictor(sampler.box_head(pooled))
+            loss = torch.nn.functional.cross_entropy(scores, rois.gt_classes, reduction="none")
+            foreground = rois.gt_classes < sampler.num_classes
+            expected = []
+            for kind, num in ((foreground, 8), (~foreground, 32 - 8)):
+                assert kind.sum() >= num
+                index = torch.nonzero(kind).squeeze(1)
+                expected.append(rois.proposal_boxes.tensor[index[loss[index].topk(num).indices]])
+            torch.testing.assert_close(mined.proposal_boxes.tensor, torch.cat(expected))
+
+
+def test_peak_of_live_memory():
+    from measure import peak_bytes
+
+    kept = []
+
+    def step():
+        a = torch.ones(250_000)  # 1 MB each
+        b = a + 1
+        del a
+        kept.append(b + 1)  # two at a time, of three
+
+    assert peak_bytes(step, "cpu") == pytest.approx(2e6, rel=0.01)
+
+
+def test_rounds_are_paired_and_shuffled():
+    from measure import interleaved, ratio
+
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "abcd"}
+    times = interleaved(steps, 6, "cpu", lambda: calls.append("reset"))
+    assert {name: len(taken) for name, taken in times.items()} == dict.fromkeys("abcd", 6)
+    assert Counter(calls) == {"reset": 28, **dict.fromkeys("abcd", 7)}
+    rounds = ["".join(calls[i : i + 8]).replace("reset", "") for i in range(0, len(calls), 8)]
+    assert all(sorted(r) == list("abcd") for r in rounds) and len(set(rounds)) > 1
+    # rounds of double speed change no ratio
+    assert ratio([2.0, 1.0, 4.0], [4.0, 2.0, 8.0]) == (0.5, 0.0)
+    assert ratio([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (2.0, 0.5)
+
+
+def test_a_run_leaves_a_report(tmp_path, capsys):
+    import bench
+
+    bench.main(["--smoke", "--output", str(tmp_path)])
+    report = json.loads((tmp_path / "bench.json").read_text())
+    (point,) = report["points"]
+    assert set(point["times"]) == set(point["peak"]) == set(bench.VARIANTS)
+    assert all(len(taken) == 1 and taken[0] > 0 for taken in point["times"].values())
+    assert point["bound"][0] > point["times"]["plain"][0]
+    # every part of mining was found, and the head ran in both passes
+    expected = {f"ohem/{name}" for name in bench.OWN_PARTS}
+    for name in ("box_pooler", "box_head", "box_predictor"):
+        expected |= {f"forward/scoring/{name}", f"forward/training/{name}"}
+    assert expected <= set(point["parts"]) and min(point["parts"].values()) > 0
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    assert "readonly" in capsys.readouterr().out
+
+
+def test_the_table_of_targets_reads_a_report():
+    import bench
+
+    point = {
+        "point": {"head": "fpn", "R": 2000, "N": 1, "B": 128},
+        "times": {v: [2.0, 2.0] for v in bench.VARIANTS} | {"loss_layer": [5.0, 5.0]},
+        "bound": [1.0, 2.0],
+        "peak": {v: 100 for v in bench.VARIANTS} | {"sampler": 150},
+        "held": 100,
+        "parts": {"forward/scoring/box_head": 1.0, "ohem/nms": 0.03},
+    }
+    table = bench.targets_table({"points": [point], "steps": []})
+    assert "| `readonly` over the bound, R = 2000 | ≤ 1.05 | 1.50 ± 0.25 |" in table
+    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table and "| ≥ 1.10 | 1.50 |" in table
+    assert "3.0 %" in table
