@@ -1,0 +1,171 @@
+"""
+The networks of the paper (Sec. 5): VGG16 and VGG_CNN_M_1024 as backbones of stride 16, and their
+two fully connected layers as box head.
+
+Layers have names to which Detectron2's loader maps those of Detectron(1) and Caffe: ``conv1_1_w``
+becomes ``stem.conv1.1.weight``, ``conv3_2_w`` ``conv3.2.weight``, and ``fc6_w``
+``box_head.fc1.weight``.
+
+Shape shorthand: N images, R RoIs, C channels, S bins along a side of a pooled RoI.
+"""
+
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+from torch import nn
+
+
+class CaffeTrunk(Backbone):
+    """
+    Convolutional blocks one after another. Input and output as of any Detectron2 backbone; the
+    only feature is ``conv5``, of stride 16.
+
+    Caffe rounds the size of a convolution's output down and that of a pooling's output up; so do
+    the layers here.
+    """
+
+    def __init__(self, blocks: "OrderedDict[str, nn.Module]", channels: int, freeze_at: int):
+        """
+        Args:
+            blocks: by name, ``conv1`` to ``conv5``; the pooling after a block is a part of it.
+            channels: of the last block.
+            freeze_at: the first so many blocks are not trained, as ``MODEL.BACKBONE.FREEZE_AT``.
+        """
+        super().__init__()
+        if not 0 <= freeze_at <= len(blocks):
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at!r}; allowed: 0 to {len(blocks)}, the "
+                "number of blocks that are frozen"
+            )
+        self._blocks = list(blocks)
+        first, *others = blocks.items()
+        self.stem = nn.Sequential(OrderedDict([first]))
+        for name, block in others:
+            self.add_module(name, block)
+        for block in list(blocks.values())[:freeze_at]:
+            block.requires_grad_(False)
+        self._out_features = ["conv5"]
+        self._out_feature_channels = {"conv5": channels}
+        self._out_feature_strides = {"conv5": 16}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: images, (N, 3, H, W).
+
+        Returns:
+            ``{"conv5": (N, C, about H / 16, about W / 16)}``.
+        """
+        x = self.stem(x)
+        for name in self._blocks[1:]:
+            x = getattr(self, name)(x)
+        return {"conv5": x}
+
+
+def vgg16_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
+    """13 convolutions of 3 x 3; pooling after the first four blocks (Simonyan, Zisserman 2014)."""
+    blocks, channels = OrderedDict(), 3
+    for number, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
+        layers = OrderedDict()
+        for i in range(1, depth + 1):
+            layers[f"{i}"] = nn.Conv2d(channels, width, 3, padding=1)
+            layers[f"relu{i}"] = nn.ReLU(inplace=True)
+            channels = width
+        if number < 5:
+            layers["pool"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        blocks[f"conv{number}"] = nn.Sequential(layers)
+    return blocks, channels
+
+
+class NormalizedConv(nn.Conv2d):
+    """Convolution, ReLU, local response normalization and pooling, under the first's name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x).relu_()
+        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
+        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
+
+
+class ReLUConv(nn.Conv2d):
+    """Convolution and ReLU, under the first's name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu_()
+
+
+def vgg_m_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
+    """VGG_CNN_M_1024 (Chatfield et al. 2014): wide strides first, then 3 x 3 at stride 16."""
+    blocks = OrderedDict(
+        conv1=NormalizedConv(3, 96, 7, stride=2),
+        conv2=NormalizedConv(96, 256, 5, stride=2, padding=1),
+        conv3=ReLUConv(256, 512, 3, padding=1),
+        conv4=ReLUConv(512, 512, 3, padding=1),
+        conv5=ReLUConv(512, 512, 3, padding=1),
+    )
+    return blocks, 512
+
+
+@BACKBONE_REGISTRY.register()
+def build_vgg16_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CaffeTrunk:
+    """Reads ``MODEL.BACKBONE.FREEZE_AT``; the paper's is 2 (conv1_x and conv2_x)."""
+    return CaffeTrunk(*vgg16_blocks(), cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@BACKBONE_REGISTRY.register()
+def build_vgg_m_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CaffeTrunk:
+    """Reads ``MODEL.BACKBONE.FREEZE_AT``; the paper's is 1 (conv1)."""
+    return CaffeTrunk(*vgg_m_blocks(), cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class VGGBoxHead(nn.Sequential):
+    """
+    fc6 and fc7, each with ReLU and dropout: (R, C, S, S) -> (R, width of fc7). They are called fc1
+    and fc2, as in Detectron2's own box head, which its loader takes fc6 and fc7 for.
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, fc_dims: tuple[int, int], dropout: float = 0.5):
+        """
+        Args:
+            input_shape: of a pooled RoI.
+            fc_dims: widths of fc6 and fc7: 4096 and 4096 in VGG16, 4096 and 1024 in VGG_M.
+        """
+        fc6, fc7 = fc_dims
+        flat = input_shape.channels * input_shape.height * input_shape.width
+        super().__init__(
+            OrderedDict(
+                flatten=nn.Flatten(),
+                fc1=nn.Linear(flat, fc6),
+                relu1=nn.ReLU(inplace=True),
+                drop1=nn.Dropout(dropout),
+                fc2=nn.Linear(fc6, fc7),
+                relu2=nn.ReLU(inplace=True),
+                drop2=nn.Dropout(dropout),
+            )
+        )
+        # As the classifier of VGG is initialized, for training without ImageNet's weights.
+        for layer in (self.fc1, self.fc2):
+            nn.init.normal_(layer.weight, std=0.005)
+            nn.init.constant_(layer.bias, 0.1)
+        self.output_shape = ShapeSpec(channels=fc7)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
+        return {
+            "input_shape": input_shape,
+            "fc_dims": tuple(cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS),
+            "dropout": cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT,
+        }
+
+
+def add_vgg_config(cfg: CfgNode) -> None:
+    """The keys of :class:`VGGBoxHead`."""
+    # widths of fc6 and fc7
+    cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS = [4096, 4096]
+    # after either
+    cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT = 0.5
