@@ -18,7 +18,7 @@ export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
-RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && $$python -W ignore
+RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
 .PHONY: setup demo compare bench bench-full test
 
@@ -38,4 +38,5 @@ bench-full:
 	@$(RUN) projects/benchmark/bench.py --full
 
 test:
-	@$(RUN) -m ruff check . && $$python -m ruff format --check . && $$python -m pytest -q
+	@$(RUN) -m ruff check . && "$$python" -m ruff format --check . && \
+		"$$python" -m pytest -q

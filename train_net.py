@@ -50,7 +50,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
         cfg.DATASETS.TEST = tuple(args.test_data or ())
-    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     cfg.freeze()
@@ -86,6 +86,13 @@ if __name__ == "__main__":
             help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name; "
             "may be repeated",
         )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="of VOC data that may not have all of them, such as a test set alone",
+    )
     arguments = parser.parse_args()
     launch(
         main,

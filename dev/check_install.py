@@ -12,6 +12,7 @@ HINTS = {
 def main() -> None:
     try:
         import torch
+        from detectron2 import engine, evaluation, model_zoo  # noqa: F401
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
         from detectron2.structures import Boxes, Instances

@@ -68,7 +68,10 @@ def make():
     install_detectron2(python)
     pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
     pip(python, ["--no-deps", "--no-build-isolation", "--editable", "."])
-    prove(python)
+    if not proven(python):
+        say("Detectron2 does not work as it is; it is installed anew")
+        install_detectron2(python, anew=True)
+        prove(python)
     with open(MARK, "w") as file:
         file.write(wanted)
     return python
@@ -80,10 +83,13 @@ def use(python):
         python = os.path.abspath(python)
     if not works(python):
         stop(f"PYTHON={python} does not run")
-    for package in ("torch", "torchvision", "detectron2"):
+    if output(python, "import sys; assert sys.version_info >= (3, 10)") is None:
+        stop(f"PYTHON={python} is older than Python 3.10")
+    for package in ("torch", "torchvision", "detectron2", "cv2", "pycocotools", "setuptools"):
         if not imports(python, package):
             stop(f"PYTHON={python} has no {package}; leave PYTHON away to have an environment made")
-    missing = [p for p in ("pytest", "hypothesis", "ruff", "build") if not imports(python, p)]
+    tools = ("pytest", "hypothesis", "ruff", "build", "wheel")
+    missing = [requirement(p) for p in tools if not imports(python, p)]
     if missing:
         pip(python, missing)
     if not imports(python, "efficientnet_lite_pytorch"):
@@ -92,17 +98,30 @@ def use(python):
     return python
 
 
-def install_detectron2(python):
+def requirement(package):
+    """The line of requirements.txt about a package, without its comment."""
+    for line in read(os.path.join(ROOT, "requirements.txt")).splitlines():
+        wanted = line.split("#")[0].strip()
+        if wanted.startswith(package) and not wanted[len(package) :][:1].isalnum():
+            return wanted
+    raise LookupError(package)
+
+
+def install_detectron2(python, anew=False):
     source = os.environ.get("DETECTRON2", "wheel")
     if source not in ("wheel", "git"):
         stop(f"DETECTRON2={source} is neither wheel nor git")
     if source == "git":
         # The wheel goes by another name, so this one is there only if it came from the repository.
-        if output(python, "import importlib.metadata as m; m.version('detectron2')") is None:
+        if (
+            anew
+            or output(python, "import importlib.metadata as m; m.version('detectron2')") is None
+        ):
             say("Installing Detectron2 from its repository (compiles for some minutes)")
-            pip(python, ["--no-build-isolation", "--no-deps", DETECTRON2_GIT])
+            again = ["--force-reinstall"] if anew else []
+            pip(python, [*again, "--no-build-isolation", "--no-deps", DETECTRON2_GIT])
         return
-    if imports(python, "detectron2"):
+    if imports(python, "detectron2") and not anew:
         return
     say("Installing Detectron2")
     target = output(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
@@ -116,10 +135,21 @@ def install_detectron2(python):
             os.remove(os.path.join(target, "detectron2", name))
 
 
+CHECK = os.path.join(ROOT, "dev", "check_install.py")
+
+
+def proven(python):
+    say("Checking that Detectron2 works")
+    return subprocess.run([python, "-W", "ignore", CHECK], capture_output=True).returncode == 0
+
+
 def prove(python):
     say("Checking that Detectron2 works")
-    check = os.path.join(ROOT, "dev", "check_install.py")
-    run([python, "-W", "ignore", check], "The environment does not work")
+    run(
+        [python, "-W", "ignore", CHECK],
+        "Detectron2 does not work in this environment. Delete .venv and call make again, or give "
+        "PYTHON=, a Python that has it, or DETECTRON2=git (needs a compiler)",
+    )
 
 
 def pip(python, args):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -79,8 +80,8 @@ class OHEMSettings:
         self._allow_choice("budget", ("image", "batch"))
         self._allow_choice("implementation", ("readonly", "loss_layer"))
         self._allow_choice("cascade_stages", ("first", "all"))
-        self._allow_number("rank_cls_weight", lambda v: v >= 0, "a number >= 0")
-        self._allow_number("rank_loc_weight", lambda v: v >= 0, "a number >= 0")
+        self._allow_number("rank_cls_weight", lambda v: 0 <= v < math.inf, "a number >= 0")
+        self._allow_number("rank_loc_weight", lambda v: 0 <= v < math.inf, "a number >= 0")
         self._allow_number("nms_thresh", lambda v: 0 <= v <= 1, "an IoU from 0 to 1")
         self._allow_choice("readonly_precision", ("", "bfloat16", "float16"))
         self._allow_number("screening", lambda v: v == 0 or v >= 1, "0 or a number >= 1")
@@ -185,6 +186,6 @@ class OHEMSettings:
 
 def add_ohem_config(cfg: CfgNode) -> None:
     """Add the node ``MODEL.ROI_HEADS.OHEM`` with its defaults to a Detectron2 config, in place."""
-    cfg.MODEL.ROI_HEADS.OHEM = CfgNode(
-        {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
-    )
+    defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
+    # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
+    cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)

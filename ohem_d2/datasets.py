@@ -16,13 +16,17 @@ from xml.etree import ElementTree
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
-def register_datasets(names: Sequence[str]) -> list[str]:
+
+def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
     """
     Register those of the names that are of a form above; others and known ones are left alone.
 
     Args:
         names: of data sets that belong together, as in training and test.
+        classes: names of the classes in the order of their ids, for VOC data that may not have all
+            of them, as a test set alone; else those are taken that its annotations name.
 
     Returns:
         the names of the classes, in the order of their ids in the model; an empty list if no name
@@ -37,7 +41,14 @@ def register_datasets(names: Sequence[str]) -> list[str]:
     # annotations of all its folders are asked, whatever the split.
     voc_folders = {place[0] for kind, *place in split if kind == "voc"}
     voc_classes = sorted(set().union(*(_voc_classes(folder) for folder in voc_folders)))
-    classes: list[str] = []
+    if classes and voc_folders:
+        if unknown := set(voc_classes) - set(classes):
+            raise ValueError(
+                f"{', '.join(sorted(voc_folders))}: annotations name {sorted(unknown)}, which is "
+                f"not among the classes that were given, {list(classes)}"
+            )
+        voc_classes = list(classes)
+    classes = []
     for name, (kind, *place) in zip(own, split):
         found = voc_classes if kind == "voc" else _coco_classes(*place)
         if classes and found != classes:
@@ -86,6 +97,8 @@ def _voc_classes(folder: str) -> set[str]:
             root = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as e:
             raise ValueError(f"{path} is not XML: {e}") from e
+        for tag in ("size/width", "size/height"):
+            _must_be_whole(root, tag, path)
         for found in root.iter("object"):
             # Detectron2's evaluation reads all of these, but only after the training.
             for tag in ("name", "pose", "truncated", "difficult", "bndbox"):
@@ -93,8 +106,19 @@ def _voc_classes(folder: str) -> set[str]:
                     raise ValueError(
                         f"{path} is not in Pascal VOC format: an <object> has no <{tag}>"
                     )
+            for tag in ("truncated", "difficult", *(f"bndbox/{side}" for side in _SIDES)):
+                _must_be_whole(found, tag, path)
             classes.add(found.findtext("name"))
     return classes
+
+
+def _must_be_whole(element: ElementTree.Element, tag: str, path: Path) -> None:
+    text = element.findtext(tag)
+    if text is None or not text.strip().lstrip("+-").isdigit():
+        raise ValueError(
+            f"{path} is not in Pascal VOC format: <{tag}> is {text!r}, and Detectron2 reads whole "
+            "numbers there"
+        )
 
 
 def _check_voc_split(folder: str, split: str) -> None:

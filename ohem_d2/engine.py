@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
@@ -28,6 +28,7 @@ class OHEMTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
         evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if evaluator_type == "pascal_voc":
+            _warn_of_absent_classes(dataset_name)
             return PascalVOCDetectionEvaluator(dataset_name)
         if evaluator_type == "coco":
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -39,3 +40,14 @@ class OHEMTrainer(DefaultTrainer):
         # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
         logging.getLogger(LOGGER_NAME).warning(message)
         raise NotImplementedError(message)
+
+
+def _warn_of_absent_classes(dataset_name: str) -> None:
+    """Detectron2's Pascal VOC evaluation has no average precision of a class without objects."""
+    names = MetadataCatalog.get(dataset_name).thing_classes
+    present = {a["category_id"] for r in DatasetCatalog.get(dataset_name) for a in r["annotations"]}
+    if absent := [name for i, name in enumerate(names) if i not in present]:
+        logging.getLogger(LOGGER_NAME).warning(
+            f"{dataset_name} has no object of class {', '.join(absent)}: its AP, and the mean over "
+            "all classes, may be nan"
+        )

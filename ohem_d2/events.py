@@ -65,6 +65,8 @@ class MiningEvents:
             chosen: int64, indices of the mined ones.
         """
         finite = torch.isfinite(ranking)
+        for loss in losses.values():  # also of one that is left out of the ranking
+            finite = finite & torch.isfinite(loss)
         hard = torch.zeros_like(finite)
         hard[chosen] = True
         cuts = torch.where(finite, ranking, float("inf"))[chosen]

@@ -143,16 +143,18 @@ class OHEMMixin:
         features: dict[str, torch.Tensor],
         proposals: list[Instances],
         targets: list[Instances] | None = None,
+        **kwargs: Any,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
         """See the parent. In training it keeps the features at hand for the sampler hook."""
         if not self.training:
-            return super().forward(images, features, proposals, targets)
+            return super().forward(images, features, proposals, targets, **kwargs)
         self._features = features
         try:
             with self._loss_layer():
-                return super().forward(images, features, proposals, targets)
+                proposals, losses = super().forward(images, features, proposals, targets, **kwargs)
         finally:
             self._features = self._unmined = None
+        return proposals, self._reaching_every_parameter(losses)
 
     @torch.no_grad()
     def label_and_sample_proposals(
@@ -218,12 +220,28 @@ class OHEMMixin:
             return super()._sample_proposals(matched_idxs, matched_labels, gt_classes)
         return self._sampler(matched_idxs, matched_labels, gt_classes)
 
+    def _reaching_every_parameter(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """
+        Some losses of no RoI at all, Detectron2's sigmoid cross entropy among them, are constants.
+        Their parameters would get no gradient, and other processes would wait for it.
+        """
+        if all(loss.requires_grad for loss in losses.values()):
+            return losses
+        zero = 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return {k: loss if loss.requires_grad else loss + zero for k, loss in losses.items()}
+
     # ---- label -----------------------------------------------------------------------------
 
     def _most_objectlike(self, proposals: Instances) -> Instances:
         if not 0 < self.ohem.max_candidates < len(proposals):
             return proposals
-        return proposals[proposals.objectness_logits.topk(self.ohem.max_candidates).indices]
+        if not proposals.has("objectness_logits"):
+            raise ValueError(
+                f"MODEL.ROI_HEADS.OHEM.MAX_CANDIDATES = {self.ohem.max_candidates} keeps the "
+                "proposals with the highest objectness_logits, which these have not; allowed: 0"
+            )
+        order = torch.sort(proposals.objectness_logits, descending=True, stable=True).indices
+        return proposals[order[: self.ohem.max_candidates]]
 
     def _classes(
         self, matched_idxs: torch.Tensor, matched_labels: torch.Tensor, gt_classes: torch.Tensor
@@ -569,10 +587,10 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     def loss_layer_seams(self):
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
 
-    def forward(self, images, features, proposals, targets=None):
+    def forward(self, images, features, proposals, targets=None, **kwargs):
         self._refined = []
         try:
-            return super().forward(images, features, proposals, targets)
+            return super().forward(images, features, proposals, targets, **kwargs)
         finally:
             self._refined = []
 

@@ -8,11 +8,12 @@ import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 # Dropout masks are drawn for so many RoIs at a time, each block from a seed of its own, whatever
 # the chunks are that pass through the network.
 _MASK_BLOCK = 64
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
@@ -61,7 +62,7 @@ class ReadOnlyPass:
             precision: of autocast; None leaves autocast as it is.
         """
         self._training = [m for m in module.modules() if m.training]
-        self._dropouts = [m for m in self._training if dropout and isinstance(m, _DropoutNd)]
+        self._dropouts = [m for m in self._training if dropout and isinstance(m, _DROPOUTS)]
         self._seed = seed
         self._iteration = iteration
         self._precision = precision
@@ -101,7 +102,7 @@ class ReadOnlyPass:
         for module in self._training:
             module.training = True
 
-    def _drop(self, module: _DropoutNd, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    def _drop(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         """Apply to the output of a dropout layer, in evaluation mode the identity, its mask."""
         if module.p == 1:
             return torch.zeros_like(output)

@@ -44,7 +44,12 @@ def select_hard_examples(
 
     Returns:
         int64 indices into the R RoIs, hardest first; fewer than ``num_samples`` if fewer are left.
+
+    Raises:
+        ValueError: for a scope that is none of these, or a negative ``num_samples``.
     """
+    if num_samples < 0:
+        raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
     candidates = torch.nonzero(gt_classes >= 0).squeeze(1)
     survivors = nms_by_loss(
         losses[candidates],

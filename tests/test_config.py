@@ -52,6 +52,7 @@ def test_a_head_gets_what_the_config_says():
     [
         ({"RANK_LOC_WEIGHT": -0.1}, ">= 0"),
         ({"RANK_CLS_WEIGHT": math.nan}, ">= 0"),
+        ({"RANK_CLS_WEIGHT": math.inf}, ">= 0"),
         ({"RANK_CLS_WEIGHT": 0, "RANK_LOC_WEIGHT": 0}, "above 0"),
         ({"NMS_THRESH": -0.5}, "from 0 to 1"),
         ({"NMS_THRESH": "0.5"}, "from 0 to 1"),
@@ -109,11 +110,17 @@ def test_unknown_key_is_named_with_the_one_that_was_meant():
 def test_keys_are_set_from_the_command_line(key):
     cfg = get_cfg()
     add_ohem_config(cfg)
-    cfg.merge_from_list([f"MODEL.ROI_HEADS.OHEM.{key}", str(DEFAULTS[key])])
-    assert cfg.MODEL.ROI_HEADS.OHEM[key] == DEFAULTS[key]
+    other = {bool: not DEFAULTS[key], str: "other", int: 7, float: 0.125}[type(DEFAULTS[key])]
+    cfg.merge_from_list([f"MODEL.ROI_HEADS.OHEM.{key}", str(other)])
+    assert dict(cfg.MODEL.ROI_HEADS.OHEM) == {**DEFAULTS, key: other}
 
 
-def test_a_misspelt_key_in_a_file_or_on_the_command_line():
+def test_a_misspelt_key_in_a_file_or_on_the_command_line(tmp_path):
+    (tmp_path / "typo.yaml").write_text("MODEL: {ROI_HEADS: {OHEM: {NMS_TRESH: 0.5}}}")
+    cfg = config("fpn")
+    cfg.merge_from_file(str(tmp_path / "typo.yaml"))
+    with pytest.raises(KeyError, match="NMS_TRESH = 0.5 .* did you mean NMS_THRESH"):
+        detector(cfg)
     cfg = get_cfg()
     add_ohem_config(cfg)
     with pytest.raises((KeyError, AssertionError), match="MODEL.ROI_HEADS.OHEM.NMS_TRESH"):

@@ -1,9 +1,12 @@
 import json
+import logging
 
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ohem_d2.datasets import register_datasets
+from ohem_d2.engine import OHEMTrainer
 
 
 def write_coco(folder, name="train", classes=("cat", "dog")):
@@ -60,6 +63,17 @@ def test_voc_classes_of_training_and_test_together(tmp_path):
     assert MetadataCatalog.get(names[0]).thing_classes == ["ant", "cat", "dog"]
 
 
+def test_classes_that_are_not_all_in_the_data(tmp_path, caplog):
+    name = write_voc(tmp_path, "test", ["dog"], "12")
+    assert register_datasets([name], ["ant", "dog"]) == ["ant", "dog"]
+    assert DatasetCatalog.get(name)[0]["annotations"][0]["category_id"] == 1
+    with caplog.at_level(logging.WARNING, "detectron2.ohem_d2"):
+        OHEMTrainer.build_evaluator(get_cfg(), name)
+    assert "has no object of class ant: its AP" in caplog.text
+    with pytest.raises(ValueError, match=r"name \['dog'\], which is not among .* \['ant'\]"):
+        register_datasets([name], ["ant"])
+
+
 def test_other_names_are_left_alone():
     assert register_datasets(["coco_2017_val", "voc_2007_test"]) == []
 
@@ -90,7 +104,18 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "ImageSets/Main/one.txt").write_text("000001")
     with pytest.raises(ValueError, match="one.txt lists 1 image; Detectron2 reads two or more"):
         register_datasets([f"voc:{tmp_path}:one"])
-    (tmp_path / "Annotations/000003.xml").write_text("<a><object><name>x</name></object></a>")
+    xml = (tmp_path / "Annotations/000001.xml").read_text()
+    for old, new, message in (
+        ("<xmin>1<", "<xmin>1.5<", "<bndbox/xmin> is '1.5', and Detectron2 reads whole numbers"),
+        ("<difficult>0</difficult>", "<difficult/>", "<difficult> is ''"),
+        ("<width>20</width>", "", "<size/width> is None"),
+    ):
+        (tmp_path / "Annotations/000003.xml").write_text(xml.replace(old, new))
+        with pytest.raises(ValueError, match=f"000003.xml is not in Pascal VOC format: {message}"):
+            register_datasets([voc])
+    size = "<size><width>2</width><height>2</height></size>"
+    broken = f"<a>{size}<object><name>x</name></object></a>"
+    (tmp_path / "Annotations/000003.xml").write_text(broken)
     with pytest.raises(ValueError, match="000003.xml .* an <object> has no <pose>"):
         register_datasets([voc])
     (tmp_path / "Annotations/000003.xml").unlink()

@@ -1,17 +1,21 @@
 import copy
+import os
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
-from models import batch, config, detector
+from models import batch, config, detector, random_proposals
 from test_roi_heads import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
+from ohem_d2.engine import OHEMTrainer
 from ohem_d2.ignore_regions import inside_ignore_region
 
 
@@ -115,6 +119,75 @@ def test_the_mapper_without_crowds_or_objects(record):
     none = mapper({**record, "annotations": []})["instances"]
     assert len(none.ignore_regions.boxes) == 0
     assert "instances" not in CrowdDatasetMapper(config("fpn"), is_train=False)(record)
+
+
+def test_refined_background_in_a_crowd_is_not_mined():
+    """Later stages of a cascade, too, each among the boxes that the one before has moved."""
+    cfg = config("cascade", budget=500, ohem={"nms_scope": "none", "cascade_stages": "all"})
+    model, inputs = detector(cfg), batch(cfg)
+    crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
+    for x in inputs:
+        x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
+    trained = []
+    match = model.roi_heads._match_and_label_boxes
+    model.roi_heads._match_and_label_boxes = lambda rois, stage, targets: (
+        trained.append(match(rois, stage, targets)) or trained[-1]
+    )
+    train_heads(model, inputs)
+    assert len(trained) == 2
+    for rois, x in zip(sum(trained, []), 2 * inputs):
+        inside = inside_ignore_region(rois.proposal_boxes, x["instances"], 0.5)
+        background = rois.gt_classes == 80
+        assert background.any() and not (inside & background).any()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_the_share_is_that_of_the_settings(share):
+    cfg = config(budget=500, ohem={"nms_scope": "none", "ignore_ioa_thresh": share})
+    model, inputs = detector(cfg), batch(cfg)
+    crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
+    _, everything, _ = train_heads(model, inputs)
+    for x in inputs:
+        x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
+    _, mined, _ = train_heads(model, inputs)
+    for rois, kept, x in zip(everything, mined, inputs):
+        inside = inside_ignore_region(rois.proposal_boxes, x["instances"], share)
+        assert len(kept) == len(rois) - int((inside & (rois.gt_classes == 80)).sum())
+
+
+def test_the_trainer_keeps_crowds(record, monkeypatch):
+    DatasetCatalog.register("with_crowds", lambda: [{**record, "image_id": 1}] * 4)
+    try:
+        cfg = config("fpn", "DATASETS.TRAIN", ("with_crowds",), "DATALOADER.NUM_WORKERS", 0)
+        cfg.SOLVER.IMS_PER_BATCH = 1
+        (inputs,) = next(iter(OHEMTrainer.build_train_loader(cfg)))
+    finally:
+        DatasetCatalog.remove("with_crowds")
+    assert len(inputs["instances"].ignore_regions.boxes) == 2
+
+
+@pytest.mark.skipif(
+    "COCO_SLICE" not in os.environ, reason="set COCO_SLICE to a folder of COCO 2017 with crowds"
+)
+def test_crowds_of_coco():
+    """On real crowds: without the mapper OHEM mines in them, with it it does not."""
+    folder = Path(os.environ["COCO_SLICE"])
+    records = load_coco_json(str(folder / "instances_train2017.json"), str(folder / "train2017"))
+    records = [r for r in records if any(a["iscrowd"] for a in r["annotations"])]
+    assert records
+    cfg = config("fpn", budget=2000, ohem={"nms_scope": "none"})
+    model = detector(cfg)
+    mined_inside = {}
+    for mapper in (DatasetMapper, CrowdDatasetMapper):
+        mined_inside[mapper] = 0
+        for record in records:
+            inputs = mapper(cfg, is_train=True, augmentations=[])(record)
+            crowds = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])(record)["instances"]
+            inputs["proposals"] = random_proposals(inputs["instances"], 1000)
+            _, (mined,), _ = train_heads(model, [inputs])
+            inside = inside_ignore_region(mined.proposal_boxes, crowds, 0.5)
+            mined_inside[mapper] += int((inside & (mined.gt_classes == 80)).sum())
+    assert mined_inside[DatasetMapper] > 0 and mined_inside[CrowdDatasetMapper] == 0
 
 
 @pytest.mark.parametrize("name", ["fpn", "cascade"])

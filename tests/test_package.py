@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -63,8 +64,11 @@ def test_wheel_and_source_distribution(tmp_path):
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist")]
     done = subprocess.run([*command, str(tmp_path / "source")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        sources = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"tests/models.py", "train_net.py", "configs/Base-RCNN-FPN.yaml"} <= sources
     (wheel,) = (tmp_path / "dist").glob("*.whl")
-    assert len(list((tmp_path / "dist").glob("*.tar.gz"))) == 1
     names = zipfile.ZipFile(wheel).namelist()
     assert "ohem_d2/roi_heads.py" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ohem_d2"}
@@ -153,7 +157,7 @@ def test_set_up_mends_a_broken_environment(monkeypatch, tmp_path):
     steps = []
     monkeypatch.setattr(module, "pip", lambda python, args: steps.append(args[-1]))
     monkeypatch.setattr(module, "install_detectron2", lambda python: steps.append("detectron2"))
-    monkeypatch.setattr(module, "prove", lambda python: steps.append("prove"))
+    monkeypatch.setattr(module, "proven", lambda python: steps.append("prove") or True)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").write_text("broken")
     (tmp_path / ".venv/complete").write_text("another")
@@ -166,3 +170,27 @@ def test_set_up_mends_a_broken_environment(monkeypatch, tmp_path):
     (tmp_path / ".venv/keep").write_text("")
     module.make()
     assert steps[-1] == "prove" and (tmp_path / ".venv/keep").exists()
+
+
+def test_set_up_installs_a_detectron2_that_does_not_work_anew(monkeypatch, tmp_path, capsys):
+    """As an interruption leaves it: importable, but with parts missing."""
+    module = fake(monkeypatch, tmp_path)
+    calls, works = [], iter([False, True])
+    monkeypatch.setattr(module, "works", lambda *_: True)
+    monkeypatch.setattr(module, "pip", lambda python, args: calls.append(args))
+    monkeypatch.setattr(module, "imports", lambda *_: True)
+    monkeypatch.setattr(module, "output", lambda *_: str(tmp_path))
+    monkeypatch.setattr(module, "proven", lambda _: next(works))
+    monkeypatch.setattr(module, "prove", lambda _: calls.append("prove"))
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2/_C.cpython-310-x86_64-linux-gnu.so").touch()
+    (tmp_path / ".venv").mkdir()
+    module.make()
+    assert calls[-1] == "prove" and "dev/requirements-detectron2.txt" in calls[-2]
+    assert list((tmp_path / "detectron2").iterdir()) == []
+    assert (tmp_path / ".venv/complete").exists()
+
+
+@pytest.mark.parametrize(("package", "wanted"), [("ruff", "ruff=="), ("build", "build>=")])
+def test_set_up_takes_tools_as_they_are_pinned(monkeypatch, tmp_path, package, wanted):
+    assert fake(monkeypatch, tmp_path).requirement(package).startswith(wanted)

@@ -2,6 +2,7 @@ import copy
 import logging
 
 import pytest
+import reference
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -281,13 +282,16 @@ def test_peak_memory_is_bounded_by_the_chunk(num_proposals):
     assert training == 32
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize(
     "case",
     ["no proposals", "no objects", "nothing at all", "no objects in one", "few", "one pixel"],
 )
-def test_every_parameter_gets_a_gradient(name, case):
-    cfg = config(name)
+def test_every_parameter_gets_a_gradient(name, case, sigmoid):
+    if sigmoid and case != "nothing at all":
+        pytest.skip("only the loss of no RoI differs")
+    cfg = config(name, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", sigmoid)
     model = detector(cfg)
     objects = {"no objects": (0, 0), "nothing at all": (0, 0), "no objects in one": (3, 0)}
     inputs = batch(cfg, objects.get(case, (3, 4)))
@@ -723,3 +727,91 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
         sum(model(inputs).values()).backward()
     for rank in range(2):
         assert_same(torch.load(tmp_path / f"{rank}.pth"), gradients(model))
+
+
+# ---- every key reaches the selection ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"nms_thresh": 0.3},
+        {"nms_scope": "agnostic", "nms_thresh": 0.3},
+        {"max_fg_fraction": 0.25},
+        {"max_neg_per_pos": 1},
+        {"max_neg_per_pos": 1, "min_neg_per_image": 14},
+        {"rank_cls_weight": 0.0},
+        {"rank_loc_weight": 0.0},
+        {"rank_cls_weight": 0.01},
+    ],
+)
+def test_a_key_changes_what_is_mined_as_the_reference_says(settings):
+    cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, budget=24, ohem=settings)
+    model, inputs = detector(cfg), batch(cfg)
+    _, mined, _ = train_heads(model, inputs)
+    all_cfg = config(
+        "fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, budget=500, ohem={"nms_scope": "none"}
+    )
+    everything = detector(all_cfg)
+    everything.load_state_dict(model.state_dict())
+    _, rois, _ = train_heads(everything, inputs)
+    _, defaults, _ = train_heads(
+        detector(config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, budget=24)), inputs
+    )
+    changed = False
+    with torch.no_grad():
+        features = model.backbone(model.preprocess_image(inputs).tensor)
+        for i, (image, by_default) in enumerate(zip(rois, defaults)):
+            maps = {name: f[i : i + 1] for name, f in features.items()}
+            predictor, predictions = model.roi_heads.score_rois(maps, [image])
+            losses = per_roi_losses(predictor, predictions, [image])
+            ranking = (
+                settings.get("rank_cls_weight", 1.0) * losses["loss_cls"]
+                + settings.get("rank_loc_weight", 1.0) * losses["loss_box_reg"]
+            ).tolist()
+            boxes, classes = image.proposal_boxes.tensor.numpy(), image.gt_classes.tolist()
+            agnostic = settings.get("nms_scope") == "agnostic"
+            groups = [0] * len(classes) if agnostic else classes
+            kept = reference.nms(ranking, boxes, groups, settings.get("nms_thresh", 0.7))
+            places = reference.cut(
+                [classes[k] < 3 for k in kept],
+                24,
+                settings.get("max_fg_fraction", 1.0),
+                settings.get("max_neg_per_pos", -1),
+                settings.get("min_neg_per_image", 0),
+            )
+            expected = image.proposal_boxes.tensor[[kept[p] for p in places]]
+            found = mined[i].proposal_boxes.tensor
+            assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
+            theirs = by_default.proposal_boxes.tensor
+            changed |= len(found) != len(theirs) or not torch.equal(found, theirs)
+    assert changed
+
+
+def test_extra_arguments_of_a_users_heads_are_passed_on():
+    class Heads(StandardROIHeads):
+        def forward(self, images, features, proposals, targets=None, *, scale=1.0):
+            proposals, losses = super().forward(images, features, proposals, targets)
+            return proposals, {k: scale * v for k, v in losses.items()}
+
+    class OHEMHeads(OHEMMixin, Heads):
+        pass
+
+    cfg = config("fpn")
+    model = detector(cfg)
+    model.roi_heads.__class__ = OHEMHeads
+    inputs = batch(cfg)
+    with EventStorage():
+        _, once = model.roi_heads(*roi_inputs(model, inputs))
+        _, twice = model.roi_heads(*roi_inputs(model, inputs), scale=2.0)
+    for name in once:
+        torch.testing.assert_close(2 * once[name], twice[name])
+
+
+def test_max_candidates_of_proposals_without_objectness_names_the_key():
+    cfg = config("fpn", ohem={"max_candidates": 20})
+    model, inputs = detector(cfg), batch(cfg)
+    for x in inputs:
+        x["proposals"].remove("objectness_logits")
+    with pytest.raises(ValueError, match="MAX_CANDIDATES = 20"):
+        train_heads(model, inputs)

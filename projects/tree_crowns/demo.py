@@ -129,7 +129,8 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def write(path: Path, picture: np.ndarray) -> Path:
-    cv2.imwrite(str(path), picture[:, :, ::-1])
+    if not cv2.imwrite(str(path), picture[:, :, ::-1]):
+        raise SystemExit(f"{path} could not be written; is the disk full?")
     return path
 
 

@@ -106,7 +106,9 @@ def write_tiles(
                 "height": height,
                 "width": width,
             }
-            cv2.imwrite(str(out / "tiles" / image["file_name"]), tile)
+            path = out / "tiles" / image["file_name"]
+            if not cv2.imwrite(str(path), tile):  # it says no more than that
+                raise SystemExit(f"{path} could not be written; is the disk full?")
             images.append(image)
             for box, is_crowd in crowns_on_tile(crowns, x, y, width, height):
                 annotations.append(
