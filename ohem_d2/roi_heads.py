@@ -25,7 +25,7 @@ from .config import OHEMSettings
 from .events import LOGGER_NAME, MiningEvents
 from .ignore_regions import inside_ignore_region
 from .losses import check_predictor, per_roi_losses
-from .scoring import ReadOnlyPass, in_chunks
+from .scoring import ReadOnlyPass, by_location, in_chunks
 from .screening import BINS, can_fold, coarse_head, coarse_pooler
 from .selection import cut_to_budget, nms_by_loss, order_by_loss, split_by_image
 
@@ -307,6 +307,8 @@ class OHEMMixin:
         chunk_size = self.ohem.chunk_size
         if chunk_size == 0:
             chunk_size = max(self.batch_size_per_image * len(rois), _MIN_CHUNK)
+        orders = [by_location(roi.proposal_boxes.tensor) for roi in rois]
+        rois = [roi[order] for roi, order in zip(rois, orders)]
         losses = []
         dropout = self.ohem.readonly_dropout and scorer is None
         with self._readonly(stage, dropout) as readonly:
@@ -319,7 +321,10 @@ class OHEMMixin:
                 with record_function("ohem/loss"):
                     losses.append(per_roi_losses(predictor, predictions, chunk))
                 readonly.next_chunk(sum(len(part) for part in chunk))
-        return {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
+        starts = itertools.accumulate((len(order) for order in orders), initial=0)
+        place = torch.cat([order + start for order, start in zip(orders, starts)])
+        ordered = {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
+        return {n: torch.empty_like(x).index_copy_(0, place, x) for n, x in ordered.items()}
 
     def _readonly(self, stage: int, dropout: bool) -> ReadOnlyPass:
         iteration = get_event_storage().iter

@@ -13,6 +13,9 @@ from torch import nn
 # the chunks are that pass through the network.
 _MASK_BLOCK = 64
 
+# Pixels of a side, and more than there are in a row. Smaller ones were no faster.
+_TILE, _MAX_TILES = 128, 2**12
+
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -30,6 +33,23 @@ def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Inst
             p[max(begin - start, 0) : max(begin + chunk_size - start, 0)]
             for p, start in zip(proposals, starts)
         ]
+
+
+def by_location(boxes: torch.Tensor) -> torch.Tensor:
+    """
+    RoIs of an image in the order of their centers, tile of the image by tile.
+
+    Neighbours share cells of the feature maps. Pooled one after another, they find them in the
+    processor's cache, where proposals in the order of an RPN's scores jump about the maps.
+
+    Args:
+        boxes: of shape (R, 4), absolute XYXY pixels.
+
+    Returns:
+        int64 indices of shape (R,).
+    """
+    column, row = ((boxes[:, :2] + boxes[:, 2:]) / 2 // _TILE).unbind(dim=1)
+    return torch.sort(row * _MAX_TILES + column, stable=True).indices
 
 
 class ReadOnlyPass:

@@ -282,16 +282,17 @@ def test_peak_memory_is_bounded_by_the_chunk(num_proposals):
     assert training == 32
 
 
-@pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize(
     "case",
-    ["no proposals", "no objects", "nothing at all", "no objects in one", "few", "one pixel"],
+    [
+        *("no proposals", "no objects", "nothing at all", "nothing at all, sigmoid"),
+        *("no objects in one", "few", "one pixel"),
+    ],
 )
-def test_every_parameter_gets_a_gradient(name, case, sigmoid):
-    if sigmoid and case != "nothing at all":
-        pytest.skip("only the loss of no RoI differs")
-    cfg = config(name, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", sigmoid)
+def test_every_parameter_gets_a_gradient(name, case):
+    cfg = config(name, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "sigmoid" in case)
+    case = case.removesuffix(", sigmoid")
     model = detector(cfg)
     objects = {"no objects": (0, 0), "nothing at all": (0, 0), "no objects in one": (3, 0)}
     inputs = batch(cfg, objects.get(case, (3, 4)))
@@ -740,9 +741,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
         {"max_fg_fraction": 0.25},
         {"max_neg_per_pos": 1},
         {"max_neg_per_pos": 1, "min_neg_per_image": 14},
-        {"rank_cls_weight": 0.0},
-        {"rank_loc_weight": 0.0},
         {"rank_cls_weight": 0.01},
+        {"rank_loc_weight": 0.0},
     ],
 )
 def test_a_key_changes_what_is_mined_as_the_reference_says(settings):

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
 def means(heads: torch.nn.Module, inputs: Inputs) -> dict[str, Step]:
     device = next(heads.parameters()).device.type
     steps = {
-        f"chunks of {size}": scoring_forward(heads, inputs, size) for size in (64, 128, 256, 512)
+        f"chunks of {size}": scoring_forward(heads, inputs, size)
+        for size in (128, 256, 512, 640, 1024)
     }
     steps["all at once"] = scoring_forward(heads, inputs, 10**9)
 
