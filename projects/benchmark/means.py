@@ -18,6 +18,8 @@ from bench import machine
 from heads import Inputs, build, scoring_forward
 from measure import Step, interleaved, ratio
 
+from ohem_d2.scoring import by_location
+
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser = argparse.ArgumentParser(description="Means to score faster; see the file's head.")
@@ -43,6 +45,11 @@ def means(heads: torch.nn.Module, inputs: Inputs) -> dict[str, Step]:
         for size in (128, 256, 512, 640, 1024)
     }
     steps["all at once"] = scoring_forward(heads, inputs, 10**9)
+
+    near = copy.copy(inputs)
+    near._proposals = [p[by_location(p.proposal_boxes.tensor)] for p in inputs.proposals]
+    steps["chunks of 256, tile by tile"] = scoring_forward(heads, near, 256)
+    steps["all at once, tile by tile"] = scoring_forward(heads, near, 10**9)
 
     plain = steps["chunks of 256"]
 
