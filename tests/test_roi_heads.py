@@ -291,8 +291,12 @@ def test_peak_memory_is_bounded_by_the_chunk(num_proposals):
     ],
 )
 def test_every_parameter_gets_a_gradient(name, case):
-    cfg = config(name, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", "sigmoid" in case)
-    case = case.removesuffix(", sigmoid")
+    cfg = config(name)
+    if case.endswith("sigmoid"):
+        if "USE_SIGMOID_CE" not in cfg.MODEL.ROI_BOX_HEAD:
+            pytest.skip("this version of Detectron2 has no sigmoid cross entropy")
+        cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
+        case = case.removesuffix(", sigmoid")
     model = detector(cfg)
     objects = {"no objects": (0, 0), "nothing at all": (0, 0), "no objects in one": (3, 0)}
     inputs = batch(cfg, objects.get(case, (3, 4)))
