@@ -1,6 +1,6 @@
 # make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
-# make bench     what mining costs, side by side with other samplers (bench-full: in every setting)
+# make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
 # make test      style and tests
 # make setup     the environment alone
 #

@@ -50,7 +50,8 @@ class OHEMSettings:
     # read-only pass; ground-truth boxes come on top. 0: all R.
     max_candidates: int = 0
     # RoIs that pass through the head at a time in the read-only pass: bounds its memory. The
-    # mined RoIs do not depend on it. 0: as many as the hard mini-batch has, and at least 256.
+    # mined RoIs do not depend on it. 0: as many as the hard mini-batch has, or more if their pooled
+    # features take less than 32 MiB.
     chunk_size: int = 0
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
     # That is, nn.Dropout and nn.Dropout1d to 3d are; other random layers rest while scoring.
@@ -59,8 +60,9 @@ class OHEMSettings:
     # that of the training pass. Losses and ranking are in float32 in any case.
     readonly_precision: str = ""
     # Score all RoIs with a cheap stand-in for the box head first, and only the so many times B/N
-    # most promising ones of each image exactly; the hard ones are chosen among these. It changes
-    # few of them, see docs/benchmark.md. 0: score all RoIs exactly (the paper).
+    # most promising ones of each image exactly; the hard ones are chosen among these, all of them
+    # if NMS leaves less than B/N. It changes few choices, see docs/benchmark.md. What is logged is
+    # of the RoIs that are scored exactly. 0: all are (the paper).
     screening: float = 0.0
     # "readonly": the paper's two passes. "loss_layer": the alternative that the paper rejects
     # (Sec. 4.2), one pass over all RoIs that ignores the losses of the easy ones. It has the same
@@ -102,6 +104,13 @@ class OHEMSettings:
             raise self._error(
                 "nms_thresh", 'left at its default when NMS_SCOPE is "none": no NMS would read it'
             )
+        if self.screening > 0:
+            # The stand-in ranks by loss alone, image by image.
+            for name in ("budget", "max_fg_fraction", "max_neg_per_pos", "min_neg_per_image"):
+                if getattr(self, name) != getattr(OHEMSettings, name):
+                    raise self._error(
+                        name, "left at its default with SCREENING, which picks RoIs before it"
+                    )
         if self.screening > 0 and self.cascade_stages == "all":
             raise self._error(
                 "screening", '0 when CASCADE_STAGES is "all": later stages refine every RoI'

@@ -32,7 +32,8 @@ _REMEDIES = {
 
 class MiningEvents:
     """
-    Logs, under ``ohem/`` and averaged over the images:
+    Logs, under ``ohem/`` and averaged over the images (with SCREENING, candidates are the RoIs that
+    are scored exactly):
 
     - ``num_candidates``, ``num_survivors`` (of NMS), ``num_fg`` and ``num_bg`` (mined);
     - ``mean_cls_all``, ``mean_loc_all``, ``mean_cls_hard``, ``mean_loc_hard``: the classification

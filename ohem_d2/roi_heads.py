@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import configurable
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import (
     ROI_HEADS_REGISTRY,
     CascadeROIHeads,
@@ -27,12 +28,13 @@ from .ignore_regions import inside_ignore_region
 from .losses import check_predictor, per_roi_losses
 from .scoring import ReadOnlyPass, by_location, in_chunks
 from .screening import BINS, can_fold, coarse_head, coarse_pooler
-from .selection import cut_to_budget, nms_by_loss, order_by_loss, split_by_image
+from .selection import cut_to_budget, image_of_each, nms_by_loss, order_by_loss, split_by_image
 
 logger = logging.getLogger(LOGGER_NAME)
 
-# With CHUNK_SIZE 0 a chunk has at least so many RoIs.
-_MIN_CHUNK = 256
+# With CHUNK_SIZE 0 the pooled RoIs of a chunk take as much as this, or are as many as those that
+# the training pass takes at a time anyway.
+_CHUNK_BYTES = 32 * 2**20
 
 # What scores RoIs: feature maps by name and RoIs -> box predictor, its predictions
 Scorer = Callable[
@@ -105,7 +107,8 @@ class OHEMMixin:
 
         Args:
             features: feature maps by name, as in the parent's ``forward``.
-            proposals: one for each image, with ``proposal_boxes``; R RoIs in all.
+            proposals: one for each image, with ``proposal_boxes``; R RoIs in all. While scoring
+                these are a chunk of the RoIs, in an order of their places in the image.
             stage: of a cascade; else 0.
 
         Returns:
@@ -177,6 +180,10 @@ class OHEMMixin:
                 f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
                 "feature maps, so it works only when called by forward()"
             )
+        with record_function("ohem/mine"):
+            return self._mine(proposals, targets)
+
+    def _mine(self, proposals: list[Instances], targets: list[Instances]) -> list[Instances]:
         proposals = [self._most_objectlike(p) for p in proposals]
 
         # The parent labels: it appends the ground truth, matches, and asks _sample_proposals for
@@ -290,7 +297,9 @@ class OHEMMixin:
             foreground = roi.gt_classes < self.num_classes
             keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
         sizes = [len(roi) for roi in rois]
-        return split_by_image(torch.nonzero(torch.cat(keep)).squeeze(1), sizes)
+        kept = torch.cat(keep)
+        image_index = image_of_each(sizes, kept.device)
+        return split_by_image(torch.nonzero(kept).squeeze(1), image_index, sizes)
 
     # ---- score -----------------------------------------------------------------------------
 
@@ -304,9 +313,7 @@ class OHEMMixin:
             scorer: a stand-in for :meth:`score_rois`; without dropout, so that RoIs are screened
                 by what is known of them and not by chance.
         """
-        chunk_size = self.ohem.chunk_size
-        if chunk_size == 0:
-            chunk_size = max(self.batch_size_per_image * len(rois), _MIN_CHUNK)
+        chunk_size = self.ohem.chunk_size or self._automatic_chunk_size(len(rois))
         orders = [by_location(roi.proposal_boxes.tensor) for roi in rois]
         rois = [roi[order] for roi, order in zip(rois, orders)]
         losses = []
@@ -325,6 +332,16 @@ class OHEMMixin:
         place = torch.cat([order + start for order, start in zip(orders, starts)])
         ordered = {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
         return {n: torch.empty_like(x).index_copy_(0, place, x) for n, x in ordered.items()}
+
+    def _automatic_chunk_size(self, num_images: int) -> int:
+        chunk_size = self.batch_size_per_image * num_images
+        pooler = next((m for m in self.modules() if isinstance(m, ROIPooler)), None)
+        if pooler is not None:
+            features = next(iter(self._features.values()))
+            height, width = pooler.output_size
+            roi_bytes = features.shape[1] * height * width * features.element_size()
+            chunk_size = max(chunk_size, _CHUNK_BYTES // roi_bytes)
+        return chunk_size
 
     def _readonly(self, stage: int, dropout: bool) -> ReadOnlyPass:
         iteration = get_event_storage().iter
@@ -394,11 +411,7 @@ class OHEMMixin:
         sizes = [len(roi) for roi in rois]
         boxes = torch.cat([roi.proposal_boxes.tensor for roi in rois])
         gt_classes = torch.cat([roi.gt_classes for roi in rois])
-        image_index = torch.repeat_interleave(
-            torch.arange(len(rois), device=boxes.device),
-            torch.tensor(sizes, device=boxes.device),
-            output_size=len(boxes),  # else the host would wait to hear it
-        )
+        image_index = image_of_each(sizes, boxes.device)
         ranking = self._ranking(losses)
         with record_function("ohem/nms"):
             survivors = nms_by_loss(
@@ -422,7 +435,7 @@ class OHEMMixin:
                 min_neg_per_image=settings.min_neg_per_image,
             )
             chosen = survivors[kept]
-            hard = split_by_image(chosen, sizes)
+            hard = split_by_image(chosen, image_index, sizes)
         with record_function("ohem/log"):
             self._events.log(
                 losses=losses,

@@ -54,13 +54,16 @@ def fold_interpolation(weight: torch.Tensor, side: int, bins: int) -> torch.Tens
 
 def first_linear(box_head: nn.Module, side: int) -> str | None:
     """
-    The name of the layer that the interpolation can be folded into: the first one with parameters,
-    if that is linear on flattened RoIs of S x S bins; else None.
+    The name of the layer that the interpolation can be folded into: what a sequence of layers
+    begins with after flattening, if that is linear on RoIs of S x S bins; else None.
     """
-    for name, module in box_head.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            linear = isinstance(module, nn.Linear) and module.in_features % (side * side) == 0
-            return name if linear else None
+    if not isinstance(box_head, nn.Sequential):
+        return None
+    for name, module in box_head.named_children():
+        if type(module) is nn.Linear and "weight" in dict(module.named_parameters()):
+            return name if module.in_features % (side * side) == 0 else None
+        if not isinstance(module, nn.Flatten):
+            return None
     return None
 
 

@@ -173,17 +173,28 @@ def cut_to_budget(
     return torch.where(is_foreground, fg_taken, bg_taken)
 
 
-def split_by_image(indices: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+def image_of_each(sizes: Sequence[int], device: torch.device) -> torch.Tensor:
+    """
+    The image of each of R RoIs, int64 of shape (R,), for ``sizes`` RoIs in each image. Made of
+    constants, as a list would have to be copied to the device, which waits for it.
+    """
+    parts = [torch.full((size,), i, device=device) for i, size in enumerate(sizes)]
+    return torch.cat(parts)
+
+
+def split_by_image(
+    indices: torch.Tensor, image_index: torch.Tensor, sizes: Sequence[int]
+) -> list[torch.Tensor]:
     """
     Args:
-        indices: int64, into the RoIs of all images together.
+        indices: int64, into the R RoIs of all images together.
+        image_index: int64 of shape (R,), see :func:`image_of_each`.
         sizes: how many RoIs each image has.
 
     Returns:
         for each image its part of ``indices``, in their order, as indices into the image's RoIs.
     """
-    ends = torch.tensor(list(itertools.accumulate(sizes)), device=indices.device)
-    image_index = torch.searchsorted(ends, indices, right=True)
+    image_index = image_index[indices]
     order = torch.sort(image_index, stable=True).indices
     # One transfer from the device, whatever the number of images.
     counts = _one_hot(image_index, len(sizes)).sum(dim=0).tolist()

@@ -5,6 +5,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from models import ROOT
 
+import ohem_d2
+
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -13,6 +15,12 @@ def seeded():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Images of tests would be one tile, in which scoring leaves RoIs in their order."""
+    monkeypatch.setattr(ohem_d2.scoring, "_TILE", 16)
 
 
 @pytest.fixture

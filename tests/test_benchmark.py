@@ -1,14 +1,17 @@
 """The benchmark measures what it says; its figures are not tested."""
 
+import copy
 import json
 import sys
 from collections import Counter
 
 import pytest
 import torch
-from detectron2.structures import pairwise_iou
+from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
-from models import ROOT
+from models import ROOT, batch, config, detector
+
+from ohem_d2 import IgnoreRegions
 
 sys.path.insert(0, str(ROOT / "projects/benchmark"))
 
@@ -118,9 +121,11 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     (point,) = report["points"]
     assert set(point["times"]) == set(point["peak"]) == set(bench.VARIANTS)
     assert all(len(taken) == 1 and taken[0] > 0 for taken in point["times"].values())
-    assert point["bound"][0] > point["times"]["plain"][0]
+    scoring = point["scoring"][point["fastest"]][0]
+    assert len(point["scoring"]) == 6 and scoring == min(x for (x,) in point["scoring"].values())
+    assert point["bound"] == [scoring + point["times"]["plain"][0]]
     # every part of mining was found, and the head ran in both passes
-    expected = {f"ohem/{name}" for name in bench.OWN_PARTS}
+    expected = {f"ohem/{name}" for name in bench.PARTS} | {"step/backward"}
     for name in ("box_pooler", "box_head", "box_predictor"):
         expected |= {f"forward/scoring/{name}", f"forward/training/{name}"}
     assert expected <= set(point["parts"]) and min(point["parts"].values()) > 0
@@ -137,9 +142,59 @@ def test_the_table_of_targets_reads_a_report():
         "bound": [1.0, 2.0],
         "peak": {v: 100 for v in bench.VARIANTS} | {"sampler": 150},
         "held": 100,
-        "parts": {"forward/scoring/box_head": 1.0, "ohem/nms": 0.03},
+        "parts": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03, "ohem/nms": 0.01},
     }
     table = bench.targets_table({"points": [point], "steps": []})
     assert "| `readonly` over the bound, R = 2000 | ≤ 1.05 | 1.50 ± 0.25 |" in table
-    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table and "| ≥ 1.10 | 1.50 |" in table
+    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table and "| ≥ 1.10 | 1.500 |" in table
     assert "3.0 %" in table
+
+
+def test_a_setting_without_room_is_left_out(tmp_path, monkeypatch, capsys):
+    import bench
+
+    def fail(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(bench, "measure", fail)
+    bench.main(["--smoke", "--output", str(tmp_path)])
+    assert "fpn head, R = 300, N = 1, B/N = 64: left out" in capsys.readouterr().out
+
+
+def test_whole_steps_of_one_model():
+    from whole_step import model_steps
+
+    steps, reset = model_steps("demo", "cpu")
+    assert list(steps)[0] == "plain 512" and "readonly 128" in steps
+    with EventStorage() as storage:
+        for step in steps.values():
+            reset()
+            step()
+    assert storage.latest()["ohem/num_candidates"][0] > 128
+
+
+def test_a_process_tells_its_own_peak():
+    import bench
+
+    ballast = torch.ones(2**30 // 4)  # 1 GB of this process, not of that one
+    assert 2**28 < bench.in_own_process("plain") < bench.process_peak_bytes()
+    del ballast
+
+
+def test_objectness_stays_with_its_rois():
+    from agreement import rois_of
+
+    cfg = config("fpn", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
+    model = detector(cfg)
+    inputs = batch(cfg)[0]
+    crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
+    inputs["instances"].ignore_regions = IgnoreRegions(crowd, len(inputs["instances"]))
+    proposals = inputs["proposals"]
+    logit = dict(
+        zip(map(tuple, proposals.proposal_boxes.tensor.tolist()), proposals.objectness_logits)
+    )
+    model.proposal_generator = lambda images, features, targets: ([copy.copy(proposals)], {})
+    _, rois = rois_of(model, inputs)
+    assert 3 < len(rois) < len(proposals)
+    for box, objectness in zip(rois.proposal_boxes.tensor.tolist(), rois.objectness):
+        assert objectness == logit.get(tuple(box), float("inf"))

@@ -74,6 +74,8 @@ def test_a_head_gets_what_the_config_says():
         ({"READONLY_DROPOUT": 1}, "True or False"),
         ({"READONLY_PRECISION": "half"}, '"" or "bfloat16" or "float16"'),
         ({"SCREENING": 0.5}, "0 or a number >= 1"),
+        ({"BUDGET": "batch", "SCREENING": 2.0}, "at its default with SCREENING"),
+        ({"MIN_NEG_PER_IMAGE": 2, "SCREENING": 2.0}, "at its default with SCREENING"),
         ({"SCREENING": 2.0, "IMPLEMENTATION": "loss_layer"}, "no read-only pass"),
         ({"SCREENING": 2.0, "CASCADE_STAGES": "all"}, 'when CASCADE_STAGES is "all"'),
         ({"IMPLEMENTATION": "fast"}, '"readonly" or "loss_layer"'),

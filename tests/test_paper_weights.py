@@ -144,12 +144,22 @@ def test_wrong_files_are_told(suffix, tmp_path, capsys):
     write(path, {**layers, "conv5": (np.zeros((512, 256, 3, 3)), np.zeros(512))})
     with pytest.raises(ValueError, match=r"conv5 has shape \(512, 256, 3, 3\), in vgg_m it is"):
         convert("vgg_m", path)
+    if suffix == ".pkl":  # as many numbers in another order are not the weights
+        write(path, {**layers, "fc7": (layers["fc7"][0].T, layers["fc7"][1])})
+        with pytest.raises(ValueError, match=r"fc7 has shape \(12, 8\), in vgg_m it is \(8, 12\)"):
+            convert("vgg_m", path)
     path.write_bytes(struct.pack("<I", 1234567) * 10)
     with pytest.raises(ValueError, match=str(path)):
         convert("vgg_m", path)
     with pytest.raises(ValueError, match="none of .pth, .caffemodel, .pkl"):
         path.with_suffix(".h5").touch()
         convert("vgg_m", path.with_suffix(".h5"))
+
+
+def test_another_object_than_a_state_dict(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="list.pth is no state dict"):
+        convert("vgg16", tmp_path / "list.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])

@@ -418,7 +418,8 @@ def test_losses_that_are_not_finite_are_mined_first_and_warned_of_once(value, ca
 
     def broken(features, proposals, stage=0):
         predictor, (scores, deltas) = score(features, proposals, stage)
-        scores[10] = value
+        boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
+        scores[(boxes == bad.tensor).all(dim=1)] = value
         return predictor, (scores, deltas)
 
     model.roi_heads.score_rois = broken

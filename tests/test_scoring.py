@@ -4,6 +4,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ohem_d2 import scoring
 from ohem_d2.scoring import ReadOnlyPass, by_location, in_chunks
 
 
@@ -123,8 +124,9 @@ def test_autocast_remembers_no_cast_without_gradient():
     assert module.weight.grad is not None and module.weight.grad.abs().sum() > 0
 
 
-def test_neighbours_come_together():
+def test_neighbours_come_together(monkeypatch):
     """Row by row of tiles, each from left to right; RoIs of one tile keep their order."""
+    monkeypatch.setattr(scoring, "_TILE", 128)
     centers = [(700, 40), (10, 300), (20, 10), (130, 100), (100, 90), (40, 290)]
     boxes = torch.tensor([[x - 5.0, y - 5.0, x + 5.0, y + 5.0] for x, y in centers])
     assert by_location(boxes).tolist() == [2, 4, 3, 0, 1, 5]

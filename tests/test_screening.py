@@ -8,10 +8,18 @@ from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from models import batch, config, detector, gradients, roi_inputs
+from torch import nn
 from torch.nn import functional as F
 
 from ohem_d2 import per_roi_losses, select_hard_examples
-from ohem_d2.screening import BINS, can_fold, coarse_head, coarse_pooler, fold_interpolation
+from ohem_d2.screening import (
+    BINS,
+    can_fold,
+    coarse_head,
+    coarse_pooler,
+    first_linear,
+    fold_interpolation,
+)
 
 HEAD = {"conv_dims": [], "fc_dims": [8, 6]}
 
@@ -52,6 +60,17 @@ def test_which_heads_can_be_folded(side, settings, expected):
     head = FastRCNNConvFCHead(shape, **{**HEAD, **settings})
     pooler = ROIPooler(side, scales=(0.25,), sampling_ratio=0, pooler_type="ROIAlignV2")
     assert can_fold(pooler, head) == expected
+
+
+def test_a_head_that_does_not_begin_with_its_linear_layer_cannot_be_folded():
+    linear = nn.Linear(3 * 49, 5)
+    for head in (
+        nn.Sequential(nn.Flatten(), nn.LayerNorm(3 * 49, elementwise_affine=False), linear),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(copy.deepcopy(linear))),
+        nn.ModuleList([linear]),
+    ):
+        assert first_linear(head, 7) is None
+    assert first_linear(nn.Sequential(nn.Flatten(), linear), 7) == "1"
 
 
 def chosen(heads, inputs):

@@ -23,6 +23,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.nn import functional as F
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.screening import coarse_head, coarse_pooler
@@ -71,7 +72,7 @@ def rois_of(model: nn.Module, inputs: dict) -> tuple[Maps, Instances]:
     hard = heads._hard
 
     def record(rois, candidates, stage=0):
-        found.extend(roi[index] for roi, index in zip(rois, candidates))
+        found.append((rois[0], candidates[0]))
         return hard(rois, candidates, stage)
 
     heads._hard = record
@@ -83,11 +84,10 @@ def rois_of(model: nn.Module, inputs: dict) -> tuple[Maps, Instances]:
         logits = proposals[0].objectness_logits
         heads(images, features, proposals, targets)
     del heads._hard
-    (rois,) = found
+    ((rois, candidates),) = found
     # Boxes of the ground truth come last, and have no objectness.
-    padding = logits.new_full((max(len(rois) - len(logits), 0),), float("inf"))
-    rois.objectness = torch.cat([logits, padding])[: len(rois)]
-    return [features[f] for f in heads.box_in_features], rois
+    rois.objectness = F.pad(logits, (0, len(rois) - len(logits)), value=float("inf"))
+    return [features[f] for f in heads.box_in_features], rois[candidates]
 
 
 def stand_ins(heads: nn.Module) -> dict[str, StandIn]:

@@ -16,9 +16,11 @@ from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes, ImageList, Instances
 from quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 from torch import nn
+from torch.profiler import record_function
 from torchvision.ops import nms
 
 import ohem_d2
+from ohem_d2.scoring import by_location, in_chunks
 
 IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
@@ -115,6 +117,12 @@ class Inputs:
         self.targets = [_objects(generator, device) for _ in range(num_images)]
         self._proposals = [_proposals(t, num_rois, generator, device) for t in self.targets]
 
+    def tile_by_tile(self) -> "Inputs":
+        """The same, the proposals in the order in which the read-only pass scores them."""
+        ordered = copy.copy(self)
+        ordered._proposals = [p[by_location(p.proposal_boxes.tensor)] for p in self._proposals]
+        return ordered
+
     @property
     def proposals(self) -> list[Instances]:
         """New ones for each use, as heads add fields to them."""
@@ -126,7 +134,8 @@ def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
 
     def step() -> None:
         _, losses = heads(inputs.images, inputs.features, inputs.proposals, inputs.targets)
-        sum(losses.values()).backward()
+        with record_function("step/backward"):
+            sum(losses.values()).backward()
 
     return step
 
@@ -136,7 +145,7 @@ def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callab
 
     @torch.no_grad()
     def forward() -> None:
-        for chunk in ohem_d2.scoring.in_chunks(inputs.proposals, chunk_size):
+        for chunk in in_chunks(inputs.proposals, chunk_size):
             heads.score_rois(inputs.features, chunk)
 
     return forward

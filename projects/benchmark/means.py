@@ -18,8 +18,6 @@ from bench import machine
 from heads import Inputs, build, scoring_forward
 from measure import Step, interleaved, ratio
 
-from ohem_d2.scoring import by_location
-
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser = argparse.ArgumentParser(description="Means to score faster; see the file's head.")
@@ -46,8 +44,7 @@ def means(heads: torch.nn.Module, inputs: Inputs) -> dict[str, Step]:
     }
     steps["all at once"] = scoring_forward(heads, inputs, 10**9)
 
-    near = copy.copy(inputs)
-    near._proposals = [p[by_location(p.proposal_boxes.tensor)] for p in inputs.proposals]
+    near = inputs.tile_by_tile()
     steps["chunks of 256, tile by tile"] = scoring_forward(heads, near, 256)
     steps["all at once, tile by tile"] = scoring_forward(heads, near, 10**9)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 Step = Callable[[], None]
@@ -107,7 +108,9 @@ def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[
             handle.remove()
     found = {}
     for event in profiler.key_averages():
-        if event.key.startswith(("ohem/", "forward/")):
+        # A GPU's own record of a range repeats the host's.
+        host = event.device_type == DeviceType.CPU
+        if host and event.key.startswith(("ohem/", "forward/", "step/")):
             time_of = event.device_time_total if device == "cuda" else event.cpu_time_total
             found[event.key] = found.get(event.key, 0.0) + time_of / 1e6
     return found

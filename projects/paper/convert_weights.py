@@ -78,7 +78,8 @@ def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
             value = layers.get((layer, kind))
             if value is None:
                 raise ValueError(f"{source} has no {kind} of layer {layer} of {network}")
-            if value.numel() == np.prod(wanted):  # Caffe keeps (1, 1, outputs, inputs)
+            # Caffe and OpenCV keep axes of length one: (1, 1, outputs, inputs), (outputs, 1)
+            if [n for n in value.shape if n > 1] == [n for n in wanted if n > 1]:
                 value = value.reshape(wanted)
             if tuple(value.shape) != wanted:
                 raise ValueError(
@@ -120,6 +121,8 @@ def read_torchvision(source: Path, network: str) -> Layers:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
         raise ValueError(f"{source} is no state dict that is safe to load: {e}") from e
+    if not isinstance(state, dict):
+        raise ValueError(f"{source} is no state dict")
     # Its layers are numbered, those of activation and pooling included.
     names = {"classifier.0": "fc6", "classifier.3": "fc7"}
     numbers = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})

@@ -68,7 +68,7 @@ def train(cfg: CfgNode) -> TreeTrainer:
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
     """For each test tile: what the model finds, beside the crowns drawn by hand."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.eval()
+    model = TreeTrainer.for_test(cfg, model.eval())
     paths = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
         image = read_image(record["file_name"], "RGB")

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -42,8 +43,33 @@ class AverageWeights(HookBase):
             self.trainer.model.load_state_dict(self._average.module.state_dict())
 
 
+class RelativeScales(DatasetMapperTTA):
+    """Test-time augmentation by factors of an image's size, as tiles differ in size."""
+
+    FACTORS = (0.85, 1.0, 1.2)
+
+    def __call__(self, dataset_dict: dict) -> list[dict]:
+        shortest = min(dataset_dict["height"], dataset_dict["width"])
+        self.min_sizes = [round(factor * shortest) for factor in self.FACTORS]
+        return super().__call__(dataset_dict)
+
+
 class TreeTrainer(OHEMTrainer):
-    """For photographs from above and few iterations: augmentation, AdamW, averaged weights."""
+    """
+    For photographs from above and few iterations: augmentation in training and in test, AdamW,
+    averaged weights.
+    """
+
+    @staticmethod
+    def for_test(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
+        """The model, at several sizes and mirrored if TEST.AUG.ENABLED."""
+        if cfg.TEST.AUG.ENABLED:
+            return GeneralizedRCNNWithTTA(cfg, model, tta_mapper=RelativeScales(cfg))
+        return model
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
+        return super().test(cfg, cls.for_test(cfg, model), evaluators)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
