@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tree_crowns"))
 import prepare_data  # noqa: E402
 from trainer import TreeTrainer, setup  # noqa: E402
 
-MULTIPLES = (1.5, 2.0, 3.0)
+MULTIPLES = (1.5, 2.0, 2.5, 3.0)
 Maps = list[torch.Tensor]
 StandIn = Callable[[Maps, Instances], torch.Tensor]  # ranking of the RoIs
 

@@ -53,7 +53,7 @@ VARIANTS: dict[str, list] = {
     "readonly": ["MODEL.ROI_HEADS.NAME", "OHEM{}"],
     "screening": [
         *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
-        *("MODEL.ROI_HEADS.OHEM.SCREENING", 2.0),
+        *("MODEL.ROI_HEADS.OHEM.SCREENING", 2.5),
     ],
     "bfloat16": [
         *("MODEL.ROI_HEADS.NAME", "OHEM{}"),

@@ -99,6 +99,6 @@ def _samplers(cfg: CfgNode) -> dict[str, CfgNode]:
         variants[variant].MODEL.ROI_HEADS.NAME = heads
         variants[variant].MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = budget
     screening = variants["readonly 128"].clone()
-    screening.MODEL.ROI_HEADS.OHEM.SCREENING = 2.0
+    screening.MODEL.ROI_HEADS.OHEM.SCREENING = 2.5
     variants["readonly 128, screening"] = screening
     return variants
