@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.roi_heads import build_box_head
-from models import ROOT
+from detectron2.utils.events import EventStorage
+from models import ROOT, batch
 from torch import nn
+
+import ohem_d2
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import vgg  # noqa: E402
@@ -136,3 +140,30 @@ def test_weights_of_detectron_load_by_name(name, tmp_path):
     assert not left.get("missing_keys") and not left.get("unexpected_keys")
     for key, value in model.state_dict().items():
         assert torch.equal(value, expected[key]), key
+
+
+def test_the_readmes_configuration_trains():
+    """Shrunk: the fully connected layers alone have 120 million weights."""
+    text = (ROOT / "projects/paper/README.md").read_text()
+    settings = yaml.safe_load(text.split("```yaml")[1].split("```")[0])
+    cfg = get_cfg()
+    ohem_d2.add_ohem_config(cfg)
+    vgg.add_vgg_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode(settings))
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu"),
+            *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+            *("MODEL.ROI_BOX_HEAD.VGG_FC_DIMS", [16, 8]),
+            *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16),
+        ]
+    )
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    model = build_model(cfg).train()
+    with EventStorage() as storage:
+        sum(model(batch(cfg)).values()).backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trained
+    assert not any(n.startswith(("backbone.stem", "backbone.conv2")) for n in trained)
+    latest = storage.latest()
+    assert latest["ohem/num_fg"][0] + latest["ohem/num_bg"][0] == 16

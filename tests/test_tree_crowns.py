@@ -121,7 +121,7 @@ def test_learns_a_few_tiles(tree_crowns, tmp_path):
     full = json.loads((tree_crowns / "train.json").read_text())
     num = Counter(a["image_id"] for a in full["annotations"])
     # few enough crowns that the budget covers the RoIs which overlap one by about a half
-    ids = set(sorted(i for i in num if 6 <= num[i] <= 9)[:4])
+    ids = set(sorted(i for i in num if 8 <= num[i] <= 9)[:4])
     full["images"] = [image for image in full["images"] if image["id"] in ids]
     full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
     (tmp_path / "few.json").write_text(json.dumps(full))
