@@ -128,7 +128,10 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     expected = {f"ohem/{name}" for name in bench.PARTS} | {"step/backward"}
     for name in ("box_pooler", "box_head", "box_predictor"):
         expected |= {f"forward/scoring/{name}", f"forward/training/{name}"}
-    assert expected <= set(point["parts"]) and min(point["parts"].values()) > 0
+    found = point["parts"]["readonly"]
+    assert expected <= set(found) and min(found.values()) > 0
+    assert set(point["parts"]) == set(bench.VARIANTS)
+    assert not any(name.startswith("forward/scoring") for name in point["parts"]["plain"])
     assert (tmp_path / "bench.png").stat().st_size > 10_000
     assert "readonly" in capsys.readouterr().out
 
@@ -142,7 +145,7 @@ def test_the_table_of_targets_reads_a_report():
         "bound": [1.0, 2.0],
         "peak": {v: 100 for v in bench.VARIANTS} | {"sampler": 150},
         "held": 100,
-        "parts": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03, "ohem/nms": 0.01},
+        "parts": {"readonly": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03}},
     }
     table = bench.targets_table({"points": [point], "steps": []})
     assert "| `readonly` over the bound, R = 2000 | ≤ 1.05 | 1.50 ± 0.25 |" in table

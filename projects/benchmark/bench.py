@@ -169,7 +169,13 @@ def measure(point: Point, rounds: int, device: str) -> dict:
             for name in ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
             if hasattr(readonly, name)
         }
-        shares = [parts(steps["readonly"], modules, device) for _ in range(min(rounds, 3))]
+        found = {}
+        for variant in heads:
+            repeated = []
+            for _ in range(min(rounds, 3)):
+                reset()
+                repeated.append(parts(steps[variant], modules, device))
+            found[variant] = {k: statistics.median(r[k] for r in repeated) for k in repeated[0]}
     return {
         "point": asdict(point),
         "times": times,
@@ -178,7 +184,7 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         "bound": [s + p for s, p in zip(ways[fastest], times["plain"])],
         "peak": peaks,
         "held": sum(t.nbytes for t in (*readonly.parameters(), *inputs.features.values())),
-        "parts": {key: statistics.median(s[key] for s in shares) for key in sorted(shares[0])},
+        "parts": found,
     }
 
 
@@ -242,8 +248,9 @@ def point_table(result: dict) -> str:
     scoring = {name: statistics.median(taken) for name, taken in result["scoring"].items()}
     rows += [f"  {name}: {taken:.3f}" for name, taken in scoring.items()]
     rows.append(f"  bound: {result['fastest']}, and plain")
-    shares = (f"{key} {1e3 * value:.1f}" for key, value in result["parts"].items())
-    rows.append(f"  of readonly, in ms: {', '.join(shares)}")
+    for variant, found in result["parts"].items():
+        shares = (f"{key} {1e3 * value:.1f}" for key, value in sorted(found.items()))
+        rows.append(f"  {variant}, in ms: {', '.join(shares)}")
     return "\n".join(rows) + "\n"
 
 
@@ -262,7 +269,7 @@ def step_table(result: dict) -> str:
 
 def mining_share(result: dict) -> float:
     """All of mining but the scoring forward, as a share of that."""
-    found = result["parts"]
+    found = result["parts"]["readonly"]
     scoring = sum(v for k, v in found.items() if k.startswith("forward/scoring/"))
     return found["ohem/mine"] / scoring - 1
 
