@@ -53,6 +53,12 @@ class EfficientNetLite0(Backbone):
         self._out_feature_strides[name] = stride
         self._out_feature_channels[name] = channels
 
+    def drop_blocks_after(self, feature: str) -> None:
+        """For detectors that use no deeper feature than this one."""
+        last = next(block for block, name in self._last_block.items() if name == feature)
+        self.blocks = self.blocks[: last + 1]
+        self._out_features = [f for f in self._out_features if f <= feature]
+
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:

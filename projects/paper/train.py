@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""
+One experiment of the paper. ::
+
+    python projects/paper/train.py --config-file projects/paper/configs/voc07/13_ohem_vgg16_n2.yaml
+
+Data sets may be named by where they lie, as in ``train_net.py`` of the project's root.
+"""
+
+import argparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup, launch
+from recipe import PaperTrainer, build_trainer, check_files, load_config
+
+
+def main(args: argparse.Namespace) -> dict:
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    check_files(cfg)
+    if args.eval_only:
+        model = PaperTrainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return PaperTrainer.test(cfg, model)
+    trainer = build_trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
