@@ -1,0 +1,71 @@
+"""How many of a data set's objects a set of proposals has: whether it is good to train with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+
+LIMITS = (50, 100, 300, 1000, 2000)
+THRESHOLDS = (0.5, 0.7)
+
+
+def recall(
+    proposals: Sequence[np.ndarray],
+    objects: Sequence[np.ndarray],
+    limits: Sequence[int] = LIMITS,
+    thresholds: Sequence[float] = THRESHOLDS,
+) -> np.ndarray:
+    """
+    The share of objects, over all images, that have a proposal with at least some IoU among the
+    first ones of their image. A proposal may count for several objects.
+
+    Args:
+        proposals: for each image (n, 4), XYXY, the best first.
+        objects: for each image (m, 4), XYXY.
+        limits: numbers of proposals.
+        thresholds: of IoU.
+
+    Returns:
+        (limits, thresholds); nan if there are no objects.
+    """
+    best = [[np.zeros(0)] for _ in limits]  # best IoU of every object, by limit and image
+    for of_image, wanted in zip(proposals, objects, strict=True):
+        iou = pairwise_iou(_boxes(of_image), _boxes(wanted)).numpy()
+        for i, limit in enumerate(limits):
+            best[i].append(iou[:limit].max(axis=0, initial=0.0))
+    overlaps = np.stack([np.concatenate(row) for row in best])
+    if overlaps.shape[1] == 0:
+        return np.full((len(limits), len(thresholds)), np.nan)
+    return (overlaps[:, :, None] >= np.asarray(thresholds)).mean(axis=1)
+
+
+def _boxes(array: np.ndarray) -> Boxes:
+    return Boxes(torch.as_tensor(np.asarray(array, np.float32)).reshape(-1, 4))
+
+
+def objects_of(record: dict) -> np.ndarray:
+    """The boxes (m, 4), XYXY, of a record's annotations, crowds left out."""
+    return np.array(
+        [
+            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
+            for a in record.get("annotations", [])
+            if not a.get("iscrowd", 0)
+        ],
+        np.float32,
+    ).reshape(-1, 4)
+
+
+def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray]) -> str:
+    """Markdown; arguments as of :func:`recall`."""
+    counts = [len(p) for p in proposals]
+    lines = [
+        f"{sum(map(len, objects))} objects on {len(objects)} images; "
+        f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})",
+        "",
+        "| proposals | " + " | ".join(f"recall, IoU {t}" for t in THRESHOLDS) + " |",
+        "|---:|" + "---:|" * len(THRESHOLDS),
+    ]
+    for limit, row in zip(LIMITS, recall(proposals, objects)):
+        lines.append(f"| {limit} | " + " | ".join(f"{100 * r:.1f} %" for r in row) + " |")
+    return "\n".join(lines)

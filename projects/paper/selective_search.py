@@ -1,0 +1,143 @@
+"""
+Selective search (Uijlings et al., IJCV 2013) as OpenCV's contributed modules have it, over the
+images of a data set and several processes.
+
+An image's proposals depend on the image and the settings alone, not on the processes.
+"""
+
+import multiprocessing
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+import numpy as np
+
+# Nothing of PyTorch or Detectron2 is imported here: every worker process imports this module.
+
+
+def search_data_set(
+    records: Sequence[dict], mode: str, width: int | None, seed: int, workers: int
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """
+    Args:
+        records: of a data set in Detectron2's format.
+        mode, width, seed: see :func:`search_image`.
+        workers: number of processes.
+
+    Yields:
+        each record with its boxes, in the order in which they are finished.
+
+    Raises:
+        ImportError: OpenCV lacks its contributed modules.
+        ValueError: names an image that cannot be read.
+        RuntimeError: a process died.
+    """
+    if not hasattr(cv2, "ximgproc"):
+        raise ImportError(
+            f"OpenCV {cv2.__version__} has no cv2.ximgproc, which selective search is in: "
+            "pip uninstall opencv-python opencv-python-headless, then "
+            "pip install opencv-contrib-python"
+        )
+    # Processes that are forked from one with threads, as OpenCV and PyTorch have, may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        tasks = {pool.submit(search_image, _plain(r), mode, width, seed): r for r in records}
+        try:
+            for task in as_completed(tasks):
+                yield tasks.pop(task), task.result()
+        except BrokenProcessPool as e:
+            raise RuntimeError(
+                "A process of the search died, perhaps for want of memory. What is finished is "
+                "kept; go on with fewer --workers or a smaller --width"
+            ) from e
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _plain(record: dict) -> dict:
+    """What the search needs of a record; annotations may be long."""
+    return {key: record[key] for key in ("file_name", "image_id", "height", "width")}
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    # A parent that is killed tells nobody; its workers would wait for tasks for ever.
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.ndarray:
+    """
+    Args:
+        record: "file_name", "image_id", "height" and "width" as in Detectron2's format.
+        mode: "fast", or "quality" with more colour spaces and similarities.
+        width: to which the image is resized for the search; None leaves it as it is.
+        seed: of the ranks, see :func:`rank`.
+
+    Returns:
+        float32 (n, 4), XYXY in pixels of the image on disk, the best first.
+
+    Raises:
+        ValueError: names an image that cannot be read or has another size than the record.
+    """
+    image = cv2.imread(record["file_name"], cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{record['file_name']} does not exist or is no image that OpenCV reads")
+    size = (image.shape[1], image.shape[0])
+    if size != (record["width"], record["height"]):
+        raise ValueError(
+            f"{record['file_name']} has {size[0]} x {size[1]} pixels, its annotation says "
+            f"{record['width']} x {record['height']}"
+        )
+    if width is not None:
+        height = max(1, round(size[1] * width / size[0]))
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    boxes = regions(image, mode)
+    boxes *= np.tile([size[0] / image.shape[1], size[1] / image.shape[0]], 2).astype(np.float32)
+    # Ids of images may be anything; hash() of a string differs from process to process.
+    own_seed = zlib.crc32(str(record["image_id"]).encode())
+    return boxes[rank(boxes, np.random.default_rng([seed, own_seed]))]
+
+
+def regions(image: np.ndarray, mode: str) -> np.ndarray:
+    """
+    Args:
+        image: uint8 (height, width, 3), BGR.
+        mode: "fast" or "quality".
+
+    Returns:
+        float32 (n, 4), XYXY in pixels, sorted by coordinates, without duplicates.
+    """
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(image)
+    if mode == "fast":
+        search.switchToSelectiveSearchFast()
+    else:
+        search.switchToSelectiveSearchQuality()
+    x, y, width, height = np.asarray(search.process(), np.float32).reshape(-1, 4).T
+    # OpenCV's own order is random by C's rand(), which cv2.setRNGSeed does not seed.
+    return np.unique(np.stack([x, y, x + width, y + height], axis=1), axis=0)
+
+
+def rank(boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """
+    An order of boxes (n, 4), as indices, the best first: by place times a random number, where
+    places count from 1 for the largest box.
+
+    The paper (section 4.4) takes the place in the hierarchy of regions, counted from the whole
+    image. OpenCV does not give the hierarchy away; area decreases down every branch of it. Its own
+    order has the small regions first.
+    """
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    place = np.empty(len(boxes))
+    place[np.argsort(-areas, kind="stable")] = np.arange(1, len(boxes) + 1)
+    return np.argsort(place * random.random(len(boxes)), kind="stable")
