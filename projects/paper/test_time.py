@@ -178,8 +178,8 @@ class RCNNWithTestTimeExtras(nn.Module):
         inference = getattr(type(model), "inference", None)
         if not isinstance(model, GeneralizedRCNN) or inference is not GeneralizedRCNN.inference:
             raise TypeError(
-                f"TEST.MULTI_SCALE and TEST.BOX_VOTING take a GeneralizedRCNN with its own "
-                f"inference(), which {type(model).__name__} is not"
+                "TEST.MULTI_SCALE and TEST.BOX_VOTING take a GeneralizedRCNN with the inference() "
+                f"of that class, which {type(model).__name__} is not"
             )
         self.model = model
         self.multi_scale = multi_scale or MultiScale()
@@ -257,22 +257,31 @@ class RCNNWithTestTimeExtras(nn.Module):
         thresh = _predictors(model.roi_heads)[-1].test_score_thresh
         found = []
         for i, (probs, boxes) in enumerate(zip(*self._score(features, proposals))):
-            candidates = above_threshold(*_usable(probs, boxes, images.image_sizes[i]), thresh)
+            size = images.image_sizes[i]
+            candidates = above_threshold(*_usable(probs, boxes, size), thresh)
             if self.box_voting.enabled:
                 of_image = {name: feature[i : i + 1] for name, feature in features.items()}
-
-                def predict(rois, features=of_image, size=images.image_sizes[i], n=len(probs)):
-                    # As many at a time as there were proposals, which bounds the memory.
-                    predictions = [
-                        self._score(features, [Instances(size, proposal_boxes=Boxes(part))])
-                        for part in rois.split(n)
-                    ]
-                    probs, boxes = (torch.cat([p for (p,) in c]) for c in zip(*predictions))
-                    return _usable(probs, boxes, size)
-
+                # As many at a time as there were proposals, which bounds the memory.
+                predict = functools.partial(self._predict, of_image, size, len(probs))
                 candidates = iterate(candidates, predict, self.box_voting.iterations, thresh)
             found.append(candidates)
         return found
+
+    def _predict(
+        self,
+        features: dict[str, torch.Tensor],
+        image_size: tuple[int, int],
+        chunk_size: int,
+        boxes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score and regress boxes (R, 4) of one image: scores (R, K), boxes (R, B, 4)."""
+        parts = []
+        for chunk in boxes.split(chunk_size):
+            (probs,), (regressed,) = self._score(
+                features, [Instances(image_size, proposal_boxes=Boxes(chunk))]
+            )
+            parts.append(_usable(probs, regressed, image_size))
+        return tuple(torch.cat(columns) for columns in zip(*parts))
 
     def _merge(self, candidates: Candidates, image_size: tuple[int, int]) -> Instances:
         predictor = _predictors(self.model.roi_heads)[-1]
@@ -434,9 +443,16 @@ def _predictors(heads: nn.Module) -> list[nn.Module]:
 
 
 def _resized(size: tuple[int, int], short: int, max_size: int) -> tuple[int, int]:
-    """As Detectron2's ``ResizeShortestEdge``, which draws from the global random state."""
-    scale = min(short / min(size), max_size / max(size))
-    height, width = (max(int(side * scale + 0.5), 1) for side in size)
+    """
+    As Detectron2's ``ResizeShortestEdge``, with its order of roundings, but that draws from the
+    global random state.
+    """
+    scale = short / min(size)
+    sides = [short if side == min(size) else scale * side for side in size]
+    if max(sides) > max_size:
+        scale = max_size / max(sides)
+        sides = [scale * side for side in sides]
+    height, width = (max(int(side + 0.5), 1) for side in sides)
     return height, width
 
 
