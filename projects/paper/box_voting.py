@@ -1,0 +1,132 @@
+"""
+Iterative box regression and box voting, "+B" in the paper (after MR-CNN: Gidaris, Komodakis, ICCV
+2015, Sec. 5), as functions on tensors.
+
+The network scores and regresses the proposals; those boxes of a class that score high, R1, are
+scored and regressed again for that class, which gives R2. NMS picks from their union, and each box
+that it keeps moves to the mean of all boxes of its class that overlap it, weighted by their scores.
+
+Shape shorthand: R boxes, K classes without background, B the number of boxes that are regressed for
+a RoI: K, or 1 if the regression is class-agnostic; M candidates, D detections. Boxes are absolute
+XYXY pixels; coordinates are continuous, as in Detectron2.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, pairwise_iou
+
+# Scores and regresses boxes: (R, 4) -> scores (R, K) and boxes (R, B, 4).
+Predict = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Candidates(NamedTuple):
+    """Boxes (M, 4), each with its score (M,) and its class (M,), int64 in [0, K)."""
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    classes: torch.Tensor
+
+
+def union(parts: Sequence[Candidates]) -> Candidates:
+    """All candidates of all parts, in this order; at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    return Candidates(*(torch.cat(columns) for columns in zip(*parts)))
+
+
+def above_threshold(scores: torch.Tensor, boxes: torch.Tensor, score_thresh: float) -> Candidates:
+    """
+    Args:
+        scores: (R, K); a NaN is above no threshold.
+        boxes: (R, B, 4).
+
+    Returns:
+        each box once for each class whose score is above the threshold.
+    """
+    index, classes = torch.nonzero(scores > score_thresh, as_tuple=True)
+    return _of_class(scores, boxes, index, classes)
+
+
+def refined(candidates: Candidates, predict: Predict, score_thresh: float) -> Candidates:
+    """
+    From R1 to R2: each candidate is scored and regressed again, for its own class only.
+
+    Args:
+        predict: sees equal boxes once: with class-agnostic regression a box is a candidate of
+            several classes.
+
+    Returns:
+        those whose new score is above the threshold, at most as many as there were.
+    """
+    if len(candidates.scores) == 0:
+        return candidates
+    boxes, index = torch.unique(candidates.boxes, dim=0, return_inverse=True)
+    again = _of_class(*predict(boxes), index, candidates.classes)
+    kept = again.scores > score_thresh
+    return Candidates(*(column[kept] for column in again))
+
+
+def iterate(
+    first: Candidates, predict: Predict, iterations: int, score_thresh: float
+) -> Candidates:
+    """
+    Args:
+        first: R1, from scoring and regressing the proposals.
+        iterations: how often boxes are scored and regressed in all; 1 is R1 alone, 2 is R1 and R2,
+            as in the paper.
+
+    Returns:
+        the union of R1, R2, ...
+    """
+    parts = [first]
+    for _ in range(iterations - 1):
+        parts.append(refined(parts[-1], predict, score_thresh))
+    return union(parts)
+
+
+def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> torch.Tensor:
+    """
+    Returns:
+        int64 of shape (D,), the candidates that no higher scoring one of their class overlaps by
+        more than the threshold, by falling score; the first ``topk`` of them unless that is < 0.
+    """
+    kept = batched_nms(candidates.boxes, candidates.scores, candidates.classes, nms_thresh)
+    return kept[:topk] if topk >= 0 else kept
+
+
+def vote(candidates: Candidates, kept: torch.Tensor, vote_thresh: float) -> torch.Tensor:
+    """
+    Args:
+        candidates: with scores >= 0.
+        kept: int64 of shape (D,), from :func:`nms`.
+        vote_thresh: the least IoU of a box that votes.
+
+    Returns:
+        (D, 4): for each box kept, the mean of all candidates of its class that overlap it by at
+        least ``vote_thresh``, itself among them, weighted by their scores.
+    """
+    voted = candidates.boxes[kept].clone()
+    for c in torch.unique(candidates.classes[kept]).tolist():
+        voters = torch.nonzero(candidates.classes == c).squeeze(1)
+        places = torch.nonzero(candidates.classes[kept] == c).squeeze(1)
+        boxes, centers = candidates.boxes[voters], voted[places]
+        may_vote = pairwise_iou(Boxes(centers), Boxes(boxes)) >= vote_thresh
+        # A box without area has no overlap even with itself.
+        may_vote |= kept[places][:, None] == voters
+        # In float64, so that a box with no voter but itself stays as it is, and under autocast.
+        weights = may_vote * candidates.scores[voters].double()
+        total = weights.sum(dim=1, keepdim=True)
+        means = (weights @ boxes.double() / total).to(voted.dtype)
+        voted[places] = torch.where(total > 0, means, centers)
+    return voted
+
+
+def _of_class(
+    scores: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, classes: torch.Tensor
+) -> Candidates:
+    """The scores and boxes of M pairs of a RoI and a class; (R, K), (R, B, 4), (M,), (M,)."""
+    column = classes if boxes.shape[1] > 1 else torch.zeros_like(classes)
+    return Candidates(boxes[index, column], scores[index, classes], classes)
