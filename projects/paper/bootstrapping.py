@@ -23,7 +23,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from vgg import add_vgg_config
 
-from ohem_d2 import CrowdDatasetMapper, IgnoreRegions, OHEMMixin, OHEMSettings, add_ohem_config
+from ohem_d2 import CrowdDatasetMapper, IgnoreRegions, OHEMMixin, add_ohem_config
 from ohem_d2.datasets import register_datasets
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.events import LOGGER_NAME
@@ -101,12 +101,12 @@ class BootstrapSettings:
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "BootstrapSettings":
         """
-        Read ``cfg.BOOTSTRAP``.
+        Read ``cfg.BOOTSTRAP``; keys or the whole node may be missing (defaults).
 
         Raises:
             ValueError: also if there are more rounds than iterations.
         """
-        settings = cls(**{key.lower(): value for key, value in cfg.BOOTSTRAP.items()})
+        settings = cls(**{key.lower(): value for key, value in cfg.get("BOOTSTRAP", {}).items()})
         settings._allow(
             "rounds",
             lambda v: v <= cfg.SOLVER.MAX_ITER,
@@ -282,7 +282,7 @@ class WorkingSet:
             cfg.MODEL.ROI_HEADS.IOU_LABELS,
             allow_low_quality_matches=False,
         )
-        ioa_thresh = OHEMSettings.from_cfg(cfg).ignore_ioa_thresh
+        ioa_thresh = cfg.MODEL.ROI_HEADS.OHEM.IGNORE_IOA_THRESH  # as the miner's
         topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
         records = [_with_proposals_inside(record, topk) for record in records]
         labels = [
@@ -632,17 +632,24 @@ def main(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Detectron2's command line."""
+    parser = default_argument_parser()
+    args = parser.parse_args(arguments)
+    if not args.config_file:
+        parser.error("--config-file FILE is missing: that of a Fast R-CNN with proposals")
+    if args.eval_only:
+        parser.error("--eval-only: train_net.py evaluates checkpoints, those of this script too")
+    return args
+
+
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
-    if not arguments.config_file:
-        raise SystemExit("--config-file FILE is missing: that of a Fast R-CNN with proposals")
-    if arguments.eval_only:
-        raise SystemExit("--eval-only: train_net.py evaluates checkpoints, also those of this")
+    command_line = parse()
     launch(
         main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
+        command_line.num_gpus,
+        num_machines=command_line.num_machines,
+        machine_rank=command_line.machine_rank,
+        dist_url=command_line.dist_url,
+        args=(command_line,),
     )
