@@ -14,7 +14,9 @@ BATCH_SIZE_PER_IMAGE and POSITIVE_FRACTION; they add the objects themselves to i
 
 ``metrics.json`` then has, under ``bootstrap/``, for each round: ``num_foreground`` and
 ``num_background`` RoIs trained on, ``train_seconds``, and of the sweep after it ``sweep_seconds``,
-``num_false_positives``, ``num_added`` and ``num_dropped``. The log has a line for each round.
+``num_false_positives``, ``num_added`` and ``num_dropped``; at the end ``sweep_share``, the part of
+the time that went into sweeps. The log has a line for each round. Every checkpoint has the working
+set in it; ``model_round_N.pth`` is saved after the N-th sweep.
 """
 
 import argparse
@@ -577,9 +579,8 @@ class BootstrapTrainer(OHEMTrainer):
 
     def seed_round(self) -> None:
         if self.cfg.SEED >= 0:
-            processes = comm.get_world_size()
-            seed = self.cfg.SEED + self.working_set.round * processes + comm.get_rank()
-            seed_all_rng(seed)
+            # Far from the seeds of other runs, which are usually SEED + 1, SEED + 2...
+            seed_all_rng(self.cfg.SEED + 10_007 * self.working_set.round + comm.get_rank())
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
