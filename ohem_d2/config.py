@@ -194,7 +194,10 @@ class OHEMSettings:
 
 
 def add_ohem_config(cfg: CfgNode) -> None:
-    """Add the node ``MODEL.ROI_HEADS.OHEM`` with its defaults to a Detectron2 config, in place."""
+    """Add OHEM's keys with their defaults to a Detectron2 config, in place."""
     defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
     # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)
+    # An iteration of OHEMTrainer is so many batches of IMS_PER_BATCH images, one after another, of
+    # whose gradients the mean is taken: N images an iteration at the memory of fewer.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1

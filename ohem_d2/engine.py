@@ -8,12 +8,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from .accumulation import accumulating
 from .events import LOGGER_NAME
 from .ignore_regions import CrowdDatasetMapper
 
 
 class OHEMTrainer(DefaultTrainer):
-    """Keeps crowd regions for the miner, and evaluates as the data set's metadata say."""
+    """
+    Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
+    batches, and evaluates as the data set's metadata say.
+    """
+
+    def __init__(self, cfg: Any):
+        super().__init__(cfg)
+        self._trainer = accumulating(self._trainer, cfg.SOLVER.get("ACCUMULATION_STEPS", 1))
 
     @property
     def last_results(self) -> dict:

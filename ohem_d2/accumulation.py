@@ -1,0 +1,111 @@
+"""Gradient accumulation: one optimizer step from several forward and backward passes."""
+
+import contextlib
+import time
+from typing import Any
+
+import torch
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class AccumulatingTrainer(SimpleTrainer):
+    """
+    ``SimpleTrainer`` whose iteration is ``passes`` batches of the data loader. The gradient is the
+    mean of theirs, as with Caffe's ``iter_size``, by which the authors' release sees N images an
+    iteration at the memory of one. Processes exchange gradients once an iteration.
+    """
+
+    def __init__(self, *args: Any, passes: int, **kwargs: Any):
+        """
+        Args:
+            passes: batches of an iteration, at least 1.
+            args, kwargs: of the parent.
+        """
+        super().__init__(*args, **kwargs)
+        self.passes = passes
+
+    def run_step(self) -> None:
+        """See the parent. What is logged is the mean over the passes."""
+        assert self.model.training, "the model was changed to eval mode"
+        self.optimizer.zero_grad()
+        waited, total = 0.0, {}
+        for number in range(1, self.passes + 1):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            waited += time.perf_counter() - start
+            with _synchronized(self.model, number == self.passes):
+                losses = self._backward_of(data)
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0) + loss.detach() / self.passes
+        self._write_metrics(total, waited)
+        self._update()
+
+    def _backward_of(self, data: list[dict]) -> dict[str, torch.Tensor]:
+        losses = self._losses(data)
+        (sum(losses.values()) / self.passes).backward()
+        return losses
+
+    def _losses(self, data: list[dict]) -> dict[str, torch.Tensor]:
+        losses = self.model(data)
+        return {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
+
+    def _update(self) -> None:
+        self.optimizer.step()
+
+
+class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
+    """The same in mixed precision. The scale of the gradients changes only between iterations."""
+
+    def _backward_of(self, data: list[dict]) -> dict[str, torch.Tensor]:
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, dtype=getattr(self, "precision", torch.float16)):
+            losses = self._losses(data)
+        self.grad_scaler.scale(sum(losses.values()) / self.passes).backward()
+        return losses
+
+    def _update(self) -> None:
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+
+def accumulating(trainer: SimpleTrainer, passes: int) -> SimpleTrainer:
+    """
+    Args:
+        trainer: of Detectron2's own, as ``DefaultTrainer`` makes it.
+        passes: batches of an iteration.
+
+    Returns:
+        one that accumulates and goes on with the model, data and optimizer of the given one; the
+        given one if ``passes`` is 1.
+
+    Raises:
+        ValueError: if ``passes`` is no whole number above 0.
+        TypeError: if it is a trainer whose steps are not known here.
+    """
+    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+        raise ValueError(f"SOLVER.ACCUMULATION_STEPS = {passes!r}; allowed: a whole number >= 1")
+    if passes == 1:
+        return trainer
+    if type(trainer) not in (SimpleTrainer, AMPTrainer):
+        raise TypeError(
+            f"SOLVER.ACCUMULATION_STEPS = {passes} replaces the steps of Detectron2's trainers, "
+            f"and {type(trainer).__name__} has steps of its own; allowed: 1"
+        )
+    parts = (trainer.model, trainer.data_loader, trainer.optimizer)
+    if type(trainer) is SimpleTrainer:
+        ret = AccumulatingTrainer(*parts, passes=passes)
+    else:
+        ret = AccumulatingAMPTrainer(*parts, passes=passes, grad_scaler=trainer.grad_scaler)
+    # What else the trainer was given, which differs between versions of Detectron2
+    for name in ("gather_metric_period", "precision"):
+        if hasattr(trainer, name):
+            setattr(ret, name, getattr(trainer, name))
+    return ret
+
+
+def _synchronized(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
