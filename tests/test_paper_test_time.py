@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 import sys
 
 import cv2
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
@@ -37,8 +39,8 @@ PRECOMPUTED = [
     *("MODEL.LOAD_PROPOSALS", True),
     *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
 ]
-# Sizes of two scales beside that of the images, 96 x 128
-SCALES = MultiScale(True, min_sizes=(72, 96, 120), max_size=400)
+# The size of the images, 96 x 128, and one beside it on either hand, one of another aspect
+SCALES = MultiScale(True, min_sizes=(72, 96, 100), max_size=400)
 
 
 def make(name="fpn", *overrides, plain=True, precomputed=True):
@@ -256,7 +258,7 @@ def test_multi_scale(name, plain, flip, voting):
     expected = []
     for record in inputs:
         parts = []
-        for size in ((72, 96), (96, 128), (120, 160)):
+        for size in ((72, 96), (96, 128), (100, 133)):
             scaled = resized(record, size)
             for view in (scaled, mirrored(scaled)) if flip else (scaled,):
                 found = iterated(model, view) if voting else raw(model, [view])[0]
@@ -265,7 +267,7 @@ def test_multi_scale(name, plain, flip, voting):
                     boxes = np.stack(
                         [size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1
                     )
-                parts.append((boxes * (128 / size[1]), *others))
+                parts.append((boxes / np.tile([size[1] / 128, size[0] / 96], 2), *others))
         found = tuple(np.concatenate(columns) for columns in zip(*parts))
         kept = reference_nms(*found, 0.3 if voting else stages(model)[-1].test_nms_thresh)[:100]
         boxes = reference_vote(*found, kept, 0.5) if voting else found[0][kept]
@@ -332,7 +334,7 @@ def test_rpn_proposes_at_every_scale():
     sizes = []
     model.proposal_generator.register_forward_hook(lambda _, x, y: sizes.append(x[0].image_sizes))
     found = run(RCNNWithTestTimeExtras(model, multi_scale=SCALES).eval(), inputs)
-    assert sizes == [[(72, 96)] * 2, [(96, 128)] * 2, [(120, 160)] * 2]
+    assert sizes == [[(72, 96)] * 2, [(96, 128)] * 2, [(100, 133)] * 2]
     assert all(len(f) > 0 for f in found)
 
 
@@ -533,6 +535,56 @@ def test_bad_values_are_named_even_when_off(key, value):
     cfg.TEST[node][name] = value
     with pytest.raises(ValueError, match=f"TEST.{key} = .*; allowed: "):
         with_test_time_extras(cfg, model)
+
+
+class Collect(DatasetEvaluator):
+    def reset(self):
+        self.seen = []
+
+    def process(self, inputs, outputs):
+        self.seen += [(x, y["instances"]) for x, y in zip(inputs, outputs)]
+
+    def evaluate(self):
+        return self.seen
+
+
+def test_evaluation_of_a_data_set_with_a_proposal_file(tmp_path):
+    """Through Detectron2's loader and evaluation loop, each scale made of the original pixels."""
+    cfg, model, inputs = make()
+    records, proposals = [], {"ids": [], "boxes": [], "objectness_logits": []}
+    for i, record in enumerate(inputs):
+        file = str(tmp_path / f"{i}.png")
+        cv2.imwrite(file, record["image"].numpy().transpose(1, 2, 0).astype(np.uint8))
+        records.append({"file_name": file, "image_id": i, "height": 96, "width": 128})
+        proposals["ids"].append(i)
+        proposals["boxes"].append(record["proposals"].proposal_boxes.tensor.numpy())
+        proposals["objectness_logits"].append(record["proposals"].objectness_logits.numpy())
+    proposals["bbox_mode"] = BoxMode.XYXY_ABS
+    (tmp_path / "proposals.pkl").write_bytes(pickle.dumps(proposals))
+    DatasetCatalog.register("test_time", lambda: records)
+    try:
+        cfg.merge_from_list(
+            [
+                *("DATASETS.PROPOSAL_FILES_TEST", (str(tmp_path / "proposals.pkl"),)),
+                *("DATASETS.TEST", ("test_time",)),
+                *("INPUT.MIN_SIZE_TEST", 0),
+                *("DATALOADER.NUM_WORKERS", 0),
+                *("TEST.MULTI_SCALE.ENABLED", True),
+                *("TEST.MULTI_SCALE.MIN_SIZES", (72, 96, 120)),
+                *("TEST.BOX_VOTING.ENABLED", True),
+            ]
+        )
+        extras = with_test_time_extras(cfg, model).train()
+        loader = build_detection_test_loader(cfg, "test_time")
+        seen = inference_on_dataset(extras, loader, Collect())
+    finally:
+        DatasetCatalog.remove("test_time")
+    assert extras.training and len(seen) == 2
+    for record, found in seen:
+        assert record["image"].shape == (3, 96, 128) and record["image"].dtype == torch.uint8
+        assert len(found) > 0 and found.image_size == (96, 128)
+    expected = run(extras.eval(), [record for record, _ in seen[:1]])
+    assert_equal([seen[0][1]], expected)
 
 
 # ---- +M in training: Detectron2's own -----------------------------------------------------------

@@ -332,9 +332,7 @@ class View(NamedTuple):
         if self.size == self.base and not self.flip:
             return candidates
         scale = candidates.boxes.new_tensor(self._scale())
-        boxes = Boxes(self._mirrored(candidates.boxes) / scale)
-        boxes.clip(self.base)
-        return candidates._replace(boxes=boxes.tensor)
+        return candidates._replace(boxes=self._mirrored(candidates.boxes) / scale)
 
     def _scale(self) -> list[float]:
         (height, width), (new_height, new_width) = self.base, self.size
