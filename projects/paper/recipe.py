@@ -48,11 +48,11 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     add_paper_config(cfg)
     cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(overrides))
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
     if cfg.SOLVER.TRAINER not in TRAINERS:
         allowed = " or ".join(f'"{name}"' for name in TRAINERS)
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {allowed}")
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_lite"):
+        import small_networks  # noqa: F401  registers them; needs what the demo needs
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
@@ -64,7 +64,13 @@ def check_files(cfg: CfgNode) -> None:
     Raises:
         FileNotFoundError, ValueError: for weights that are missing, and for proposals that are
             missing or do not fit the data, before hours are spent.
+        RuntimeError: for a GPU that there is not.
     """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"MODEL.DEVICE = {cfg.MODEL.DEVICE!r}, and there is no GPU that PyTorch can use; "
+            'allowed here: "cpu"'
+        )
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(
