@@ -1,6 +1,7 @@
 # make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
+# make table1-mini   the paper's Table 1 in miniature (ARGS=--quick: does everything run?)
 # make test      style and tests
 # make setup     the environment alone
 #
@@ -20,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
-.PHONY: setup demo compare bench bench-full test
+.PHONY: setup demo compare bench bench-full table1-mini test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
@@ -36,6 +37,9 @@ bench:
 
 bench-full:
 	@$(RUN) projects/benchmark/bench.py --full
+
+table1-mini:
+	@$(RUN) projects/paper/mini.py $(ARGS)
 
 test:
 	@$(RUN) -m ruff check . && "$$python" -m ruff format --check . && \

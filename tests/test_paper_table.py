@@ -1,0 +1,187 @@
+"""The command for Table 1 and its miniature: real runs, one of them killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+from models import ROOT
+
+sys.path.insert(0, str(ROOT / "projects/paper"))
+import run_table  # noqa: E402
+
+MINI = ROOT / "projects/paper/configs/mini"
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def finished(folder, row, seed, ap50, **more):
+    run = folder / row / f"seed{seed}"
+    run.mkdir(parents=True)
+    result = {
+        "settings": "",
+        "metrics": {"AP": ap50 / 2, "AP50": ap50, "AP75": 0.0},
+        "seconds": 0.5,
+        "peak_bytes": 2**30,
+        "training_loss": {},
+        **more,
+    }
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def test_table_has_mean_and_spread_beside_the_papers_figure(tmp_path, capsys):
+    for seed, ap50 in ((1, 30.0), (2, 32.0), (3, 34.0)):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, ap50)
+    finished(tmp_path, "02_fast_rcnn_vgg16_n2", 1, 28.0)
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    (ohem,) = (line for line in lines if line.startswith("| 13 "))
+    cells = [cell.strip() for cell in ohem.strip("|").split("|")]
+    # 32 and 2: mean and sample standard deviation of 30, 32, 34
+    assert cells[1:6] == ["ohem_vgg16_n2", "3", "32.0 ± 2.0", "16.0 ± 1.0", "69.9"]
+    (random,) = (line for line in lines if line.startswith("| 2 "))
+    assert "| 28.0 |" in random and "67.2" in random  # no spread of one seed
+    (missing,) = (line for line in lines if line.startswith("| 1 "))
+    assert "| 0 |" in missing
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and rows[-1]["AP50"] == "34.0" and rows[-1]["row"] == "13"
+    assert (tmp_path / "table.png").stat().st_size > 0
+    assert not (tmp_path / "training_loss.png").exists()
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_training_loss_is_drawn_where_it_was_taken(tmp_path):
+    for seed in (1, 2):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, 1.0, training_loss={"1": 2.0, "100": 1.0})
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    assert (tmp_path / "training_loss.png").stat().st_size > 0
+
+
+def test_papers_figures_are_those_of_all_thirteen_rows():
+    assert sorted(run_table.PAPER_MAP) == list(range(1, 14))
+    assert set(run_table.PAPER_COST) <= set(run_table.PAPER_MAP)
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "14"], "--rows 14: no such row"),
+        (["--configs", "nowhere"], "there is no NUMBER_NAME.yaml"),
+        (["--train-data", "coco:a:b"], "one file for each data set"),
+    ],
+)
+def test_wrong_arguments(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as e:
+        run_table.main(["--output", str(tmp_path), *arguments])
+    assert message in f"{e.value}{capsys.readouterr().err}"
+
+
+def test_rows_by_number_and_by_name():
+    rows = run_table.find_rows(MINI, ["13", "bootstrapping_vgg16_n2"])
+    assert [row.stem for row in rows] == ["13_ohem_vgg16_n2", "bootstrapping_vgg16_n2"]
+    assert len(run_table.find_rows(MINI, None)) == 13
+
+
+def test_settings_follow_the_bases(tmp_path):
+    (tmp_path / "base.yaml").write_text("A: 1")
+    row = tmp_path / "1_row.yaml"
+    row.write_text('_BASE_: "base.yaml"\nB: 1')
+    before = run_table.fingerprint(row, [])
+    assert run_table.fingerprint(row, []) == before
+    assert run_table.fingerprint(row, ["A", "2"]) != before
+    (tmp_path / "base.yaml").write_text("A: 2")
+    assert run_table.fingerprint(row, []) != before
+
+
+def test_lines_that_a_kill_cut_short_are_left_out(tmp_path):
+    assert run_table.read_metrics(tmp_path) == []
+    (tmp_path / "metrics.json").write_text('{"time": 1}\n{"ti')
+    assert run_table.read_metrics(tmp_path) == [{"time": 1}]
+
+
+# ---- runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(tree_crowns, tmp_path_factory):
+    """All rows of the miniature, a few iterations each; the first call is killed on the way."""
+    if not hasattr(cv2, "ximgproc"):
+        pytest.skip("selective search takes opencv-contrib-python")
+    folder = tmp_path_factory.mktemp("mini")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+    command += ["--data", str(folder / "data"), "--output", str(folder / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
+    return folder / "out", kept, again.stdout
+
+
+def test_every_row_of_the_miniature_runs(quick):
+    out, _, stdout = quick
+    rows = [row.stem for row in run_table.find_rows(MINI, None)]
+    for row in [*rows, "loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]:
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        assert 0 <= result["metrics"]["AP50"] <= 100
+        assert result["seconds"] > 0 and result["peak_bytes"] > 2**27
+    assert stdout.count("\n| ") >= 15 and "69.9" in stdout
+
+
+def test_finished_runs_are_kept_after_a_kill(quick):
+    out, kept, stdout = quick
+    assert len(kept) >= 2
+    for path, written in kept.items():
+        assert path.stat().st_mtime_ns == written
+        assert f"{path.parents[1].name}, seed 1, cpu: running" not in stdout
+
+
+def test_heads_are_those_of_the_rows(quick):
+    out, _, _ = quick
+    for row, heads in (("13_ohem_vgg16_n2", "OHEMROIHeads"), ("02_fast_rcnn_vgg16_n2", "Standard")):
+        config = (out / row / "seed1/config.yaml").read_text()
+        assert f"NAME: {heads}" in config
+        logged = (out / row / "seed1/metrics.json").read_text()
+        assert ("ohem/num_fg" in logged) == (heads == "OHEMROIHeads")
+
+
+def test_other_settings_do_not_overwrite_runs(quick, capsys):
+    out, _, _ = quick
+    row = "13_ohem_vgg16_n2"
+    before = (out / row / "seed1/result.json").read_bytes()
+    with pytest.raises(SystemExit, match="runs failed"):
+        run_table.main(
+            ["--configs", str(MINI), "--output", str(out), "--rows", row, "--seeds", "1"]
+            + ["--devices", "cpu", "--", "SOLVER.MAX_ITER", "5"]
+        )
+    assert "other settings" in capsys.readouterr().err
+    assert (out / row / "seed1/result.json").read_bytes() == before
+
+
+def test_a_run_that_fails_says_where_to_look(tmp_path):
+    with pytest.raises(SystemExit, match="output.txt"):
+        run_table.main(
+            ["--configs", str(MINI), "--output", str(tmp_path), "--rows", "13", "--seeds", "1"]
+            + ["--devices", "cpu", "--", "SOLVER.NOT_A_KEY", "5"]
+        )
+    log = tmp_path / "13_ohem_vgg16_n2/seed1/output.txt"
+    assert "SOLVER.NOT_A_KEY" in log.read_text()
