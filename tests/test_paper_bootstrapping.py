@@ -514,9 +514,9 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
 
 
 def test_stopped_in_a_sweep(data, tmp_path, monkeypatch):
-    """The sweep comes first when the run is resumed."""
+    """The sweep comes first when the run is resumed; here with two batches an iteration."""
     settings = ["SOLVER.MAX_ITER", 6, "BOOTSTRAP.ROUNDS", 2, "SOLVER.CHECKPOINT_PERIOD", 3]
-    settings += ["DATASETS.TEST", ()]
+    settings += ["SOLVER.ACCUMULATION_STEPS", 2, "DATASETS.TEST", ()]
     sweep = bs.sweep
     swept = []
 
