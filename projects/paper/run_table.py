@@ -68,6 +68,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{split}-proposals", nargs="+", help="a file for each of them")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args(argv)
+    if len(args.test_data or ()) > 1:
+        parser.error("--test-data: one data set, so that there is one figure for a run")
     for split in ("train", "test"):
         data, files = getattr(args, f"{split}_data"), getattr(args, f"{split}_proposals")
         if len(data or ()) != len(files or ()):
@@ -199,7 +201,7 @@ def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
         results = trainer.test(cfg, trainer.model)
     else:
         results = trainer.last_results
-    boxes = results["bbox"]
+    boxes = results.get("bbox", {})  # nothing where the test's objects are not public
     records = read_metrics(folder)
     if torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
@@ -279,7 +281,7 @@ def table(results: dict[Path, dict[int, dict]]) -> list[str]:
             str(number or ""),
             row.stem.partition("_")[2] if number else row.stem,
             str(len(runs)),
-            mean_and_spread([m["AP50"] for m in metrics], 1),
+            mean_and_spread([m["AP50"] for m in metrics if "AP50" in m], 1),
             mean_and_spread([m["AP"] for m in metrics if "AP" in m], 1),
             str(PAPER_MAP.get(number, "")),
             mean_and_spread([r["seconds"] for r in runs.values()], 2),
@@ -318,7 +320,7 @@ def draw(results: dict[Path, dict[int, dict]], args: argparse.Namespace) -> None
         return
     figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(finished) + 1.5))
     for place, runs in enumerate(finished.values()):
-        values = [run["metrics"]["AP50"] for run in runs.values()]
+        values = [run["metrics"].get("AP50", 0.0) for run in runs.values()]
         axes.barh(place, statistics.mean(values), color="#9db8d2")
         axes.plot(values, [place] * len(values), "k.", markersize=5)
     axes.set_yticks(range(len(finished)), [row.stem for row in finished])
