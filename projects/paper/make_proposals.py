@@ -196,7 +196,13 @@ def load_records(name: str, difficult: bool = True) -> list[dict]:
             f"{name} is no data set that Detectron2 or projects/paper/voc.py knows, nor of the "
             "form coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
         )
-    records = DatasetCatalog.get(name)
+    try:
+        records = DatasetCatalog.get(name)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(
+            f"{name}: {e.filename} does not exist. Detectron2 looks for its data sets in the "
+            "folder that the environment variable DETECTRON2_DATASETS names, else in datasets/"
+        ) from e
     if not records:
         raise ValueError(f"{name} has no images")
     meta = MetadataCatalog.get(name)
