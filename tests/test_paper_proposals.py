@@ -315,9 +315,12 @@ def test_finished_file_is_not_overwritten(searched, photographs):
     assert searched.read_bytes() == before
 
 
-def test_unknown_data_set(tmp_path):
-    with pytest.raises(SystemExit, match="voc_2007_test_no_diff.*: .*test.txt does not exist. "):
-        main(["check", "voc_2007_test_no_difficult", str(tmp_path / "x.pkl")])
+def test_data_set_that_is_not_there(tmp_path):
+    from voc import register_voc_without_difficult
+
+    register_voc_without_difficult(tmp_path.name, str(tmp_path), "test", 2007)
+    with pytest.raises(SystemExit, match="test.txt does not exist. Detectron2 looks for its data"):
+        main(["check", tmp_path.name, str(tmp_path / "x.pkl")])
     with pytest.raises(SystemExit, match="coco_2099_train is no data set that Detectron2"):
         main(["selective-search", "coco_2099_train", str(tmp_path / "x.pkl")])
 
@@ -632,6 +635,8 @@ def test_rpn_that_was_stopped_goes_on(rpn_files, photographs, tmp_path, monkeypa
     monkeypatch.setattr(rpn_proposals, "propose_data_set", stops_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         main(rpn_command(rpn_files, photographs, stopped))
+    with pytest.raises(SystemExit, match="the earlier run had another configuration. Go on"):
+        main(rpn_command(rpn_files, photographs, stopped, "--opts", "SEED", "3"))
     main(rpn_command(rpn_files, photographs, stopped))
     assert asked == [8, 5]
     assert stopped.read_bytes() == whole.read_bytes()
