@@ -51,11 +51,11 @@ class Journal:
         if found == head:
             return
         found = found if isinstance(found, dict) else {}
-        different = [
-            f"{key} {found.get(key)!r}, now {head[key]!r}"
-            for key in head
-            if found.get(key) != head[key]
-        ]
+        different = []
+        for key, value in head.items():
+            if found.get(key) != value:
+                values = f"{found.get(key)!r}, now {value!r}"
+                different.append(f"{key} {values}" if len(values) < 200 else f"another {key}")
         raise ValueError(
             f"{self.path}: the earlier run had {'; '.join(different)}. Go on with its settings, or "
             "remove the file"

@@ -20,7 +20,6 @@ from pathlib import Path
 
 # Every worker of the search imports this file. What loads PyTorch is therefore imported where it is
 # used, which spares each of them seconds and hundreds of megabytes.
-import numpy as np
 from tqdm import tqdm
 
 
@@ -84,13 +83,14 @@ def positive(kind: type) -> Callable:
 
 
 def selective_search(args: argparse.Namespace) -> None:
+    from proposal_files import logits_of_order
     from selective_search import search_data_set
 
     head = {key: getattr(args, key) for key in ("mode", "width", "seed")}
 
     def search(records: Sequence[dict]) -> Iterable:
         for record, boxes in search_data_set(records, **head, workers=args.workers):
-            yield record, boxes, -np.arange(len(boxes), dtype=np.float32)
+            yield record, boxes, logits_of_order(len(boxes))
 
     make(args, head, search)
 
@@ -196,7 +196,13 @@ def load_records(name: str, difficult: bool = True) -> list[dict]:
             f"{name} is no data set that Detectron2 or projects/paper/voc.py knows, nor of the "
             "form coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
         )
-    records = DatasetCatalog.get(name)
+    try:
+        records = DatasetCatalog.get(name)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(
+            f"{name}: {e.filename} does not exist. Detectron2 looks for its data sets in the "
+            "folder that the environment variable DETECTRON2_DATASETS names, else in datasets/"
+        ) from e
     if not records:
         raise ValueError(f"{name} has no images")
     meta = MetadataCatalog.get(name)

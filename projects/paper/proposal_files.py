@@ -80,10 +80,11 @@ def select_boxes(boxes: np.ndarray, min_size: float, max_proposals: int) -> np.n
 
 
 class ProposalUnpickler(ArrayUnpickler):
-    """Also knows what else proposal files have: BoxMode, and arrays of the newest pickles."""
+    """Also knows what else proposal files have: BoxMode, and arrays in other pickle protocols."""
 
     EXTRA = {
         ("detectron2.structures.boxes", "BoxMode"),
+        ("__builtin__", "bytes"),
         ("numpy.core.numeric", "_frombuffer"),
         ("numpy._core.numeric", "_frombuffer"),
     }

@@ -41,7 +41,7 @@ def recall(
 
 
 def _boxes(array: np.ndarray) -> Boxes:
-    return Boxes(torch.as_tensor(np.asarray(array, np.float32)).reshape(-1, 4))
+    return Boxes(torch.as_tensor(np.ascontiguousarray(array, np.float32)).reshape(-1, 4))
 
 
 def objects_of(record: dict) -> np.ndarray:
@@ -66,6 +66,7 @@ def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray])
         "| proposals | " + " | ".join(f"recall, IoU {t}" for t in THRESHOLDS) + " |",
         "|---:|" + "---:|" * len(THRESHOLDS),
     ]
-    for limit, row in zip(LIMITS, recall(proposals, objects)):
+    rows = recall(proposals, objects, (*LIMITS, max(counts)))
+    for limit, row in zip((*LIMITS, "all"), rows):
         lines.append(f"| {limit} | " + " | ".join(f"{100 * r:.1f} %" for r in row) + " |")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The proposals of a trained RPN over a data set."""
 
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class _Checkpointer(DetectionCheckpointer):
         if lacks := [k for k in (*incompatible.missing_keys, *shapes) if k.startswith(PARTS)]:
             raise ValueError(
                 f"the checkpoint lacks {len(lacks)} tensors of the configuration's RPN and "
-                f"backbone, or has them in another shape, such as {lacks[0]}"
+                f"backbone, or has them in another shape, such as {sorted(lacks)[0]}"
             )
         return incompatible
 
@@ -83,7 +84,7 @@ def load_rpn(cfg: CfgNode) -> nn.Module:
         _Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     except AssertionError:
         raise FileNotFoundError(f"{cfg.MODEL.WEIGHTS} does not exist") from None
-    except ValueError as e:
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
         raise ValueError(f"{cfg.MODEL.WEIGHTS}: {e}") from e
     return model
 

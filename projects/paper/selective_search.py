@@ -133,9 +133,9 @@ def rank(boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     An order of boxes (n, 4), as indices, the best first: by place times a random number, where
     places count from 1 for the largest box.
 
-    The paper (section 4.4) takes the place in the hierarchy of regions, counted from the whole
-    image. OpenCV does not give the hierarchy away; area decreases down every branch of it. Its own
-    order has the small regions first.
+    The paper ("Combining Locations") takes the place in the hierarchy of regions, counted from the
+    whole image. OpenCV does not give the hierarchy away, but area decreases down every branch of
+    it. OpenCV's own order is the other way round: small regions come first.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     place = np.empty(len(boxes))
