@@ -1,10 +1,12 @@
 """The package as it is installed, and the set-up's answers when something is wrong."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import typing
 import zipfile
 
 import pytest
@@ -21,6 +23,17 @@ def test_public_names():
         assert getattr(ohem_d2, name).__doc__
     for name in ("OHEMROIHeads", "OHEMRes5ROIHeads", "OHEMCascadeROIHeads"):
         assert ROI_HEADS_REGISTRY.get(name) is getattr(ohem_d2, name)
+
+
+def test_public_functions_are_typed():
+    """What py.typed promises."""
+    functions = [f for f in map(ohem_d2.__dict__.get, ohem_d2.__all__) if inspect.isfunction(f)]
+    assert ohem_d2.select_hard_examples in functions
+    for function in functions:
+        signature = inspect.signature(function)
+        annotations = [p.annotation for p in signature.parameters.values()]
+        assert inspect.Signature.empty not in [*annotations, signature.return_annotation], function
+        assert typing.get_type_hints(function)  # the names in them can be resolved
 
 
 def test_importing_changes_nothing_of_detectron2():
