@@ -9,10 +9,34 @@ setup(
     name="ohem_d2",
     version=VERSION,
     description="Online Hard Example Mining (CVPR 2016) for Detectron2",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="ohem_d2 contributors",
     license="Apache-2.0",
-    packages=find_packages(include=["ohem_d2", "ohem_d2.*"]),
+    keywords="object detection, hard example mining, OHEM, Detectron2, Faster R-CNN, PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    project_urls={
+        "Paper": "https://arxiv.org/abs/1604.03540",
+        "Detectron2": "https://github.com/facebookresearch/detectron2",
+    },
+    # The configurations of the repository's top level are installed inside of the package, where
+    # ohem_d2.get_config_file() finds them.
+    packages=[*find_packages(include=["ohem_d2", "ohem_d2.*"]), "ohem_d2.configs"],
+    package_dir={"ohem_d2.configs": "configs"},
+    package_data={"ohem_d2": ["py.typed"], "ohem_d2.configs": ["**/*.yaml", "**/*.py"]},
+    zip_safe=False,
     python_requires=">=3.10",
     # Detectron2 is missing on purpose: it is not on PyPI under its own name, and a user of this
     # plugin has it. Importing ohem_d2 without it says how to get it.
@@ -22,6 +46,8 @@ setup(
         "fvcore>=0.1.5",  # per-RoI smooth L1 and GIoU losses, as Detectron2 computes them
         "opencv-python>=4.5",  # drawing what was mined
         "pycocotools>=2.0.2",  # COCO evaluation
+        "omegaconf>=2.1",  # configurations in Python
+        "tabulate",  # collect_env
         "numpy>=1.21",
     ],
 )

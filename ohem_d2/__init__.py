@@ -15,10 +15,11 @@ except ModuleNotFoundError as e:
 from .config import OHEMSettings, add_ohem_config
 from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
 from .losses import per_roi_losses
+from .model_zoo import get_config, get_config_file
 from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
 from .selection import select_hard_examples
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CrowdDatasetMapper",
@@ -29,6 +30,8 @@ __all__ = [
     "OHEMRes5ROIHeads",
     "OHEMSettings",
     "add_ohem_config",
+    "get_config",
+    "get_config_file",
     "per_roi_losses",
     "select_hard_examples",
 ]

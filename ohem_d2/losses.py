@@ -15,6 +15,8 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import nn
 from torch.nn import functional as F
 
+from .compat import uses_fed_loss, uses_sigmoid_ce
+
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 # What FastRCNNOutputLayers computes its losses with. A subclass that replaces one of these trains
@@ -46,7 +48,7 @@ def check_predictor(box_predictor: nn.Module) -> None:
                 "'loss_box_reg': (R,)}, where the mean of each over the R RoIs is what losses() "
                 "returns under that name"
             )
-    if scorer is None and getattr(box_predictor, "use_fed_loss", False):
+    if scorer is None and uses_fed_loss(box_predictor):
         # It draws classes at random in every call, from the labels of the RoIs it is given: the
         # losses that rank all RoIs and those that train the hard ones would differ.
         raise NotImplementedError(
@@ -103,7 +105,7 @@ def per_roi_losses(
         [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
     )
     with torch.autocast(scores.device.type, enabled=False):
-        if getattr(box_predictor, "use_sigmoid_ce", False):  # absent in detectron2 v0.6
+        if uses_sigmoid_ce(box_predictor):
             loss_cls = sigmoid_cross_entropy(scores, gt_classes)
         else:
             loss_cls = F.cross_entropy(scores, gt_classes, reduction="none")

@@ -9,12 +9,17 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ohem_d2 import per_roi_losses
+from ohem_d2.compat import features
 from ohem_d2.losses import check_predictor
 
 K = 5
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 BOX_LOSSES = [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("smooth_l1", 1.0)]
 BOX_LOSSES += [("giou", 0.0), ("diou", 0.0), ("ciou", 0.0)]
+needs_sigmoid = pytest.mark.skipif(
+    not features()["sigmoid cross entropy"], reason="not in this version of Detectron2"
+)
+SIGMOID = [{}, pytest.param({"use_sigmoid_ce": True}, marks=needs_sigmoid)]
 
 
 def predictor(cls=FastRCNNOutputLayers, **kwargs):
@@ -50,7 +55,7 @@ def predict(model, proposals, seed=1):
 
 @pytest.mark.parametrize("loss_type, beta", BOX_LOSSES)
 @pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("sigmoid", SIGMOID, ids=["softmax", "sigmoid"])
 @pytest.mark.parametrize("loss_weight", [1.0, {"loss_cls": 0.3, "loss_box_reg": 2.5}])
 @pytest.mark.parametrize("unlabelled", [False, True])
 def test_mean_and_gradient_equal_those_of_the_predictor(
@@ -61,7 +66,7 @@ def test_mean_and_gradient_equal_those_of_the_predictor(
         box_reg_loss_type=loss_type,
         smooth_l1_beta=beta,
         loss_weight=loss_weight,
-        use_sigmoid_ce=sigmoid,
+        **sigmoid,
     )
     proposals = rois(unlabelled=unlabelled)
     predictions = predict(model, proposals)
@@ -80,9 +85,9 @@ def test_mean_and_gradient_equal_those_of_the_predictor(
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("sigmoid", SIGMOID, ids=["softmax", "sigmoid"])
 def test_each_roi_equals_the_plain_loop(agnostic, sigmoid):
-    model = predictor(cls_agnostic_bbox_reg=agnostic, smooth_l1_beta=0.7, use_sigmoid_ce=sigmoid)
+    model = predictor(cls_agnostic_bbox_reg=agnostic, smooth_l1_beta=0.7, **sigmoid)
     proposals = rois()
     scores, deltas = (p.detach() for p in predict(model, proposals))
     losses = per_roi_losses(model, (scores, deltas), proposals)
@@ -196,6 +201,7 @@ def test_described_losses_are_made_float32_and_checked():
         per_roi_losses(model, predict(model, proposals), proposals)
 
 
+@pytest.mark.skipif(not features()["federated loss"], reason="not in this version of Detectron2")
 def test_federated_loss_is_refused():
     model = predictor(
         use_sigmoid_ce=True, use_fed_loss=True, get_fed_loss_cls_weights=lambda: torch.ones(K)

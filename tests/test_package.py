@@ -1,24 +1,39 @@
 """The package as it is installed, and the set-up's answers when something is wrong."""
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import typing
 import zipfile
 
 import pytest
+import yaml
 from models import ROOT
+
+import ohem_d2
 
 
 def test_public_names():
     from detectron2.modeling import ROI_HEADS_REGISTRY
 
-    import ohem_d2
-
     for name in ohem_d2.__all__:
         assert getattr(ohem_d2, name).__doc__
     for name in ("OHEMROIHeads", "OHEMRes5ROIHeads", "OHEMCascadeROIHeads"):
         assert ROI_HEADS_REGISTRY.get(name) is getattr(ohem_d2, name)
+
+
+def test_public_functions_are_typed():
+    """What py.typed promises."""
+    functions = [f for f in map(ohem_d2.__dict__.get, ohem_d2.__all__) if inspect.isfunction(f)]
+    assert ohem_d2.select_hard_examples in functions
+    for function in functions:
+        signature = inspect.signature(function)
+        annotations = [p.annotation for p in signature.parameters.values()]
+        assert inspect.Signature.empty not in [*annotations, signature.return_annotation], function
+        assert typing.get_type_hints(function)  # the names in them can be resolved
 
 
 def test_importing_changes_nothing_of_detectron2():
@@ -48,8 +63,10 @@ def test_without_detectron2_it_says_how_to_get_it(tmp_path):
     assert "pip install 'git+https://github.com/facebookresearch/detectron2" in done.stdout
 
 
-def test_wheel_and_source_distribution(tmp_path):
-    """Built from a copy, so that no build folder is left in the tree."""
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Source distribution and wheel, built from a copy, so that no build folder is in the tree."""
+    folder = tmp_path_factory.mktemp("build")
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -59,19 +76,76 @@ def test_wheel_and_source_distribution(tmp_path):
     ).stdout.split()
     for name in tracked:
         if (ROOT / name).is_file():
-            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "source" / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist")]
-    done = subprocess.run([*command, str(tmp_path / "source")], capture_output=True, text=True)
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "source" / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist")]
+    done = subprocess.run([*command, str(folder / "source")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        sources = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"tests/models.py", "train_net.py", "configs/Base-RCNN-FPN.yaml"} <= sources
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "ohem_d2/roi_heads.py" in names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"ohem_d2"}
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+def configs():
+    files = [p for p in (ROOT / "configs").rglob("*") if p.suffix in (".yaml", ".py")]
+    return sorted(path.relative_to(ROOT / "configs").as_posix() for path in files)
+
+
+def test_source_distribution(distributions):
+    with tarfile.open(distributions[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"tests/models.py", "train_net.py", "CHANGELOG.md", "CITATION.cff"} <= names
+    assert {f"configs/{name}" for name in configs()} <= names
+
+
+def test_wheel(distributions):
+    """It has the package, typed, and all configurations; nothing else, and nothing twice."""
+    archive = zipfile.ZipFile(distributions[1])
+    names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert len(set(names)) == len(names)
+    wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ohem_d2").rglob("*.py")}
+    wanted |= {f"ohem_d2/configs/{name}" for name in configs()} | {"ohem_d2/py.typed"}
+    assert set(names) == wanted
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = archive.read(metadata).decode().splitlines()
+    assert f"Version: {ohem_d2.__version__}" in lines and "License: Apache-2.0" in lines
+    assert any(name.endswith("/LICENSE") for name in archive.namelist())
+
+
+def test_installed_wheel_finds_its_configurations(distributions, tmp_path):
+    """Far from the clone, and with no other copy of the package before it."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(tmp_path), str(distributions[1])], check=True)
+    code = (
+        "import ohem_d2, sys\n"
+        f"for name in {configs()}:\n"
+        "    assert ohem_d2.get_config_file(name).startswith(sys.argv[1]), name\n"
+        "cfg = ohem_d2.get_config('COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml')\n"
+        "print(ohem_d2.__file__, cfg.MODEL.ROI_HEADS.NAME)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(tmp_path / "ohem_d2/__init__.py"), "OHEMROIHeads"], (
+        done.stderr
+    )
+
+
+def test_citation_file():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == ohem_d2.__version__
+    assert [author["family-names"] for author in citation["references"][0]["authors"]] == [
+        *("Shrivastava", "Gupta", "Girshick")
+    ]
+
+
+def test_changelog_begins_with_this_version():
+    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == ohem_d2.__version__
 
 
 def setup_env(*args, python=sys.executable, **environment):

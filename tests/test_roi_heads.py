@@ -670,6 +670,15 @@ def test_mixed_precision_ranks_in_float32_and_trains_every_parameter(dtype):
     assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
 
 
+def autocasts_to_float16():
+    try:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return True
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.skipif(not autocasts_to_float16(), reason="PyTorch 2.0 cannot, on a CPU")
 def test_scoring_in_another_precision():
     """It scores in it and trains in float32; outside of autocast and within."""
     cfg = config("fpn", ohem={"readonly_precision": "bfloat16"})

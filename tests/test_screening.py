@@ -66,7 +66,7 @@ def test_a_head_that_does_not_begin_with_its_linear_layer_cannot_be_folded():
     linear = nn.Linear(3 * 49, 5)
     for head in (
         nn.Sequential(nn.Flatten(), nn.LayerNorm(3 * 49, elementwise_affine=False), linear),
-        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(copy.deepcopy(linear))),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(copy.deepcopy(linear))),
         nn.ModuleList([linear]),
     ):
         assert first_linear(head, 7) is None

@@ -1,0 +1,44 @@
+"""
+What differs between versions of Detectron2: v0.6, its main branch of April 2024, and today's.
+
+Nothing asks for a version number, which main does not change: each feature is looked for where it
+would be. The rest of the package asks here.
+"""
+
+import inspect
+
+import torch
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from torch import nn
+
+
+def uses_sigmoid_ce(box_predictor: nn.Module) -> bool:
+    """Whether its classes have a binary cross entropy each (not in v0.6)."""
+    return getattr(box_predictor, "use_sigmoid_ce", False)
+
+
+def uses_fed_loss(box_predictor: nn.Module) -> bool:
+    """Whether it trains on the federated loss (not in v0.6)."""
+    return getattr(box_predictor, "use_fed_loss", False)
+
+
+def has_compiled_ops() -> bool:
+    """
+    Whether Detectron2's compiled part is there and fits this PyTorch. Rotated boxes and deformable
+    convolution need it; OHEM does not.
+    """
+    try:
+        import detectron2._C  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return hasattr(torch.ops.detectron2, "box_iou_rotated")
+
+
+def features() -> dict[str, bool]:
+    """The features by name, and whether this Detectron2 has them."""
+    arguments = inspect.signature(FastRCNNOutputLayers.__init__).parameters
+    return {
+        "compiled operators": has_compiled_ops(),
+        "sigmoid cross entropy": "use_sigmoid_ce" in arguments,
+        "federated loss": "use_fed_loss" in arguments,
+    }

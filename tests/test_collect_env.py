@@ -1,0 +1,30 @@
+import subprocess
+import sys
+
+from models import ROOT
+
+import ohem_d2
+from ohem_d2 import collect_env, compat
+
+
+def test_prints_what_a_bug_report_needs():
+    command = [sys.executable, "-W", "ignore", "-m", "ohem_d2.collect_env"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    assert rows["ohem_d2"] == f"{ohem_d2.__version__} @{ROOT / 'ohem_d2'}"
+    assert "registered heads" in done.stdout and "OHEMCascadeROIHeads" in done.stdout
+    for feature, has in compat.features().items():
+        (line,) = (x for x in done.stdout.splitlines() if x.startswith(f"Detectron2: {feature}"))
+        assert line.split()[-1] == str(has)
+    assert "Report a bug with all of the above" in done.stdout
+
+
+def test_goes_on_where_detectron2s_own_report_fails(monkeypatch):
+    def fail():
+        raise AttributeError("no compiler")
+
+    monkeypatch.setattr(collect_env.collect_env, "collect_env_info", fail)
+    report = collect_env.collect_env_info()
+    assert "detectron2.utils.collect_env failed: AttributeError('no compiler')" in report
+    assert "OHEMROIHeads" in report
