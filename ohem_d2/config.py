@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -133,22 +134,31 @@ class OHEMSettings:
             KeyError: for a key that OHEM does not know.
             ValueError: for a value that is not allowed.
         """
-        node = cfg.MODEL.ROI_HEADS.get("OHEM", {})
-        keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
-        for key in node:
-            if key not in keys:
-                close = difflib.get_close_matches(key, keys, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise KeyError(
-                    f"{_NODE}.{key} = {node[key]!r} is not a key of OHEM{hint}; "
-                    f"allowed: {', '.join(keys)}"
-                )
-        settings = cls(**{keys[key]: value for key, value in node.items()})
+        settings = cls.from_dict(cfg.MODEL.ROI_HEADS.get("OHEM", {}))
         if settings.warmup_iters > 0 and settings.warmup_iters >= cfg.SOLVER.MAX_ITER:
             raise settings._error(
                 "warmup_iters", f"below SOLVER.MAX_ITER, which is {cfg.SOLVER.MAX_ITER}"
             )
         return settings
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "OHEMSettings":
+        """
+        Settings by name, in upper or lower case; defaults for those that are missing.
+
+        Raises:
+            KeyError, ValueError: as :meth:`from_cfg`.
+        """
+        keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key.upper() not in keys:
+                close = difflib.get_close_matches(key.upper(), keys, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise KeyError(
+                    f"{_NODE}.{key.upper()} = {values[key]!r} is not a key of OHEM{hint}; "
+                    f"allowed: {', '.join(keys)}"
+                )
+        return cls(**{keys[key.upper()]: value for key, value in values.items()})
 
     def check_budget(self, batch_size_per_image: int) -> None:
         """

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,10 +70,10 @@ class OHEMMixin:
             )
 
     @configurable
-    def __init__(self, *, ohem: OHEMSettings | None = None, **kwargs: Any):
+    def __init__(self, *, ohem: OHEMSettings | Mapping[str, Any] | None = None, **kwargs: Any):
         """
         Args:
-            ohem: the settings; defaults if None.
+            ohem: the settings, or a dict of some of them, as in a LazyConfig; defaults if None.
             kwargs: the parent's arguments. Its ``batch_size_per_image`` is B/N of the paper, its
                 ``positive_fraction`` counts only during a warm-up.
 
@@ -82,7 +82,9 @@ class OHEMMixin:
             TypeError, NotImplementedError: if the head or its predictor cannot be ranked by.
         """
         super().__init__(**kwargs)
-        self.ohem = ohem if ohem is not None else OHEMSettings()
+        if not isinstance(ohem, OHEMSettings):
+            ohem = OHEMSettings.from_dict(ohem or {})
+        self.ohem = ohem
         self._check_head()
         self._events = MiningEvents()
         # The following are set for the length of one forward at most.
