@@ -14,6 +14,7 @@ except ModuleNotFoundError as e:
 
 from .config import OHEMSettings, add_ohem_config
 from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
+from .keypoints import OHKMKeypointHead
 from .losses import per_roi_losses
 from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
 from .selection import select_hard_examples
@@ -28,6 +29,7 @@ __all__ = [
     "OHEMROIHeads",
     "OHEMRes5ROIHeads",
     "OHEMSettings",
+    "OHKMKeypointHead",
     "add_ohem_config",
     "per_roi_losses",
     "select_hard_examples",

@@ -10,6 +10,9 @@ from detectron2.config import CfgNode
 
 _NODE = "MODEL.ROI_HEADS.OHEM"
 
+# Default of OHKM_TOPK, of 17 joints: the best of those that the paper tries
+TOPK = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class OHEMSettings:
@@ -204,7 +207,12 @@ class OHEMSettings:
 
 
 def add_ohem_config(cfg: CfgNode) -> None:
-    """Add the node ``MODEL.ROI_HEADS.OHEM`` with its defaults to a Detectron2 config, in place."""
+    """
+    Add the node ``MODEL.ROI_HEADS.OHEM`` and the key ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK`` with
+    their defaults to a Detectron2 config, in place.
+    """
     defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
     # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)
+    # How many joints of a person OHKMKeypointHead trains on, those with the highest loss.
+    cfg.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = TOPK

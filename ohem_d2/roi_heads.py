@@ -160,9 +160,7 @@ class OHEMMixin:
         self._features = features
         try:
             with self._loss_layer():
-                proposals, losses = super().__call__(
-                    images, features, proposals, targets, **kwargs
-                )
+                proposals, losses = super().__call__(images, features, proposals, targets, **kwargs)
         finally:
             self._features = self._unmined = None
         return proposals, self._reaching_every_parameter(losses)

@@ -23,10 +23,13 @@ FIELDS = {
     "pred_keypoint_heatmaps": torch.Tensor,
 }
 
+# Mines joints, too.
+OHKM = ("MODEL.ROI_KEYPOINT_HEAD.NAME", "OHKMKeypointHead")
+
 
 def trained(name):
     """A model after steps with OHEM, the plain one with its weights, and images."""
-    cfg = config(name, *ALL_DETECTIONS)
+    cfg = config(name, *ALL_DETECTIONS, *OHKM)
     model, inputs = detector(cfg), batch(cfg)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     with EventStorage() as storage:
