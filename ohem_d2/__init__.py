@@ -14,6 +14,7 @@ except ModuleNotFoundError as e:
 
 from .config import OHEMSettings, add_ohem_config
 from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
+from .keypoints import OHKMKeypointHead
 from .losses import per_roi_losses
 from .model_zoo import get_config, get_config_file
 from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
@@ -29,6 +30,7 @@ __all__ = [
     "OHEMROIHeads",
     "OHEMRes5ROIHeads",
     "OHEMSettings",
+    "OHKMKeypointHead",
     "add_ohem_config",
     "get_config",
     "get_config_file",

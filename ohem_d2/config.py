@@ -3,11 +3,15 @@
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
 
 _NODE = "MODEL.ROI_HEADS.OHEM"
+
+# Default of OHKM_TOPK, of 17 joints: the best of those that the paper tries
+TOPK = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,22 +137,31 @@ class OHEMSettings:
             KeyError: for a key that OHEM does not know.
             ValueError: for a value that is not allowed.
         """
-        node = cfg.MODEL.ROI_HEADS.get("OHEM", {})
-        keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
-        for key in node:
-            if key not in keys:
-                close = difflib.get_close_matches(key, keys, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise KeyError(
-                    f"{_NODE}.{key} = {node[key]!r} is not a key of OHEM{hint}; "
-                    f"allowed: {', '.join(keys)}"
-                )
-        settings = cls(**{keys[key]: value for key, value in node.items()})
+        settings = cls.from_dict(cfg.MODEL.ROI_HEADS.get("OHEM", {}))
         if settings.warmup_iters > 0 and settings.warmup_iters >= cfg.SOLVER.MAX_ITER:
             raise settings._error(
                 "warmup_iters", f"below SOLVER.MAX_ITER, which is {cfg.SOLVER.MAX_ITER}"
             )
         return settings
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "OHEMSettings":
+        """
+        Settings by name, in upper or lower case; defaults for those that are missing.
+
+        Raises:
+            KeyError, ValueError: as :meth:`from_cfg`.
+        """
+        keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key.upper() not in keys:
+                close = difflib.get_close_matches(key.upper(), keys, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise KeyError(
+                    f"{_NODE}.{key.upper()} = {values[key]!r} is not a key of OHEM{hint}; "
+                    f"allowed: {', '.join(keys)}"
+                )
+        return cls(**{keys[key.upper()]: value for key, value in values.items()})
 
     def check_budget(self, batch_size_per_image: int) -> None:
         """
@@ -194,10 +207,16 @@ class OHEMSettings:
 
 
 def add_ohem_config(cfg: CfgNode) -> None:
-    """Add OHEM's keys with their defaults to a Detectron2 config, in place."""
+    """
+    Add OHEM's keys with their defaults to a Detectron2 config, in place: the node
+    ``MODEL.ROI_HEADS.OHEM``, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK`` and
+    ``SOLVER.ACCUMULATION_STEPS``.
+    """
     defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
     # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)
+    # How many joints of a person OHKMKeypointHead trains on, those with the highest loss.
+    cfg.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = TOPK
     # An iteration of OHEMTrainer is so many batches of IMS_PER_BATCH images, one after another, of
     # whose gradients the mean is taken: N images an iteration at the memory of fewer.
     cfg.SOLVER.ACCUMULATION_STEPS = 1

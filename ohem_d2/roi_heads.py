@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,10 +70,10 @@ class OHEMMixin:
             )
 
     @configurable
-    def __init__(self, *, ohem: OHEMSettings | None = None, **kwargs: Any):
+    def __init__(self, *, ohem: OHEMSettings | Mapping[str, Any] | None = None, **kwargs: Any):
         """
         Args:
-            ohem: the settings; defaults if None.
+            ohem: the settings, or a dict of some of them, as in a LazyConfig; defaults if None.
             kwargs: the parent's arguments. Its ``batch_size_per_image`` is B/N of the paper, its
                 ``positive_fraction`` counts only during a warm-up.
 
@@ -82,7 +82,9 @@ class OHEMMixin:
             TypeError, NotImplementedError: if the head or its predictor cannot be ranked by.
         """
         super().__init__(**kwargs)
-        self.ohem = ohem if ohem is not None else OHEMSettings()
+        if not isinstance(ohem, OHEMSettings):
+            ohem = OHEMSettings.from_dict(ohem or {})
+        self.ohem = ohem
         self._check_head()
         self._events = MiningEvents()
         # The following are set for the length of one forward at most.
@@ -140,7 +142,7 @@ class OHEMMixin:
 
     # ---- the seams of Detectron2 ----------------------------------------------------------
 
-    def forward(
+    def __call__(
         self,
         images: ImageList,
         features: dict[str, torch.Tensor],
@@ -148,13 +150,17 @@ class OHEMMixin:
         targets: list[Instances] | None = None,
         **kwargs: Any,
     ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
-        """See the parent. In training it keeps the features at hand for the sampler hook."""
+        """
+        See the parent's ``forward``. In training this keeps the features at hand for the sampler
+        hook. It wraps the call, and ``forward`` itself stays the parent's, so that TorchScript
+        compiles that and nothing of OHEM.
+        """
         if not self.training:
-            return super().forward(images, features, proposals, targets, **kwargs)
+            return super().__call__(images, features, proposals, targets, **kwargs)
         self._features = features
         try:
             with self._loss_layer():
-                proposals, losses = super().forward(images, features, proposals, targets, **kwargs)
+                proposals, losses = super().__call__(images, features, proposals, targets, **kwargs)
         finally:
             self._features = self._unmined = None
         return proposals, self._reaching_every_parameter(losses)
@@ -178,7 +184,8 @@ class OHEMMixin:
         if self._features is None:
             raise RuntimeError(
                 f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
-                "feature maps, so it works only when called by forward()"
+                "feature maps, so it works only when called by forward(), and that by a call of the "
+                "heads: heads(images, features, proposals, targets)"
             )
         with record_function("ohem/mine"):
             return self._mine(proposals, targets)
@@ -563,6 +570,11 @@ class OHEMMixin:
 class OHEMROIHeads(OHEMMixin, StandardROIHeads):
     """``StandardROIHeads`` with OHEM: FPN, C5 and DC5 models; box, mask, keypoint branches."""
 
+    # TorchScript leaves out the branches that are off. Detectron2 annotates the parent like this
+    # when it exports, but annotations are not inherited.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
+
 
 @ROI_HEADS_REGISTRY.register()
 class OHEMRes5ROIHeads(OHEMMixin, Res5ROIHeads):
@@ -605,10 +617,10 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     def loss_layer_seams(self):
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
 
-    def forward(self, images, features, proposals, targets=None, **kwargs):
+    def __call__(self, *args, **kwargs):
         self._refined = []
         try:
-            return super().forward(images, features, proposals, targets, **kwargs)
+            return super().__call__(*args, **kwargs)
         finally:
             self._refined = []
 

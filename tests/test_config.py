@@ -35,11 +35,19 @@ def test_keys_and_defaults():
     add_ohem_config(cfg)
     assert dict(cfg.MODEL.ROI_HEADS.OHEM) == DEFAULTS
     del cfg.MODEL.ROI_HEADS["OHEM"]
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.pop("OHKM_TOPK") == 8
     assert cfg.dump() == before
 
 
 def test_a_config_without_the_node_means_defaults():
     assert OHEMSettings.from_cfg(get_cfg()) == OHEMSettings()
+
+
+def test_settings_from_a_dict():
+    expected = OHEMSettings(nms_thresh=0.4, budget="batch")
+    assert OHEMSettings.from_dict({"nms_thresh": 0.4, "BUDGET": "batch"}) == expected
+    with pytest.raises(KeyError, match="NMS_TRESH = 0.5 .* did you mean NMS_THRESH"):
+        OHEMSettings.from_dict({"nms_tresh": 0.5})
 
 
 def test_a_head_gets_what_the_config_says():

@@ -1,0 +1,21 @@
+"""
+OHEM in scripts that do not know of it. Detectron2 imports the module that an environment variable
+names, and calls its ``setup_environment``, when it is itself imported::
+
+    DETECTRON2_ENV_MODULE=ohem_d2.env python train_net.py --config-file FILE \\
+        MODEL.ROI_HEADS.NAME OHEMROIHeads
+"""
+
+# Detectron2 is half imported by now, and ohem_d2 may be, so modules are imported one by one.
+from ohem_d2 import keypoints, roi_heads  # noqa: F401, registers the heads
+from ohem_d2.config import add_ohem_config
+
+
+def setup_environment() -> None:
+    """
+    Register the heads and add their keys to the defaults of Detectron2's configs, so that every
+    ``get_cfg()`` has them. Setting the variable asks for that; importing this module does not.
+    """
+    from detectron2.config.defaults import _C
+
+    add_ohem_config(_C)

@@ -1,0 +1,157 @@
+"""
+OHKM, the mining of the hardest joints: OHEM's idea one level down. A person trains on the joints
+whose loss is highest (Chen et al., "Cascaded Pyramid Network for Multi-Person Pose Estimation",
+CVPR 2018, the loss of its RefineNet).
+
+Shape shorthand in this module:
+
+    R: number of RoIs, over all images
+    K: number of joints
+    S: side of a heatmap
+"""
+
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import cat
+from detectron2.modeling.roi_heads import KRCNNConvDeconvUpsampleHead
+from detectron2.modeling.roi_heads.keypoint_head import (
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    keypoint_rcnn_inference,
+    keypoint_rcnn_loss,
+)
+from detectron2.structures import Instances, Keypoints
+from detectron2.utils.events import get_event_storage
+from torch.nn import functional as F
+
+from .config import TOPK
+from .selection import order_by_loss
+
+
+def per_joint_losses(
+    logits: torch.Tensor, instances: list[Instances]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The loss of each joint, as Detectron2's ``keypoint_rcnn_loss`` defines it before it takes the
+    sum: softmax cross entropy over the S x S bins of its heatmap.
+
+    Args:
+        logits: of shape (R, K, S, S).
+        instances: with ``proposal_boxes`` in absolute XYXY pixels and ``gt_keypoints``, R in all.
+
+    Returns:
+        losses, float32 of shape (R, K), 0 for joints that have none; and which joints have one,
+        bool of shape (R, K): those that are visible and lie in the RoI's box.
+    """
+    shape = logits.shape[:2]
+    heatmaps = [
+        x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, logits.shape[2])
+        for x in instances
+        if len(x) > 0
+    ]
+    if not heatmaps:
+        return logits.new_zeros(shape).float(), logits.new_zeros(shape, dtype=torch.bool)
+    target = cat([target for target, _ in heatmaps])
+    visible = cat([visible for _, visible in heatmaps]) > 0
+    with torch.autocast(logits.device.type, enabled=False):
+        losses = F.cross_entropy(
+            logits.float().flatten(2).flatten(0, 1), target.flatten(), reduction="none"
+        )
+    return torch.where(visible, losses.view(shape), 0.0), visible
+
+
+def hardest_joints(losses: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
+    """
+    Args:
+        losses: of shape (R, K). NaN and infinity are the hardest; equal losses keep their order.
+        visible: bool of shape (R, K).
+        topk: M of the paper.
+
+    Returns:
+        bool of shape (R, K): the ``topk`` visible joints of each RoI with the highest losses, all
+        of them if there are fewer.
+    """
+    order = order_by_loss(losses)
+    # A stable sort by visibility on top of that by loss
+    order = order.gather(1, torch.sort(~visible.gather(1, order), dim=1, stable=True).indices)
+    chosen = torch.zeros_like(visible).scatter(1, order[:, :topk], True)
+    return chosen & visible
+
+
+@ROI_KEYPOINT_HEAD_REGISTRY.register()
+class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
+    """
+    Detectron2's keypoint head with OHKM: the easier joints of each RoI count as invisible, and
+    the loss is then the parent's. With NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS it is the mean over the
+    hard joints, else their sum over the parent's fixed number. Inference and parameters are the
+    parent's.
+
+    It logs ``ohkm/mean_all`` and ``ohkm/mean_hard``, the mean losses of all visible joints and of
+    the hard ones.
+    """
+
+    @configurable
+    def __init__(self, input_shape: Any, *, topk: int = TOPK, **kwargs: Any):
+        """
+        Args:
+            input_shape, kwargs: see the parent.
+            topk: how many joints of a RoI are trained on, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``.
+
+        Raises:
+            ValueError: if there are not so many joints.
+        """
+        super().__init__(input_shape, **kwargs)
+        if (
+            isinstance(topk, bool)
+            or not isinstance(topk, int)
+            or not 0 < topk <= self.num_keypoints
+        ):
+            raise ValueError(
+                f"MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = {topk!r}; allowed: a whole number from 1 to "
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {self.num_keypoints}"
+            )
+        self.topk = topk
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        ret = super().from_config(cfg, input_shape)
+        ret["topk"] = cfg.MODEL.ROI_KEYPOINT_HEAD.get("OHKM_TOPK", TOPK)
+        return ret
+
+    # Written out, as TorchScript knows no super(); it leaves the training branch out.
+    def forward(self, x, instances: list[Instances]):
+        """See the parent."""
+        x = self.layers(x)
+        if self.training:
+            return {"loss_keypoint": self._hard_loss(x, instances)}
+        keypoint_rcnn_inference(x, instances)
+        return instances
+
+    def _hard_loss(self, logits: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
+        losses, visible = per_joint_losses(logits.detach(), instances)
+        hard = hardest_joints(losses, visible, self.topk)
+        means = [
+            torch.where(part, losses, 0.0).sum() / part.sum().clamp(min=1)
+            for part in (visible, hard)
+        ]
+        mean_all, mean_hard = torch.stack(means).tolist()  # one transfer from the device
+        storage = get_event_storage()
+        storage.put_scalar("ohkm/mean_all", mean_all)
+        storage.put_scalar("ohkm/mean_hard", mean_hard)
+
+        only_hard = []
+        for image, of_image in zip(instances, hard.split([len(x) for x in instances])):
+            if len(image) > 0:
+                joints = image.gt_keypoints.tensor.clone()
+                joints[:, :, 2] *= of_image
+                image = Instances(
+                    image.image_size,
+                    proposal_boxes=image.proposal_boxes,
+                    gt_keypoints=Keypoints(joints),
+                )
+            only_hard.append(image)
+        normalizer = None
+        if self.loss_normalizer != "visible":
+            normalizer = len(instances) * self.loss_normalizer
+        return keypoint_rcnn_loss(logits, only_hard, normalizer) * self.loss_weight
