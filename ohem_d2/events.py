@@ -15,8 +15,6 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-from .visualization import draw_mined_rois, with_caption, zoom_for
-
 # A child of Detectron2's logger, so that every script that sets up that one shows our lines.
 LOGGER_NAME = "detectron2.ohem_d2"
 logger = logging.getLogger(LOGGER_NAME)
@@ -265,6 +263,9 @@ def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -
     Returns:
         (H', W', 3), uint8, RGB.
     """
+    # Here, as OpenCV does not load on every server, and training needs it only for pictures.
+    from .visualization import draw_mined_rois, with_caption, zoom_for
+
     height, width = image.shape[:2]
     factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)
     boxes = _array(mining.rois.proposal_boxes.tensor) * factor
@@ -283,8 +284,8 @@ def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -
     bounds = f", losses {losses[0]:.2f} to {losses[-1]:.2f}" if len(losses) else ""
     return with_caption(
         picture,
-        f"{len(mining.proposals)} proposals (grey), {len(survivors)} left by NMS (yellow), "
-        f"{len(hard)} mined{bounds}: {foreground.sum()} foreground (blue), "
+        f"{len(mining.proposals)} proposals (grey), {len(survivors)} of {len(boxes)} candidates "
+        f"left by NMS (yellow), {len(hard)} mined{bounds}: {foreground.sum()} foreground (blue), "
         f"{(~foreground).sum()} background (red). Ground truth: green",
     )
 

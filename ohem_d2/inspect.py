@@ -27,17 +27,17 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from .events import draw_mining
-from .inspection import (
-    encode,
-    explain,
+from .inspection import COLUMNS, encode, explain, mine, write_file
+from .loading import (
+    INPUT_ERRORS,
+    add_model_arguments,
     image_mapper,
     load_cfg,
     load_image_record,
     load_model,
     load_records,
-    mine,
+    message,
     spread,
-    write_file,
 )
 
 
@@ -50,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         records, classes = find_records(cfg, args)
         model, untrained = load_model(cfg)
-    except (FileNotFoundError, ImportError, KeyError, ValueError) as e:
-        raise SystemExit(f"python -m ohem_d2.inspect: {e.args[-1]}") from e
+    except INPUT_ERRORS as e:
+        raise SystemExit(f"python -m ohem_d2.inspect: {message(e)}") from e
     to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
+    print(f"loss = {ohem.rank_cls_weight} x cls + {ohem.rank_loc_weight} x loc")
     folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
     names: set[str] = set()
     for record in records:
@@ -106,12 +107,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     labels.add_argument(
         "--no-objects", action="store_true", help="--image shows none: all is background"
     )
-    parser.add_argument("--num", type=int, default=4, help="of --dataset: so many images (4)")
+    parser.add_argument(
+        "--num", type=at_least_one, default=4, help="of --dataset: so many images (4)"
+    )
     parser.add_argument("--top", type=int, default=20, help="so many rows are printed (20)")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.image and not (args.annotations or args.no_objects):
         parser.error(
             f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
@@ -123,34 +126,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
-    """Arguments that the commands share."""
-    parser.add_argument(
-        "--config-file",
-        required=config_required,
-        metavar="FILE",
-        help="configuration, as OUTPUT_DIR/config.yaml of a run, or a name in the model zoo",
-    )
-    parser.add_argument("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import it first, as it registers parts of the model or data sets; its functions "
-        "add_..._config(cfg) are called; may be repeated",
-    )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        default=(),
-        metavar="NAME",
-        help="of Pascal VOC data that may not have all of them, in the order of their ids",
-    )
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration; give first"
-    )
+def at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def find_records(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], list[str] | None]:
@@ -210,8 +189,7 @@ def table(rows: Sequence[dict]) -> str:
 
 def to_csv(rows: Sequence[dict]) -> str:
     text = io.StringIO()
-    fields = "rank loss loss_cls loss_loc label iou status suppressed_by x0 y0 x1 y1".split()
-    writer = csv.DictWriter(text, fields)
+    writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -54,7 +54,7 @@ def draw_mined_rois(
         ground_truth: (G, 4).
         scale: the picture is so many times as large as the image.
         survivors: (S, 4), what the NMS by loss left; in thin yellow.
-        labels: what to write at the first of the mined RoIs.
+        labels: what to write at the first of the mined RoIs, which are then drawn in bold.
 
     Returns:
         (H * scale, W * scale, 3), uint8, RGB.
@@ -66,8 +66,12 @@ def draw_mined_rois(
         draw_boxes(veil, survivors, SURVIVOR, 1, scale)
     picture = cv2.addWeighted(veil, 0.35, picture, 0.65, 0)
     is_foreground = np.asarray(is_foreground, dtype=bool)
-    draw_boxes(picture, mined[~is_foreground], BACKGROUND, 2, scale)
-    draw_boxes(picture, mined[is_foreground], FOREGROUND, 2, scale)
+    # Those with a label stand out.
+    parts = [(slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 3)]
+    for part, thickness in parts:
+        boxes, foreground = mined[part], is_foreground[part]
+        draw_boxes(picture, boxes[~foreground], BACKGROUND, thickness, scale)
+        draw_boxes(picture, boxes[foreground], FOREGROUND, thickness, scale)
     if ground_truth is not None:
         draw_boxes(picture, ground_truth, GROUND_TRUTH, 1, scale)
     # The hardest last, so that its label is on top.
@@ -86,7 +90,7 @@ def _write(picture: np.ndarray, text: str, corner: np.ndarray, color: tuple) -> 
     cv2.putText(picture, text, place, _FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def zoom_for(height: int, width: int, shortest: int = 640, longest: int = 1600) -> float:
+def zoom_for(height: int, width: int, shortest: int = 800, longest: int = 1600) -> float:
     """
     By how much to scale an image so that boxes on it can be told apart: up until its shorter side
     has ``shortest`` pixels, but to no more than ``longest`` of the longer one.
@@ -96,7 +100,7 @@ def zoom_for(height: int, width: int, shortest: int = 640, longest: int = 1600) 
 
 def with_caption(picture: np.ndarray, *lines: str) -> np.ndarray:
     """The picture with lines of text above it, wrapped to its width."""
-    most = max(picture.shape[1] // 12, 1)  # characters
+    most = max(picture.shape[1] // 11, 1)  # characters
     lines = [part for line in lines for part in textwrap.wrap(line, most)]
     height = 26 * len(lines) + 8
     banner = np.full((height, picture.shape[1], 3), 255, np.uint8)
