@@ -43,7 +43,6 @@ from .loading import (
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    setup_logger()
     try:
         cfg = load_cfg(
             args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
@@ -196,4 +195,5 @@ def to_csv(rows: Sequence[dict]) -> str:
 
 
 if __name__ == "__main__":
+    setup_logger()
     main()

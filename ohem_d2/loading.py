@@ -126,7 +126,7 @@ def load_cfg(
     try:
         cfg.merge_from_file(config_file)
         cfg.merge_from_list(list(overrides))
-    except KeyError as e:
+    except (AssertionError, KeyError) as e:  # the former for overrides
         raise KeyError(
             f"{config_file}: {e.args[0]}. If a module of your own adds this key, name it with "
             "--import; its function add_..._config(cfg) is then called"
@@ -213,7 +213,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     if cfg.MODEL.WEIGHTS:
         try:
             checkpointer.load(cfg.MODEL.WEIGHTS)
-        except (EOFError, RuntimeError, pickle.UnpicklingError) as e:
+        except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as e:
             raise ValueError(f"{cfg.MODEL.WEIGHTS} is no complete checkpoint: {e}") from e
         parameters = dict(model.named_parameters())
         untrained = [name for name in checkpointer.untrained if name in parameters]
@@ -351,8 +351,11 @@ def _training_classes(cfg: CfgNode) -> list[str] | None:
         register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     except FileNotFoundError:
         return None
-    known = [n for n in cfg.DATASETS.TRAIN if n in DatasetCatalog.list()]
-    return MetadataCatalog.get(known[0]).get("thing_classes") if known else None
+    for name in cfg.DATASETS.TRAIN:
+        classes = MetadataCatalog.get(name).get("thing_classes", [])
+        if len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            return classes
+    return None
 
 
 def _record(image: Path, annotations: list[dict]) -> dict:

@@ -57,7 +57,6 @@ _PANELS = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    setup_logger()
     try:
         series, broken = read_metrics(args.run / "metrics.json")
     except (FileNotFoundError, ValueError) as e:
@@ -407,4 +406,5 @@ RoIs mined<br><span class="quiet">{{ image.file }}</span></figcaption>
 
 
 if __name__ == "__main__":
+    setup_logger()
     main()
