@@ -214,7 +214,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         try:
             checkpointer.load(cfg.MODEL.WEIGHTS)
         except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as e:
-            raise ValueError(f"{cfg.MODEL.WEIGHTS} is no complete checkpoint: {e}") from e
+            raise ValueError(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint: {e}") from e
         parameters = dict(model.named_parameters())
         untrained = [name for name in checkpointer.untrained if name in parameters]
     else:
@@ -255,6 +255,9 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     )
     for name in names:
         _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
+    for record in records:
+        if "annotations" not in record:
+            raise ValueError(f"{record['file_name']} has no annotations, and a loss needs labels")
     return records
 
 
@@ -305,14 +308,7 @@ def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     ground truth as in training.
     """
     augmentations = build_augmentation(cfg, is_train=False)
-    mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-
-    def to_inputs(record: dict) -> dict:
-        if "annotations" not in record:
-            raise ValueError(f"{record['file_name']} has no annotations, and a loss needs labels")
-        return mapper(record)
-
-    return to_inputs
+    return CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
 
 
 def spread(records: Sequence[dict], num: int) -> list[dict]:

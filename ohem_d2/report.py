@@ -329,6 +329,7 @@ th:first-child, td:first-child { text-align: left; }
 .bar { display: inline-block; width: 9rem; height: .7rem; background: #eee; text-align: left;
   margin-right: .5rem; }
 .bar i { display: block; height: 100%; }
+.settings td { text-align: left; }
 .wide { overflow-x: auto; }
 code { font-size: .88em; }
 </style>
@@ -394,7 +395,7 @@ RoIs mined<br><span class="quiet">{{ image.file }}</span></figcaption>
 
 {% if facts %}
 <h2>Settings</h2>
-<div class="wide"><table>
+<div class="wide"><table class="settings">
 {% for key, value in facts.items() %}
 <tr><td><code>{{ key }}</code></td><td><code>{{ value }}</code></td></tr>
 {% endfor %}

@@ -278,6 +278,16 @@ def test_what_is_wrong_is_said(run, tiles, overrides, said, capsys):
         inspect.main(["--config-file", str(run / "config.yaml"), "--dataset", tiles, *overrides])
 
 
+def test_data_without_labels_has_no_loss(run, photograph):
+    bare = {key: photograph[key] for key in ("file_name", "height", "width", "image_id")}
+    DatasetCatalog.register("bare", lambda: [bare])
+    try:
+        with pytest.raises(SystemExit, match="needs labels"):
+            inspect.main(arguments(run, "--dataset", "bare"))
+    finally:
+        DatasetCatalog.remove("bare")
+
+
 def test_only_an_r_cnn_mines(tiles):
     retina = ("--config-file", "COCO-Detection/retinanet_R_50_FPN_1x.yaml", "--dataset", tiles)
     overrides = ("MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.DEVICE", "cpu")
@@ -299,7 +309,7 @@ def test_wrong_files_are_named(run, tiles, photograph, tmp_path):
         (("--image", image, "--annotations", other), "0 images called"),
         (("--image", image, "--annotations", wrong), "--classes"),
         (("--image", image, "--annotations", wrong, "--classes", "tree"), "wrong.xml"),
-        (("--image", image, "--no-objects", "--weights", torn), "no complete checkpoint"),
+        (("--image", image, "--no-objects", "--weights", torn), "cannot be loaded"),
         (("--image", image, "--no-objects", "--import", "no_such_module"), "PYTHONPATH"),
         (("--image", image, "--no-objects", "--config-file", "gone.yaml"), "gone.yaml"),
     ):

@@ -226,7 +226,7 @@ def test_without_a_checkpoint_the_curves_are_left(run, lost, said, capsys):
 def test_torn_checkpoints_and_lost_data_are_named(run, data):
     (run / "model_final.pth").write_bytes((run / "model_final.pth").read_bytes()[:3000])
     report.main([str(run)])
-    assert "no complete checkpoint" in "".join(Page(run / "report.html").text)
+    assert "cannot be loaded" in "".join(Page(run / "report.html").text)
     config_file = run / "config.yaml"
     config_file.write_text(config_file.read_text().replace("two classes", "gone"))
     report.main([str(run)])
@@ -265,6 +265,16 @@ def test_losses_that_are_not_finite(run):
     report.main([str(run), "--images", "0"])
     page = Page(run / "report.html")
     assert "NaN or infinite" in "".join(page.text) and len(page.pictures) == 6
+
+
+def test_stages_of_a_cascade_are_curves_of_their_own():
+    line = ([0, 20], [1.0, 2.0])
+    series = {f"stage{i}/ohem/num_{kind}": line for i in range(3) for kind in ("fg", "bg")}
+    ((title, _, svg),) = report.curves({**series, "roi_head/num_fg": line, "lr": line})
+    assert title == "Mined RoIs"
+    assert all(name.replace("ohem/", "") in svg for name in series) and "lr" not in svg.split()
+    # A single point is no curve.
+    assert list(report.curves({"bbox/AP": ([59], [12.0])})) == []
 
 
 # ---- in a browser ----------------------------------------------------------------------------
