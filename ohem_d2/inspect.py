@@ -5,7 +5,7 @@ trained or not. ::
     python -m ohem_d2.inspect --config-file output/config.yaml --weights output/model_final.pth \\
         --dataset coco:train.json:images/ --num 4
     python -m ohem_d2.inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
-        --weights model.pkl --image photo.jpg --annotations photo.xml --classes cat dog
+        --weights model.pkl --image photo.jpg --annotations photo.xml
 
 A loss needs labels, so an image comes with its annotations, in COCO or Pascal VOC format, or with
 --no-objects. Plain heads are replaced by their OHEM counterpart. For each image FOLDER/NAME.png

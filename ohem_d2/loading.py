@@ -283,6 +283,7 @@ def load_image_record(
         FileNotFoundError, ValueError: names what is wrong.
     """
     _must_be_file(image, "the image")
+    _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError(
             "MODEL.LOAD_PROPOSALS is True, and proposals are given for data sets: use --dataset"

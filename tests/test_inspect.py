@@ -309,6 +309,7 @@ def test_wrong_files_are_named(run, tiles, photograph, tmp_path):
         (("--image", image, "--annotations", other), "0 images called"),
         (("--image", image, "--annotations", wrong), "--classes"),
         (("--image", image, "--annotations", wrong, "--classes", "tree"), "wrong.xml"),
+        (("--image", image, "--annotations", wrong, "--classes", "a", "b"), "2 classes: a, b"),
         (("--image", image, "--no-objects", "--weights", torn), "cannot be loaded"),
         (("--image", image, "--no-objects", "--import", "no_such_module"), "PYTHONPATH"),
         (("--image", image, "--no-objects", "--config-file", "gone.yaml"), "gone.yaml"),
