@@ -23,7 +23,7 @@ from torch import nn
 from torch.profiler import record_function
 
 from .config import OHEMSettings
-from .events import LOGGER_NAME, MiningEvents
+from .events import LOGGER_NAME, Mining, MiningEvents, MiningPictures, MiningWatcher
 from .ignore_regions import inside_ignore_region
 from .losses import check_predictor, per_roi_losses
 from .scoring import ReadOnlyPass, by_location, in_chunks
@@ -70,10 +70,17 @@ class OHEMMixin:
             )
 
     @configurable
-    def __init__(self, *, ohem: OHEMSettings | Mapping[str, Any] | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        ohem: OHEMSettings | Mapping[str, Any] | None = None,
+        watcher: MiningWatcher | None = None,
+        **kwargs: Any,
+    ):
         """
         Args:
             ohem: the settings, or a dict of some of them, as in a LazyConfig; defaults if None.
+            watcher: is shown what is mined; from a config with VIS_PERIOD, one that draws it.
             kwargs: the parent's arguments. Its ``batch_size_per_image`` is B/N of the paper, its
                 ``positive_fraction`` counts only during a warm-up.
 
@@ -87,8 +94,10 @@ class OHEMMixin:
         self.ohem = ohem
         self._check_head()
         self._events = MiningEvents()
+        self.watcher = watcher
         # The following are set for the length of one forward at most.
         self._features: dict[str, torch.Tensor] | None = None
+        self._inputs: tuple[ImageList, list[Instances], list[Instances]] | None = None
         self._sampler: Callable | None = None
         self._unmined: list[Instances] | None = None
         logger.info(self._describe())
@@ -97,6 +106,7 @@ class OHEMMixin:
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         ret = super().from_config(cfg, input_shape)
         ret["ohem"] = OHEMSettings.from_cfg(cfg)
+        ret["watcher"] = MiningPictures.from_cfg(cfg)
         return ret
 
     # ---- what a head has to say -----------------------------------------------------------
@@ -158,11 +168,12 @@ class OHEMMixin:
         if not self.training:
             return super().__call__(images, features, proposals, targets, **kwargs)
         self._features = features
+        self._inputs = images, proposals, targets
         try:
             with self._loss_layer():
                 proposals, losses = super().__call__(images, features, proposals, targets, **kwargs)
         finally:
-            self._features = self._unmined = None
+            self._features = self._inputs = self._unmined = None
         return proposals, self._reaching_every_parameter(losses)
 
     @torch.no_grad()
@@ -453,7 +464,26 @@ class OHEMMixin:
                 num_survivors=len(survivors),
                 chosen=chosen,
             )
+            if self.watcher is not None and self.watcher.due():
+                self.watcher.show(self._mining(rois, losses, ranking, survivors, hard, stage))
         return hard
+
+    def _mining(self, rois, losses, ranking, survivors, hard, stage) -> Mining:
+        """The first image's part of a selection: Detectron2, too, draws that one of a batch."""
+        images, proposals, targets = self._inputs
+        size = len(rois[0])
+        return Mining(
+            image=images[0],
+            proposals=(proposals if stage == 0 else rois)[0].proposal_boxes,
+            target=targets[0],
+            rois=rois[0],
+            is_foreground=rois[0].gt_classes < self.num_classes,
+            losses={name: loss[:size] for name, loss in losses.items()},
+            ranking=ranking[:size],
+            survivors=survivors[survivors < size],
+            hard=hard[0],
+            stage=stage,
+        )
 
     # ---- helpers ---------------------------------------------------------------------------
 

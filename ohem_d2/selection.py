@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 
 def select_hard_examples(
@@ -98,18 +98,60 @@ def nms_by_loss(
     order = order_by_loss(losses)
     if nms_scope == "none" or len(order) == 0:
         return order
-    group = image_index
-    if nms_scope == "class":
-        group = image_index * (gt_classes.max() + 1) + gt_classes
-    # Each group is moved to a place of its own, where no other group's box reaches, by a whole
-    # number of pixels. In float64 that changes no coordinate by rounding; in float32, with many
-    # groups, IoUs next to the threshold would tip over.
-    boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
-    extent = torch.ceil(boxes.max() - boxes.min()) + 1
-    shifted = (boxes + (group * extent)[:, None])[order]
+    shifted = _in_places_of_their_own(boxes, gt_classes, image_index, nms_scope)[order]
     # The ranks serve as scores: they have no ties and no NaN.
     rank = torch.arange(len(order), device=order.device, dtype=shifted.dtype)
     return order[nms(shifted, -rank, nms_thresh)]
+
+
+def suppressors(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    image_index: torch.Tensor,
+    *,
+    nms_thresh: float,
+    nms_scope: str,
+) -> torch.Tensor:
+    """
+    Who suppresses whom in :func:`nms_by_loss`, to explain a choice: it takes memory for S x R
+    numbers, S being the number of survivors.
+
+    Args:
+        see :func:`nms_by_loss`.
+
+    Returns:
+        int64 of shape (R,): the index of the RoI that suppresses each, which is the hardest
+        survivor that overlaps it by more than the threshold; -1 for the survivors.
+    """
+    survivors = nms_by_loss(
+        losses, boxes, gt_classes, image_index, nms_thresh=nms_thresh, nms_scope=nms_scope
+    )
+    culprits = torch.full_like(image_index, -1)
+    if len(survivors) == len(culprits):
+        return culprits
+    shifted = _in_places_of_their_own(boxes, gt_classes, image_index, nms_scope)
+    overlaps = box_iou(shifted[survivors], shifted) > nms_thresh
+    # argmax finds the first, thus the hardest.
+    culprits = survivors[overlaps.int().argmax(dim=0)]
+    culprits[survivors] = -1
+    return culprits
+
+
+def _in_places_of_their_own(
+    boxes: torch.Tensor, gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str
+) -> torch.Tensor:
+    """
+    The boxes (R, 4), each group of those that may suppress each other moved to where no other
+    group's box reaches, by a whole number of pixels. In float64 that changes no coordinate by
+    rounding; in float32, with many groups, IoUs next to the threshold would tip over.
+    """
+    group = image_index
+    if nms_scope == "class":
+        group = image_index * (gt_classes.max() + 1) + gt_classes
+    boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    extent = torch.ceil(boxes.max() - boxes.min()) + 1
+    return boxes + (group * extent)[:, None]
 
 
 def cut_to_budget(

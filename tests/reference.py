@@ -34,6 +34,17 @@ def nms(losses, boxes, groups, thresh: float) -> list[int]:
     return kept
 
 
+def suppressors(losses, boxes, groups, thresh: float) -> list[int]:
+    """For each RoI the one that suppresses it in :func:`nms`, -1 if it is kept."""
+    kept = nms(losses, boxes, groups, thresh)
+    result = []
+    for i in range(len(losses)):
+        harder = [j for j in kept if groups is None or groups[i] == groups[j]]
+        hits = [j for j in harder if iou(boxes[i], boxes[j]) > thresh]
+        result.append(-1 if i in kept else hits[0])
+    return result
+
+
 def select(losses, boxes, gt_classes, num_samples, nms_thresh=0.7, nms_scope="class") -> list[int]:
     candidates = [i for i, c in enumerate(gt_classes) if c >= 0]
     groups = {"class": list(gt_classes), "agnostic": [0] * len(losses), "none": None}[nms_scope]

@@ -1,10 +1,16 @@
 import logging
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, TensorboardXWriter
+from models import batch, config, detector, gradients, roi_inputs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ohem_d2.events import MiningEvents
+from ohem_d2.visualization import BACKGROUND, FOREGROUND
 
 
 def mine(events, num_fg_mined, num_bg_mined, num_fg=40, num_bg=400):
@@ -68,3 +74,114 @@ def test_nothing_mined():
         mine(MiningEvents(), 0, 0, 0, 0)
         assert storage.latest()["ohem/cut"][0] == 0
         assert storage.latest()["ohem/num_candidates"][0] == 0
+
+
+class Recorder:
+    def __init__(self):
+        self.minings = []
+
+    def due(self):
+        return True
+
+    def show(self, mining):
+        self.minings.append(mining)
+
+
+def pictures(storage):
+    return {(name, iteration): image for name, image, iteration in storage._vis_data}
+
+
+@pytest.mark.parametrize("implementation", ["readonly", "loss_layer"])
+@pytest.mark.parametrize("name", ["fpn", "c4", "cascade"])
+def test_a_watcher_sees_what_is_trained_on(name, implementation, storage):
+    cfg = config(name, "MODEL.MASK_ON", False, ohem={"implementation": implementation})
+    model = detector(cfg)
+    model.roi_heads.watcher = recorder = Recorder()
+    inputs = batch(cfg)
+    images, features, proposals, targets = roi_inputs(model, inputs)
+    trained = []
+    predictor = model.roi_heads.box_predictor
+    predictor = predictor[0] if name == "cascade" else predictor
+    losses = predictor.losses
+    predictor.losses = lambda out, rois: trained.append(rois[0]) or losses(out, rois)
+    model.roi_heads(images, features, proposals, targets)
+    (mining,) = recorder.minings
+    mined = mining.rois[mining.hard]
+    assert torch.equal(mined.proposal_boxes.tensor, trained[0].proposal_boxes.tensor)
+    assert torch.equal(mined.gt_classes, trained[0].gt_classes)
+    assert torch.equal(mining.proposals.tensor, inputs[0]["proposals"].proposal_boxes.tensor)
+    assert mining.target is targets[0]
+    assert torch.equal(mining.is_foreground, mining.rois.gt_classes < 80)
+    assert torch.equal(mining.image, images[0])
+    weighted = mining.losses["loss_cls"] + mining.losses["loss_box_reg"]
+    assert torch.equal(mining.ranking, weighted)
+    assert len(mining.ranking) == len(mining.rois) == 60 + len(targets[0])
+    assert set(mining.hard.tolist()) <= set(mining.survivors.tolist())
+    assert (mining.ranking[mining.survivors].diff() <= 0).all()
+
+
+def test_all_stages_of_a_cascade_are_shown():
+    cfg = config("cascade", "VIS_PERIOD", 1, ohem={"cascade_stages": "all"})
+    model = detector(cfg)
+    with EventStorage() as storage:
+        model(batch(cfg))
+        names = [name for name, _ in pictures(storage) if "ohem" in name]
+    assert names == ["ohem/mined", "stage1/ohem/mined", "stage2/ohem/mined"]
+
+
+def test_pictures_come_every_period_and_change_nothing():
+    results = []
+    for period in (0, 2):
+        cfg = config("fpn", "VIS_PERIOD", period)
+        model, inputs = detector(cfg), batch(cfg)
+        with EventStorage() as storage:
+            for _ in range(5):
+                losses = model(inputs)
+                storage.step()
+            drawn = [i for name, i in pictures(storage) if name == "ohem/mined"]
+        sum(losses.values()).backward()
+        results.append((losses, gradients(model)))
+        assert drawn == ([0, 2, 4] if period else [])
+        assert (model.roi_heads.watcher is None) == (period == 0)
+    (losses, grads), (other_losses, other_grads) = results
+    assert all(torch.equal(losses[k], other_losses[k]) for k in losses)
+    assert all(torch.equal(grads[k], other_grads[k]) for k in grads)
+
+
+def test_a_picture_shows_the_photograph_and_the_mined_rois():
+    cfg = config("fpn", "VIS_PERIOD", 1)
+    model, inputs = detector(cfg), batch(cfg)
+    inputs[0]["image"][:] = torch.tensor([10.0, 100.0, 200.0]).view(3, 1, 1)  # BGR
+    with EventStorage() as storage:
+        model(inputs)
+        picture = pictures(storage)["ohem/mined", 0]
+        counts = storage.latest()
+    assert picture.dtype == np.uint8 and picture.shape[0] == 3
+    picture = picture[:, -800:].transpose(1, 2, 0)  # without the caption
+    assert tuple(np.median(picture.reshape(-1, 3), axis=0)) == (200, 100, 10)
+    for color, number in ((FOREGROUND, "ohem/num_fg"), (BACKGROUND, "ohem/num_bg")):
+        assert (picture == color).all(axis=2).any() == (counts[number][0] > 0)
+
+
+def test_other_processes_draw_nothing(monkeypatch):
+    """They have no writer that would take the pictures out of the storage."""
+    cfg = config("fpn", "VIS_PERIOD", 1)
+    model = detector(cfg)
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    with EventStorage() as storage:
+        model(batch(cfg))
+        assert ("ohem/mined", 0) not in pictures(storage)
+
+
+def test_tensorboard_has_the_picture(tmp_path):
+    cfg = config("fpn", "VIS_PERIOD", 1)
+    model, writer = detector(cfg), TensorboardXWriter(str(tmp_path))
+    with EventStorage() as storage:
+        model(batch(cfg))
+        picture = pictures(storage)["ohem/mined", 0]
+        writer.write()
+    writer.close()
+    written = EventAccumulator(str(tmp_path), {"images": 0}).Reload()
+    (event,) = written.Images("ohem/mined")
+    decoded = cv2.imdecode(np.frombuffer(event.encoded_image_string, np.uint8), 1)
+    assert np.array_equal(decoded[:, :, ::-1].transpose(2, 0, 1), picture)

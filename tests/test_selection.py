@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohem_d2 import select_hard_examples
-from ohem_d2.selection import cut_to_budget, nms_by_loss
+from ohem_d2.selection import cut_to_budget, nms_by_loss, suppressors
 
 SCOPES = ("class", "agnostic", "none")
 
@@ -67,6 +67,26 @@ def test_five_thousand_rois(scope):
         losses[hardest], boxes[hardest].astype(float), classes[hardest], 128, 0.7, scope
     )
     assert chosen.tolist() == hardest[expected].tolist()
+
+
+@given(rois(), rois(), st.sampled_from([0.0, 0.3, 0.5, 0.7]), st.sampled_from(SCOPES))
+@settings(max_examples=200, deadline=None)
+def test_suppressors_are_those_of_the_plain_loop(first, second, thresh, scope):
+    losses, boxes, classes = (a + b for a, b in zip(first, second))
+    classes = [max(c, 0) for c in classes]
+    image = [0] * len(first[0]) + [1] * len(second[0])
+    arguments = (
+        torch.tensor(losses, dtype=torch.float32),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(classes, dtype=torch.int64),
+        torch.tensor(image, dtype=torch.int64),
+    )
+    found = suppressors(*arguments, nms_thresh=thresh, nms_scope=scope)
+    groups = {"class": list(zip(image, classes)), "agnostic": image, "none": None}[scope]
+    assert found.dtype == torch.int64
+    assert found.tolist() == reference.suppressors(losses, boxes, groups, thresh)
+    kept = nms_by_loss(*arguments, nms_thresh=thresh, nms_scope=scope)
+    assert torch.nonzero(found < 0).squeeze(1).tolist() == sorted(kept.tolist())
 
 
 def test_iou_at_the_threshold_is_not_above_it():

@@ -1,6 +1,13 @@
 import numpy as np
 
-from ohem_d2.visualization import BACKGROUND, FOREGROUND, draw_boxes, draw_mined_rois, with_caption
+from ohem_d2.visualization import (
+    BACKGROUND,
+    FOREGROUND,
+    draw_boxes,
+    draw_mined_rois,
+    with_caption,
+    zoom_for,
+)
 
 
 def test_boxes_are_drawn_where_they_are():
@@ -25,3 +32,42 @@ def test_caption():
     assert (
         picture.shape == (70, 300, 3) and (picture[:60] < 128).any() and (picture[60:] == 0).all()
     )
+
+
+def test_long_captions_are_wrapped():
+    lines = ["word " * 40]
+    narrow, wide = (
+        with_caption(np.zeros((10, width, 3), np.uint8), *lines) for width in (300, 900)
+    )
+    assert narrow.shape[0] > wide.shape[0] > 10 + 26
+    assert (narrow[:-10, -8:] == 255).all()  # no letter is cut
+
+
+def test_survivors_are_drawn_between_proposals_and_mined_rois():
+    image = np.full((60, 60, 3), 90, np.uint8)
+    boxes = np.array([[2.0, 2, 12, 12], [20, 20, 32, 32], [40, 40, 54, 54]])
+    picture = draw_mined_rois(image, boxes, boxes[2:], np.array([True]), survivors=boxes[1:])
+    proposal, survivor, mined = picture[2, 7], picture[20, 26], picture[40, 47]
+    assert proposal[0] == proposal[1] == proposal[2] > 90  # grey
+    assert survivor[0] > 130 and survivor[2] < 90  # yellow
+    assert tuple(mined) == FOREGROUND
+
+
+def test_labels_are_at_their_boxes_and_inside_of_the_picture():
+    image = np.full((100, 200, 3), 90, np.uint8)
+    mined = np.array([[60.0, 40, 150, 90], [190, 95, 199, 99], [5, 5, 25, 25]])
+    kinds = np.array([True, False, True])
+    picture = draw_mined_rois(image, mined, mined, kinds, labels=["1.23", "0.45"])
+    # The ground of a label is as wide as its text; nowhere else is a box filled.
+    assert (picture[43, 61:64] == FOREGROUND).all()
+    assert (picture[-8:, -12:] == BACKGROUND).all(axis=2).mean() > 0.3
+    assert (picture[9:21, 9:21] == 90).all()
+    # Those with a label are drawn in bold.
+    assert (picture[60, 59:62] == FOREGROUND).all() and (picture[15, 3:5] != FOREGROUND).any()
+
+
+def test_zoom():
+    assert zoom_for(400, 500) == 2.0
+    assert zoom_for(900, 1000) == 1.0
+    assert zoom_for(100, 1000) == 1.6  # no more than 1600 pixels wide
+    assert zoom_for(3200, 2000) == 0.5

@@ -1,0 +1,138 @@
+"""What OHEM picks on an image, and why."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.structures import pairwise_iou
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from .events import Mining
+from .selection import order_by_loss, suppressors
+
+# of what explain() returns
+COLUMNS = (
+    *("rank", "loss", "loss_cls", "loss_loc", "label", "iou", "status", "suppressed_by"),
+    *("x0", "y0", "x1", "y1"),
+)
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.minings: list[Mining] = []
+
+    def due(self) -> bool:
+        return True
+
+    def show(self, mining: Mining) -> None:
+        self.minings.append(mining)
+
+
+def mine(model: nn.Module, inputs: dict) -> list[Mining]:
+    """
+    What the model's heads mine on an image, as after their warm-up. Nothing is learned.
+
+    Args:
+        model: of :func:`ohem_d2.loading.load_model`.
+        inputs: of :func:`ohem_d2.loading.image_mapper`.
+
+    Returns:
+        one, or one for each stage of a cascade with CASCADE_STAGES "all".
+    """
+    heads, recorder = model.roi_heads, _Recorder()
+    before, heads.watcher = heads.watcher, recorder
+    try:
+        with torch.no_grad(), EventStorage(heads.ohem.warmup_iters):
+            images = model.preprocess_image([inputs])
+            features = model.backbone(images.tensor)
+            targets = [inputs["instances"].to(model.device)]
+            if model.proposal_generator is None:
+                proposals = [inputs["proposals"].to(model.device)]
+            else:
+                proposals, _ = model.proposal_generator(images, features, targets)
+            heads(images, features, proposals, targets)
+    finally:
+        heads.watcher = before
+    return recorder.minings
+
+
+def explain(
+    mining: Mining,
+    *,
+    nms_thresh: float,
+    nms_scope: str,
+    classes: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+) -> list[dict]:
+    """
+    Why each candidate was mined or not.
+
+    Args:
+        nms_thresh, nms_scope: that the mining was done with.
+        classes: names of the classes; None: their numbers are their names.
+        size: (H, W) of the image that boxes are told in; None: as the network sees it.
+
+    Returns:
+        a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
+        ``loss_cls`` and ``loss_loc``, its losses as they are trained on; ``label``; ``iou``, the
+        highest with an object; ``status``, "mined", "suppressed" by a harder RoI, "below the cut"
+        of the budget, or "over a cap" on its kind; ``suppressed_by``, the rank of the harder one,
+        else ""; ``x0``, ``y0``, ``x1``, ``y1`` in absolute pixels.
+    """
+    boxes, gt_classes = mining.rois.proposal_boxes, mining.rois.gt_classes
+    culprits = suppressors(
+        mining.ranking,
+        boxes.tensor,
+        gt_classes,
+        torch.zeros_like(gt_classes),
+        nms_thresh=nms_thresh,
+        nms_scope=nms_scope,
+    )
+    order = order_by_loss(mining.ranking)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(1, len(order) + 1, device=order.device)
+    iou = pairwise_iou(boxes, mining.target.gt_boxes)
+    iou = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
+    last = rank[mining.hard].max().item() if len(mining.hard) else 0
+    mined = set(mining.hard.tolist())
+
+    height, width = size or mining.image.shape[1:]
+    factor = boxes.tensor.new_tensor([width, height] * 2)
+    factor = factor / factor.new_tensor([mining.image.shape[2], mining.image.shape[1]] * 2)
+    columns = (
+        *(rank, mining.ranking, mining.losses["loss_cls"], mining.losses["loss_box_reg"]),
+        *(gt_classes, iou, culprits, torch.where(culprits >= 0, rank[culprits], 0)),
+        *(boxes.tensor * factor).unbind(dim=1),
+    )
+    values = zip(*(column[order].tolist() for column in columns))
+    rows = [dict(zip(COLUMNS, row)) for row in values]
+    for index, foreground, row in zip(order.tolist(), mining.is_foreground[order].tolist(), rows):
+        if not foreground:
+            row["label"] = "background"
+        else:
+            row["label"] = classes[row["label"]] if classes else str(row["label"])
+        if row["suppressed_by"] > 0:
+            row["status"] = "suppressed"
+        elif index in mined:
+            row["status"] = "mined"
+        else:
+            row["status"] = "below the cut" if row["rank"] > last else "over a cap"
+        row["suppressed_by"] = row["suppressed_by"] or ""
+    return rows
+
+
+def encode(picture: np.ndarray, suffix: str) -> bytes:
+    """An RGB picture as a file of that suffix, such as ".png"."""
+    return cv2.imencode(suffix, picture[:, :, ::-1])[1].tobytes()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """The file has its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)

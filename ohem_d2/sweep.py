@@ -1,0 +1,90 @@
+"""What OHEM mines over many images: the share of each class, and the hardest images."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from torch import nn
+
+from .events import LOGGER_NAME, draw_mining
+from .inspection import encode, mine
+from .loading import image_mapper
+
+logger = logging.getLogger(LOGGER_NAME)
+
+_NUM_LABELS = 10  # of RoIs whose loss is written on a picture
+
+
+@dataclasses.dataclass
+class ClassCount:
+    """Of one class or of background, over the images gone over."""
+
+    name: str
+    objects: int = 0
+    candidates: int = 0
+    mined: int = 0
+    loss: float = 0.0  # sum over the mined ones
+
+
+@dataclasses.dataclass
+class HardImage:
+    file: str
+    loss: float  # mean over the mined RoIs
+    foreground: int
+    background: int
+    objects: int
+    picture: bytes = b""  # JPEG
+
+
+def sweep_images(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: Sequence[dict],
+    classes: Sequence[str] | None,
+    num_hardest: int,
+) -> tuple[list[ClassCount], list[HardImage]]:
+    """
+    Mine on each image; in a cascade, at its first stage.
+
+    Returns:
+        the counts of all classes that occur, from the most to the least mined, and the hardest
+        images, those with the highest mean ranking loss of mined RoIs.
+    """
+    to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    names = [*(classes or map(str, range(num_classes))), "background"]
+    totals = torch.zeros(4, num_classes + 1, dtype=torch.float64)
+    images = []
+    for i, record in enumerate(records):
+        mining = mine(model, to_inputs(record))[0]
+        labels, hard = mining.rois.gt_classes.cpu(), mining.hard.cpu()
+        losses = mining.ranking.cpu().double()[hard]
+        mined = labels[hard]
+        totals[0] += torch.bincount(mining.target.gt_classes.cpu(), minlength=num_classes + 1)
+        totals[1] += torch.bincount(labels, minlength=num_classes + 1)
+        totals[2] += torch.bincount(mined, minlength=num_classes + 1)
+        totals[3].index_add_(0, mined, losses)
+        foreground = int((mined < num_classes).sum())
+        mean = losses.mean().item() if len(losses) else 0.0
+        objects = len(mining.target)
+        image = HardImage(record["file_name"], mean, foreground, len(hard) - foreground, objects)
+        images.append((image, record))
+        if (i + 1) % 10 == 0:
+            logger.info(f"Mined on {i + 1} of {len(records)} images")
+    counts = [
+        ClassCount(name, int(objects), int(candidates), int(mined), loss)
+        for name, (objects, candidates, mined, loss) in zip(names, totals.T.tolist())
+        if objects + candidates > 0
+    ]
+    counts.sort(key=lambda count: -count.mined)
+    # A mean that is not finite is the hardest.
+    images.sort(key=lambda pair: -pair[0].loss if math.isfinite(pair[0].loss) else -math.inf)
+    for image, record in images[:num_hardest]:
+        mining = mine(model, to_inputs(record))[0]  # the same again
+        labels = [f"{loss:.2f}" for loss in mining.ranking[mining.hard[:_NUM_LABELS]].tolist()]
+        picture = draw_mining(mining, read_image(record["file_name"], "RGB"), labels)
+        image.picture = encode(picture, ".jpg")
+    return counts, [image for image, _ in images[:num_hardest]]

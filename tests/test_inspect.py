@@ -1,0 +1,389 @@
+"""What would OHEM pick, and why: the command and its parts, on real photographs."""
+
+import csv
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import reference
+import torch
+from detectron2.data import DatasetCatalog
+from models import config, detector
+
+from ohem_d2 import inspect, loading
+from ohem_d2.inspection import explain, mine
+from ohem_d2.visualization import BACKGROUND, FOREGROUND, GROUND_TRUTH
+
+TILE = ("MODEL.ROI_HEADS.NUM_CLASSES", 1, "INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 320)
+
+
+def save(folder, cfg):
+    """A configuration and weights for it, as a run leaves them."""
+    torch.save({"model": detector(cfg).state_dict()}, folder / "model_final.pth")
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("run"), config("fpn", *TILE, budget=32))
+
+
+@pytest.fixture(scope="module")
+def tiles(tree_crowns):
+    return f"coco:{tree_crowns / 'test.json'}:{tree_crowns / 'tiles'}"
+
+
+@pytest.fixture(scope="module")
+def photograph(tiles):
+    """The test tile with the most crowns, as Detectron2 has it."""
+    loading.register_datasets([tiles])
+    return max(DatasetCatalog.get(tiles), key=lambda record: len(record["annotations"]))
+
+
+def arguments(run, *more):
+    model = ("--config-file", run / "config.yaml", "--weights", run / "model_final.pth")
+    return [str(a) for a in (*model, *more)]
+
+
+def rows_of(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def boxes_of(rows):
+    return [[float(row[side]) for side in ("x0", "y0", "x1", "y1")] for row in rows]
+
+
+def shows(picture, color):
+    """Whether the colour is in it, as far as a line of one pixel has it."""
+    return (np.abs(picture.astype(int) - color).max(axis=2) < 10).any()
+
+
+def drawn_boxes(record):
+    boxes = np.array([a["bbox"] for a in record["annotations"] if not a.get("iscrowd")])
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def test_a_picture_and_a_table_for_images_of_a_data_set(run, tiles, tmp_path, capsys):
+    inspect.main(arguments(run, "--dataset", tiles, "--num", 2, "--output", tmp_path, "--top", 5))
+    printed = capsys.readouterr().out
+    assert len(list(tmp_path.iterdir())) == 4
+    for path in tmp_path.glob("*.csv"):
+        rows = rows_of(path)
+        mined = [row for row in rows if row["status"] == "mined"]
+        assert len(mined) == 32 < len(rows) and {row["label"] for row in rows} > {"background"}
+        assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))
+        losses = [float(row["loss"]) for row in rows]
+        assert losses == sorted(losses, reverse=True)
+        for row in rows:
+            total = float(row["loss_cls"]) + float(row["loss_loc"])
+            assert float(row["loss"]) == pytest.approx(total)
+        picture = cv2.imread(str(path.with_suffix(".png")))[:, :, ::-1]
+        assert min(picture.shape[:2]) >= 800
+        some = any(float(row["iou"]) == 1 for row in rows)
+        assert shows(picture, GROUND_TRUTH) == some
+        for color, foreground in ((FOREGROUND, True), (BACKGROUND, False)):
+            some = any((row["label"] == "tree") == foreground for row in mined)
+            assert shows(picture, color) == some
+        assert f"{len(rows)} candidates: 32 mined" in printed and str(path) in printed
+        line = next(x for x in printed.splitlines() if f"{float(rows[4]['loss']):.3f}" in x)
+        assert rows[4]["label"] in line
+    assert "loss = 1.0 x cls + 1.0 x loc" in printed
+
+
+@pytest.mark.parametrize("scope", ["class", "agnostic", "none"])
+def test_the_table_agrees_with_plain_loops(run, photograph, scope):
+    overrides = ["MODEL.ROI_HEADS.OHEM.NMS_SCOPE", scope]
+    if scope != "none":
+        overrides += ["MODEL.ROI_HEADS.OHEM.NMS_THRESH", "0.5"]
+    weights = str(run / "model_final.pth")
+    cfg = loading.load_cfg(str(run / "config.yaml"), weights=weights, overrides=overrides)
+    model, untrained = loading.load_model(cfg)
+    assert untrained == []
+    (mining,) = mine(model, loading.image_mapper(cfg)(photograph))
+    rows = explain(mining, nms_thresh=0.5, nms_scope=scope)
+    losses, labels = [row["loss"] for row in rows], [row["label"] for row in rows]
+    boxes = boxes_of(rows)
+    classes = [0 if label == "0" else 1 for label in labels]
+    groups = {"class": classes, "agnostic": [0] * len(rows), "none": None}[scope]
+    chosen = reference.select(losses, boxes, classes, 32, 0.5, scope)
+    assert [row["rank"] - 1 for row in rows if row["status"] == "mined"] == chosen
+    culprits = reference.suppressors(losses, boxes, groups, 0.5)
+    assert [row["suppressed_by"] or 0 for row in rows] == [c + 1 for c in culprits]
+    assert (sum(c >= 0 for c in culprits) > 3) == (scope != "none")
+    below = [row["rank"] - 1 for row in rows if row["status"] == "below the cut"]
+    assert below and min(below) > max(chosen)
+    truth = drawn_boxes(photograph) * mining.image.shape[1] / photograph["height"]
+    for row, box in zip(rows, boxes):
+        iou = max(reference.iou(box, drawn) for drawn in truth)
+        assert row["iou"] == pytest.approx(iou, abs=1e-3)
+        assert (row["label"] == "0") == (row["iou"] >= 0.5)
+
+
+def test_the_same_is_mined_again_and_nothing_is_learned(run, photograph):
+    weights = str(run / "model_final.pth")
+    cfg = loading.load_cfg(str(run / "config.yaml"), weights=weights)
+    model, _ = loading.load_model(cfg)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = loading.image_mapper(cfg)(photograph)
+    first, second = (mine(model, inputs)[0] for _ in range(2))
+    assert torch.equal(first.ranking, second.ranking) and torch.equal(first.hard, second.hard)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.roi_heads.watcher is None
+
+
+def test_boxes_are_told_in_pixels_of_the_photograph(run, photograph, tmp_path):
+    """The ground truth is among the candidates, so it has to be found in the table."""
+    one = ("--image", photograph["file_name"], "--annotations", annotations(photograph, tmp_path))
+    inspect.main(arguments(run, *one, "--output", tmp_path))
+    (table,) = tmp_path.glob("*.csv")
+    boxes = np.array(boxes_of(rows_of(table)))
+    for drawn in drawn_boxes(photograph):
+        assert np.abs(boxes - drawn).max(axis=1).min() < 0.5
+
+
+def annotations(record, folder, suffix=".json"):
+    """The photograph's own, in a file of their own."""
+    path = folder / f"annotations{suffix}"
+    boxes = drawn_boxes(record)
+    if suffix == ".json":
+        content = {
+            "images": [
+                {"id": 7, "file_name": f"elsewhere/{Path(record['file_name']).name}"}
+                | {key: record[key] for key in ("width", "height")}
+            ],
+            "annotations": [
+                {"id": i + 1, "image_id": 7, "category_id": 3, "iscrowd": 0}
+                | {"bbox": [*box[:2], *(box[2:] - box[:2])], "area": 1.0}
+                for i, box in enumerate(boxes)
+            ],
+            "categories": [{"id": 3, "name": "tree"}],
+        }
+        path.write_text(json.dumps(content, default=float))
+    else:
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        objects = ""
+        for box in boxes + [1, 1, 0, 0]:  # VOC counts pixels from 1
+            corners = "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box))
+            objects += f"<object><name>tree</name><bndbox>{corners}</bndbox></object>"
+        path.write_text(f"<annotation>{objects}</annotation>")
+    return path
+
+
+def test_one_image_with_annotations_of_either_format(run, photograph, tmp_path):
+    tables = []
+    for suffix, flags in ((".json", ()), (".xml", ("--classes", "tree"))):
+        path = annotations(photograph, tmp_path, suffix)
+        given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
+        inspect.main(arguments(run, *given, *flags))
+        (table,) = tmp_path.glob("*.csv")
+        tables.append(rows_of(table))
+    assert len(tables[0]) > 100 and any(row["label"] == "tree" for row in tables[0])
+    for one, other in zip(*tables):
+        assert one["status"] == other["status"] and one["label"] == other["label"]
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-3)
+
+
+def test_an_image_without_labels_has_no_loss(run, photograph, capsys):
+    with pytest.raises(SystemExit):
+        inspect.main(arguments(run, "--image", photograph["file_name"]))
+    said = capsys.readouterr().err
+    assert "--annotations" in said and "--no-objects" in said
+
+
+def test_an_image_without_objects_is_all_background(run, photograph, tmp_path, capsys):
+    one = ("--image", photograph["file_name"], "--no-objects", "--output", tmp_path)
+    inspect.main(arguments(run, *one))
+    (table,) = tmp_path.glob("*.csv")
+    rows = rows_of(table)
+    assert {row["label"] for row in rows} == {"background"}
+    assert {float(row["iou"]) for row in rows} == {0.0}
+    assert "32 mined (0 foreground, 32 background" in capsys.readouterr().out
+    # Far from any object there is nothing to mine, and that is no error.
+    inspect.main(arguments(run, *one, "MODEL.ROI_HEADS.OHEM.BG_IOU_LOW", "0.1"))
+    assert rows_of(table) == [] and "0 candidates: 0 mined" in capsys.readouterr().out
+
+
+# Background, which has no localization loss, is easier than any foreground then.
+CAP = (
+    *("MODEL.ROI_HEADS.OHEM.MAX_FG_FRACTION", "0.1"),
+    *("MODEL.ROI_HEADS.OHEM.RANK_CLS_WEIGHT", "0.0"),
+)
+
+
+def test_a_cap_is_told_from_the_cut(run, photograph, tmp_path):
+    path = annotations(photograph, tmp_path)
+    given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
+    inspect.main(arguments(run, *given, *CAP))
+    (table,) = tmp_path.glob("*.csv")
+    rows = rows_of(table)
+    mined = [row for row in rows if row["status"] == "mined"]
+    assert len(mined) == 32 and sum(row["label"] == "tree" for row in mined) == 3
+    capped = [row for row in rows if row["status"] == "over a cap"]
+    assert capped and {row["label"] for row in capped} == {"tree"}
+    assert max(int(row["rank"]) for row in capped) < int(mined[-1]["rank"])
+
+
+@pytest.mark.parametrize("name", ["fpn", "c4-mask", "cascade", "keypoint"])
+def test_plain_heads_are_replaced(name, tiles, tmp_path, capsys):
+    """A model that was trained without OHEM, with masks and keypoints or without."""
+    small = TILE if name != "cascade" else (*TILE, "MODEL.ROI_HEADS.OHEM.CASCADE_STAGES", "all")
+    cfg = config(name, *small, budget=16, plain=True)
+    run = save(tmp_path, cfg)
+    out = tmp_path / "out"
+    inspect.main(arguments(run, "--dataset", tiles, "--num", 1, "--output", out))
+    captured = capsys.readouterr()
+    stages = 3 if name == "cascade" else 1
+    tables = sorted(out.glob("*.csv"))
+    assert len(tables) == stages == len(list(out.glob("*.png")))
+    for path in tables:
+        assert sum(row["status"] == "mined" for row in rows_of(path)) == 16
+    assert ("stage 2 of the cascade" in captured.out) == (name == "cascade")
+    assert "Not trained" not in captured.err
+
+
+def test_without_weights_it_says_that_nothing_was_trained(run, tiles, tmp_path, capsys):
+    given = ("--dataset", tiles, "--num", 1, "--output", tmp_path)
+    inspect.main(["--config-file", str(run / "config.yaml"), *map(str, given)])
+    assert "Not trained" in capsys.readouterr().err
+    # weights of a head with other classes do not count as trained
+    other = ("MODEL.ROI_BOX_HEAD.FC_DIM", "8")
+    inspect.main(arguments(run, *given, *other))
+    said = capsys.readouterr().err
+    assert "Not trained" in said and "box_" in said
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "--import"),
+        (["MODEL.ROI_HEADS.NAME", "RROIHeads"], "OHEMMixin"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "80"], "MODEL.ROI_HEADS.NUM_CLASSES 1"),
+        (["MODEL.ROI_HEADS.OHEM.NMS_TRESH", "0.5"], "NMS_TRESH"),
+        (["MODEL.NO_SUCH_KEY", "1"], "--import"),
+        (["MODEL.MASK_ON"], "KEY VALUE"),
+        (["MODEL.WEIGHTS", "gone.pth"], "gone.pth does not exist"),
+        (["MODEL.LOAD_PROPOSALS", "True"], "PROPOSAL_FILES_TRAIN"),
+    ],
+)
+def test_what_is_wrong_is_said(run, tiles, overrides, said, capsys):
+    with pytest.raises(SystemExit, match=said):
+        inspect.main(["--config-file", str(run / "config.yaml"), "--dataset", tiles, *overrides])
+
+
+def test_data_without_labels_has_no_loss(run, photograph):
+    bare = {key: photograph[key] for key in ("file_name", "height", "width", "image_id")}
+    DatasetCatalog.register("bare", lambda: [bare])
+    try:
+        with pytest.raises(SystemExit, match="needs labels"):
+            inspect.main(arguments(run, "--dataset", "bare"))
+    finally:
+        DatasetCatalog.remove("bare")
+
+
+def test_only_an_r_cnn_mines(tiles):
+    retina = ("--config-file", "COCO-Detection/retinanet_R_50_FPN_1x.yaml", "--dataset", tiles)
+    overrides = ("MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.DEVICE", "cpu")
+    with pytest.raises(SystemExit, match="no R-CNN"):
+        inspect.main([*retina, *overrides])
+
+
+def test_wrong_files_are_named(run, tiles, photograph, tmp_path):
+    image, torn = photograph["file_name"], tmp_path / "torn.pth"
+    torn.write_bytes((run / "model_final.pth").read_bytes()[:5000])
+    other = tmp_path / "other.json"
+    other.write_text(annotations(photograph, tmp_path).read_text().replace("elsewhere/", "not-"))
+    wrong = tmp_path / "wrong.xml"
+    wrong.write_text("<annotation><object><name>tree</name></object></annotation>")
+    for args, said in (
+        (("--dataset", "no_such_data"), "no_such_data.*not registered"),
+        (("--image", tmp_path / "gone.png", "--no-objects"), "gone.png does not exist"),
+        (("--image", image, "--annotations", "gone.json"), "gone.json does not exist"),
+        (("--image", image, "--annotations", other), "0 images called"),
+        (("--image", image, "--annotations", wrong), "--classes"),
+        (("--image", image, "--annotations", wrong, "--classes", "tree"), "wrong.xml"),
+        (("--image", image, "--annotations", wrong, "--classes", "a", "b"), "2 classes: a, b"),
+        (("--image", image, "--no-objects", "--weights", torn), "cannot be loaded"),
+        (("--image", image, "--no-objects", "--import", "no_such_module"), "PYTHONPATH"),
+        (("--image", image, "--no-objects", "--config-file", "gone.yaml"), "gone.yaml"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            inspect.main(arguments(run, *args))
+
+
+def test_precomputed_proposals(tiles, tree_crowns, tmp_path):
+    """Fast R-CNN: proposals come with the data set."""
+    records = DatasetCatalog.get(tiles)
+    rng = np.random.default_rng(0)
+    corners = [rng.uniform(0, 250, (80, 2)) for _ in records]
+    proposals = {
+        "ids": [record["image_id"] for record in records],
+        "boxes": [np.concatenate([c, c + 40], axis=1).astype(np.float32) for c in corners],
+        "objectness_logits": [np.zeros(80, np.float32) for _ in records],
+        "bbox_mode": 0,
+    }
+    (tmp_path / "proposals.pkl").write_bytes(pickle.dumps(proposals))
+    cfg = config(
+        "fpn",
+        *TILE,
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "MODEL.LOAD_PROPOSALS", True),
+        *("DATASETS.TEST", (tiles,)),
+        *("DATASETS.PROPOSAL_FILES_TEST", (str(tmp_path / "proposals.pkl"),)),
+    )
+    run = save(tmp_path, cfg)
+    out = tmp_path / "out"
+    inspect.main(arguments(run, "--dataset", tiles, "--num", 1, "--output", out))
+    (table,) = out.glob("*.csv")
+    crowns = [a for a in records[0]["annotations"] if not a["iscrowd"]]
+    assert len(rows_of(table)) <= 80 + len(crowns)
+    assert sum(row["status"] == "mined" for row in rows_of(table)) == 16
+
+
+MODULE = """
+from detectron2.config import CfgNode
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from ohem_d2 import OHEMMixin
+
+def add_my_config(cfg):
+    cfg.MODEL.MINE = CfgNode({"KEY": 1})
+
+@ROI_HEADS_REGISTRY.register()
+class MyHeads(OHEMMixin, StandardROIHeads):
+    pass
+"""
+
+
+def test_parts_of_ones_own_are_imported(run, tiles, tmp_path):
+    """As a user calls it, from a folder of their own."""
+    (tmp_path / "my_heads.py").write_text(MODULE)
+    config_file = (run / "config.yaml").read_text().replace("OHEMROIHeads", "MyHeads")
+    (tmp_path / "config.yaml").write_text(
+        config_file.replace("MODEL:\n", "MODEL:\n  MINE:\n    KEY: 2\n", 1)
+    )
+    root = Path(__file__).resolve().parents[1]
+    command = ("-m", "ohem_d2.inspect", "--config-file", "config.yaml", "--import", "my_heads")
+    given = ("--weights", run / "model_final.pth", "--dataset", tiles, "--num", 1)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command, *map(str, given), "OUTPUT_DIR", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MyHeads" in done.stdout and "32 mined" in done.stdout
+    assert len(list((tmp_path / "out" / "inspect").iterdir())) == 2
+
+
+def test_the_module_hides_nothing_of_the_standard_library():
+    import inspect as standard
+
+    assert standard.signature(inspect.main).parameters
+    assert inspect.__name__ == "ohem_d2.inspect" and "ohem_d2" not in standard.__file__
