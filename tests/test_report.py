@@ -3,6 +3,7 @@
 import base64
 import html.parser
 import json
+import logging
 import os
 import re
 import shutil
@@ -56,7 +57,12 @@ def finished(data, tmp_path_factory):
     (folder / "config.yaml").write_text(cfg.dump())
     register_datasets([data])
     torch.manual_seed(0)
+    # DefaultTrainer sets up a logger that shows nothing yet, and other tests would inherit that.
+    logger = logging.getLogger("detectron2")
+    level = logger.level
+    logger.setLevel(logging.INFO)
     OHEMTrainer(cfg).train()
+    logger.setLevel(level)
     return folder
 
 
