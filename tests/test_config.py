@@ -36,6 +36,7 @@ def test_keys_and_defaults():
     assert dict(cfg.MODEL.ROI_HEADS.OHEM) == DEFAULTS
     del cfg.MODEL.ROI_HEADS["OHEM"]
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.pop("OHKM_TOPK") == 8
+    assert cfg.SOLVER.pop("ACCUMULATION_STEPS") == 1
     assert cfg.dump() == before
 
 

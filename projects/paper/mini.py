@@ -124,7 +124,7 @@ def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
         if not proposals.exists():
             make_proposals.main(
                 ["rpn", name, str(proposals), "--config-file", str(config)]
-                + ["--weights", str(weights), *PCB_OVERRIDES]
+                + ["--weights", str(weights), "--opts", *PCB_OVERRIDES]
             )
         arguments += [f"--{split}-data", name, f"--{split}-proposals", str(proposals)]
     return arguments

@@ -51,12 +51,17 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     if cfg.SOLVER.TRAINER not in TRAINERS:
         allowed = " or ".join(f'"{name}"' for name in TRAINERS)
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {allowed}")
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_lite"):
-        import small_networks  # noqa: F401  registers them; needs what the demo needs
+    import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     return cfg
+
+
+def import_networks(cfg: CfgNode) -> None:
+    """Register what the configuration names and few need: it takes what the demo takes."""
+    if cfg.MODEL.BACKBONE.NAME.startswith("build_lite"):
+        import small_networks  # noqa: F401
 
 
 def check_files(cfg: CfgNode) -> None:

@@ -12,10 +12,8 @@ from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import RPN
+from recipe import add_paper_config, import_networks
 from torch import nn
-from vgg import add_vgg_config
-
-from ohem_d2 import add_ohem_config
 
 PARTS = ("backbone", "proposal_generator")
 
@@ -38,8 +36,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
                 f"--config-file {config_file}: no such file, and no such name in the model zoo"
             ) from None
     cfg = get_cfg()
-    add_ohem_config(cfg)
-    add_vgg_config(cfg)
+    add_paper_config(cfg)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.merge_from_file(config_file)
@@ -47,6 +44,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
         cfg.merge_from_list(list(opts))
     except (AssertionError, KeyError, ValueError) as e:
         raise ValueError(f"--opts: {e}") from e
+    import_networks(cfg)
     if weights:
         cfg.MODEL.WEIGHTS = weights
     if not cfg.MODEL.WEIGHTS:

@@ -134,4 +134,6 @@ def setup(
     setup_logger(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, name="fvcore")
     seed_all_rng(seed)
+    # for the report of a run and for tests of one's own
+    Path(cfg.OUTPUT_DIR, "config.yaml").write_text(cfg.dump())
     return cfg
