@@ -47,7 +47,9 @@ setup(
         "opencv-python>=4.5",  # drawing what was mined
         "pycocotools>=2.0.2",  # COCO evaluation
         "omegaconf>=2.1",  # configurations in Python
-        "tabulate",  # collect_env
+        "tabulate>=0.8",  # collect_env, tables of what was mined
+        "matplotlib>=3.7",  # curves of the report
+        "jinja2>=3",  # the report's page
         "numpy>=1.21",
     ],
 )
