@@ -32,7 +32,8 @@ DATA = prepare_data.ROOT / "datasets" / "table1_mini"
 STEP = 160  # pixels between the corners of training tiles, of which the demo has twice as many
 # Of DeepPCB's 1,000 and 500 images, for the sake of time; spread evenly
 PCB_IMAGES = {"train": 250, "test": 167}
-PCB_OVERRIDES = ["INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MIN_SIZE_TEST", "480"]
+PCB_SIZE = ["INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MIN_SIZE_TEST", "480"]
+PCB_SCHEDULE = ["SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(420,)"]
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "BOOTSTRAP.ROUNDS", "2"]
 QUICK_IMAGES = 6
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [row.stem for row in run_table.find_rows(CONFIGS, None)]
         rows += ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
     output = args.output or prepare_data.ROOT / "output" / f"table1_mini_{kind}{suffix}"
-    overrides = [*(PCB_OVERRIDES if args.deeppcb else ()), *args.overrides]
+    overrides = [*((*PCB_SIZE, *PCB_SCHEDULE) if args.deeppcb else ()), *args.overrides]
     run_table.main(
         [
             *("--configs", str(CONFIGS), "--output", str(output), *data),
@@ -116,7 +117,7 @@ def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
     if not weights.exists():
         command = [sys.executable, "-W", "ignore", str(HERE / "train.py"), "--resume"]
         command += ["--config-file", str(config), "OUTPUT_DIR", str(folder / "rpn")]
-        command += ["DATASETS.TRAIN", f"('{names['train']}',)", *PCB_OVERRIDES]
+        command += ["DATASETS.TRAIN", f"('{names['train']}',)", *PCB_SIZE]
         subprocess.run([*command, *(QUICK[:4] if quick else ())], check=True)
     arguments = []
     for split, name in names.items():
@@ -124,7 +125,7 @@ def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
         if not proposals.exists():
             make_proposals.main(
                 ["rpn", name, str(proposals), "--config-file", str(config)]
-                + ["--weights", str(weights), "--opts", *PCB_OVERRIDES]
+                + ["--weights", str(weights), "--opts", *PCB_SIZE]
             )
         arguments += [f"--{split}-data", name, f"--{split}-proposals", str(proposals)]
     return arguments
