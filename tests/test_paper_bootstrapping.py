@@ -1,6 +1,5 @@
 """Bootstrapping: its steps against plain loops, then real rounds on real photographs."""
 
-import argparse
 import copy
 import json
 import os
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -24,6 +24,7 @@ from ohem_d2 import IgnoreRegions
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import bootstrapping as bs  # noqa: E402
+import recipe  # noqa: E402
 
 
 def overlap(a, b):
@@ -108,14 +109,11 @@ QUICK = str(ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml")
 
 
 def setup(data, output, *more, resume=False):
-    args = argparse.Namespace(
-        config_file=QUICK,
-        opts=overrides(data, output, *more),
-        num_gpus=0,
-        eval_only=False,
-        resume=resume,
-    )
-    return bs.setup(args)
+    args = default_argument_parser().parse_args(["--resume"] if resume else [])
+    cfg = recipe.load_config(QUICK, overrides(data, output, *more))
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
 
 
 def same(first, second):
@@ -461,7 +459,8 @@ def test_learns_what_the_sweeps_find(data, tmp_path):
 
 def command(data, output, *more, flags=()):
     values = [str(v) for v in overrides(data, output, *more)]
-    script = str(ROOT / "projects/paper/bootstrapping.py")
+    script = str(ROOT / "projects/paper/train.py")
+    values += ["SOLVER.TRAINER", "bootstrapping"]
     return [sys.executable, "-W", "ignore", script, "--config-file", QUICK, *flags, *values]
 
 
@@ -548,13 +547,3 @@ def test_checkpoint_of_another_run(data, tmp_path):
     plain.train()
     with pytest.raises(ValueError, match="has no working set"):
         bs.BootstrapTrainer(cfg).resume_or_load(resume=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [([], "--config-file"), (["--config-file", QUICK, "--eval-only"], "train_net.py evaluates")],
-)
-def test_command_tells_what_is_missing(arguments, message, capsys):
-    with pytest.raises(SystemExit):
-        bs.parse(arguments)
-    assert message in capsys.readouterr().err

@@ -1,13 +1,12 @@
-#!/usr/bin/env python
 """
 Classic bootstrapping, which OHEM takes the place of (paper Sec. 1 and 2): train on a fixed working
 set of RoIs, freeze the model, run it over the whole data set, add its false positives to the
 set, and go on (Sung and Poggio 1994; Felzenszwalb et al. 2010, Sec. 4). ::
 
-    python projects/paper/bootstrapping.py --config-file FILE [--resume] [KEY VALUE ...]
+    python projects/paper/train.py --config-file FILE [--resume] SOLVER.TRAINER bootstrapping
 
-FILE is of a Fast R-CNN with precomputed proposals and Detectron2's own heads. Data sets may be
-named by where they lie, as in ``train_net.py``. SOLVER.MAX_ITER is split evenly over
+FILE is of a Fast R-CNN with precomputed proposals and Detectron2's own heads, such as
+``configs/voc07/bootstrapping_vgg16_n2.yaml``. SOLVER.MAX_ITER is split evenly over
 BOOTSTRAP.ROUNDS rounds, with one learning rate schedule and one optimizer throughout; after each
 round but the last comes a sweep. In a round the heads sample from the working set with their
 BATCH_SIZE_PER_IMAGE and POSITIVE_FRACTION; they add the objects themselves to it.
@@ -19,25 +18,24 @@ the time that went into sweeps. The log has a line for each round. Every checkpo
 set in it; ``model_round_N.pth`` is saved after the N-th sweep.
 """
 
-import argparse
 import dataclasses
 import logging
 import math
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.engine import HookBase, default_argument_parser, default_setup, launch
+from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
@@ -45,10 +43,8 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, S
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from vgg import add_vgg_config
 
-from ohem_d2 import CrowdDatasetMapper, IgnoreRegions, OHEMMixin, add_ohem_config
-from ohem_d2.datasets import register_datasets
+from ohem_d2 import CrowdDatasetMapper, IgnoreRegions, OHEMMixin
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.events import LOGGER_NAME
 from ohem_d2.ignore_regions import inside_ignore_region
@@ -607,50 +603,3 @@ class BootstrapTrainer(OHEMTrainer):
         self.working_set.load_state_dict(state["working_set"])
         self.history = state["history"]
         self._train_seconds = state["train_seconds"]
-
-
-# ---- command -----------------------------------------------------------------------------------
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The frozen configuration; also registers data sets and sets up logging."""
-    cfg = get_cfg()
-    add_ohem_config(cfg)
-    add_vgg_config(cfg)
-    add_bootstrap_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    if classes := register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    cfg.freeze()
-    default_setup(cfg, args)
-    return cfg
-
-
-def main(args: argparse.Namespace) -> dict | None:
-    trainer = BootstrapTrainer(setup(args))
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
-
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Detectron2's command line."""
-    parser = default_argument_parser()
-    args = parser.parse_args(arguments)
-    if not args.config_file:
-        parser.error("--config-file FILE is missing: that of a Fast R-CNN with proposals")
-    if args.eval_only:
-        parser.error("--eval-only: train_net.py evaluates checkpoints, those of this script too")
-    return args
-
-
-if __name__ == "__main__":
-    command_line = parse()
-    launch(
-        main,
-        command_line.num_gpus,
-        num_machines=command_line.num_machines,
-        machine_rank=command_line.machine_rank,
-        dist_url=command_line.dist_url,
-        args=(command_line,),
-    )

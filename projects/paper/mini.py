@@ -33,7 +33,7 @@ STEP = 160  # pixels between the corners of training tiles, of which the demo ha
 # Of DeepPCB's 1,000 and 500 images, for the sake of time; spread evenly
 PCB_IMAGES = {"train": 250, "test": 167}
 PCB_SIZE = ["INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MIN_SIZE_TEST", "480"]
-PCB_SCHEDULE = ["SOLVER.MAX_ITER", "600", "SOLVER.STEPS", "(420,)"]
+PCB_SCHEDULE = ["SOLVER.MAX_ITER", "400", "SOLVER.STEPS", "(280,)"]
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "BOOTSTRAP.ROUNDS", "2"]
 QUICK_IMAGES = 6
 

@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,6 +190,7 @@ def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
     from detectron2.engine import default_argument_parser, default_setup
     from recipe import build_trainer, check_files, load_config
 
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     cfg = load_config(config_file, overrides)
     cfg.freeze()
     default_setup(cfg, default_argument_parser().parse_args([]))
@@ -221,6 +223,13 @@ def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
     part = folder / "result.json.part"
     part.write_text(json.dumps(result))
     os.replace(part, folder / "result.json")
+
+
+def end_with_parent(parent: int) -> None:
+    """So that the command, killed and given again, does not run beside its own former runs."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def read_metrics(folder: Path) -> list[dict]:
