@@ -122,15 +122,17 @@ def quick(tree_crowns, tmp_path_factory):
     command += ["--data", str(folder / "data"), "--output", str(folder / "out")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
+    runs = f"--run-one.*{folder}"
+    while subprocess.run(["pgrep", "-f", runs], capture_output=True).stdout:  # they follow
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]

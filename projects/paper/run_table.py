@@ -186,11 +186,11 @@ def fingerprint(row: Path, overrides: Sequence[str]) -> str:
 
 def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
     """Train and test one row with one seed in this process; see :func:`run_all`."""
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch
     from detectron2.engine import default_argument_parser, default_setup
     from recipe import build_trainer, check_files, load_config
 
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     cfg = load_config(config_file, overrides)
     cfg.freeze()
     default_setup(cfg, default_argument_parser().parse_args([]))
