@@ -21,6 +21,7 @@ from detectron2.utils.events import EventStorage
 from models import ROOT, config, detector
 
 from ohem_d2 import IgnoreRegions
+from ohem_d2.datasets import register_datasets
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import bootstrapping as bs  # noqa: E402
@@ -323,7 +324,7 @@ def tiny(data, tmp_path):
     cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, plain=True)
     bs.add_bootstrap_config(cfg)
     cfg.merge_from_list(overrides(data, tmp_path, "BOOTSTRAP.KEEP_THRESH", 0.25))
-    bs.register_datasets(cfg.DATASETS.TRAIN)
+    register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
     return cfg, model, bs.WorkingSet.from_cfg(cfg)
