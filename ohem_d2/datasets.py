@@ -1,5 +1,5 @@
 """
-Data sets that are named by where they lie, so that training on one's own data takes no code:
+Data sets that are named by where they lie, so that training on one's own data takes no code::
 
     coco:ANNOTATIONS.json:IMAGE_FOLDER    COCO format
     voc:FOLDER:SPLIT                      Pascal VOC format; FOLDER has Annotations/, JPEGImages/

@@ -1,0 +1,104 @@
+"""
+A Sphinx directive, ``config-keys``: every key that ohem_d2 adds to a configuration, with its
+default, the values that it takes, and the comment above it in ``ohem_d2/config.py``. It reads the
+code, so there is nothing to keep up to date.
+"""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+
+from detectron2.config import get_cfg
+from sphinx.util.docutils import SphinxDirective
+
+from ohem_d2 import config
+
+NODE = "MODEL.ROI_HEADS.OHEM"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    name: str
+    default: object
+    allowed: str  # empty if that is checked elsewhere
+    comment: str
+
+
+def all_keys() -> list[Key]:
+    """In the order of the code."""
+    return [*_settings(), *_other_keys()]
+
+
+def _settings() -> Iterator[Key]:
+    (body,) = ast.parse(inspect.getsource(config.OHEMSettings)).body
+    comments = _comments(config.OHEMSettings, (n for n in body.body if isinstance(n, ast.AnnAssign)))
+    for field, comment in zip(dataclasses.fields(config.OHEMSettings), comments):
+        # What a key takes is said by the error for a value that none takes.
+        try:
+            config.OHEMSettings(**{field.name: object()})
+        except ValueError as e:
+            allowed = str(e).split("; allowed: ")[1]
+        yield Key(f"{NODE}.{field.name.upper()}", field.default, allowed, comment)
+
+
+def _other_keys() -> Iterator[Key]:
+    """Those that :func:`add_ohem_config` adds beside the node of the settings."""
+    cfg = get_cfg()
+    config.add_ohem_config(cfg)
+    (function,) = ast.parse(inspect.getsource(config.add_ohem_config)).body
+    assigned = [n for n in function.body if ast.unparse(n).startswith("cfg.")]
+    for node, comment in zip(assigned, _comments(config.add_ohem_config, assigned)):
+        name = ast.unparse(node.targets[0]).removeprefix("cfg.")
+        if name == NODE:
+            continue
+        value = cfg
+        for part in name.split("."):
+            value = value[part]
+        yield Key(name, value, "", comment)
+
+
+def _comments(thing: object, nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """
+    Of each node the comment in the lines above it. One that follows another node at once shares
+    its comment.
+
+    Raises:
+        ValueError: for a node without any.
+    """
+    lines = inspect.getsource(thing).splitlines()
+    last, comment = -1, ""
+    for node in nodes:
+        start = end = node.lineno - 1
+        while lines[start - 1].strip().startswith("#"):
+            start -= 1
+        if start < end:
+            comment = " ".join(line.strip(" #") for line in lines[start:end])
+        elif last != end - 1:
+            raise ValueError(f"{ast.unparse(node)} in {thing} has no comment above it")
+        last = node.end_lineno - 1
+        yield comment
+
+
+def to_markdown(key: Key) -> str:
+    default = f'"{key.default}"' if isinstance(key.default, str) else key.default
+    # Values in quotes and names with underscores as code, other pages as links
+    code = re.compile(r'"[^"]*"|\b[A-Za-z]+(_[A-Za-z]+)+\b')
+    text = code.sub(r"`\g<0>`", key.comment)
+    text = re.sub(r"\bdocs/(\w+\.md)\b", r"[\1](\1)", text)
+    if key.allowed:
+        text += "\n\nAllowed: " + code.sub(r"`\g<0>`", key.allowed) + "."
+    return f"````{{confval}} {key.name}\n:default: `{default}`\n\n{text}\n````\n"
+
+
+class ConfigKeys(SphinxDirective):
+    def run(self) -> list:
+        self.env.note_dependency(inspect.getsourcefile(config))
+        text = "\n".join(to_markdown(key) for key in all_keys())
+        return self.parse_text_to_nodes(text)
+
+
+def setup(app) -> dict:
+    app.add_directive("config-keys", ConfigKeys)
+    return {"parallel_read_safe": True}
