@@ -2,6 +2,7 @@
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
 # make table1-mini   the paper's Table 1 in miniature (ARGS=--quick: does everything run?)
+# make docs      the documentation, in output/docs
 # make test      style and tests
 # make setup     the environment alone
 #
@@ -21,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
-.PHONY: setup demo compare bench bench-full table1-mini test
+.PHONY: setup demo compare bench bench-full table1-mini docs test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
@@ -40,6 +41,9 @@ bench-full:
 
 table1-mini:
 	@$(RUN) projects/paper/mini.py $(ARGS)
+
+docs:
+	@$(RUN) -m sphinx -c docs -n -W --keep-going -q . output/docs && echo output/docs/docs/index.html
 
 test:
 	@$(RUN) -m ruff check . && "$$python" -m ruff format --check . && \
