@@ -184,8 +184,8 @@ class OHEMMixin:
         if self._features is None:
             raise RuntimeError(
                 f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
-                "feature maps, so it works only when called by forward(), and that by a call of the "
-                "heads: heads(images, features, proposals, targets)"
+                "feature maps, so it works only when called by forward(), and that by calling the "
+                "heads themselves"
             )
         with record_function("ohem/mine"):
             return self._mine(proposals, targets)
