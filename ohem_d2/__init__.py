@@ -17,6 +17,7 @@ from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
 from .keypoints import OHKMKeypointHead
 from .losses import per_roi_losses
 from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from .rotated import OHEMRROIHeads
 from .selection import select_hard_examples
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "OHEMCascadeROIHeads",
     "OHEMMixin",
     "OHEMROIHeads",
+    "OHEMRROIHeads",
     "OHEMRes5ROIHeads",
     "OHEMSettings",
     "OHKMKeypointHead",
