@@ -36,6 +36,8 @@ def nms_by_loss_rotated(
     group = image_index
     if nms_scope == "class":
         group = image_index * (gt_classes.max() + 1) + gt_classes
+    # Detectron2 moves the groups apart in float32: the fewer numbers, the less is rounded.
+    group = torch.unique(group, return_inverse=True)[1]
     boxes = torch.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
     # The ranks serve as scores: they have no ties and no NaN.
     rank = torch.arange(len(order), device=order.device, dtype=boxes.dtype)
@@ -69,7 +71,7 @@ class OHEMRROIHeads(OHEMMixin, RROIHeads):
             )
         if self.ohem.bg_iou_low > 0:
             raise ValueError(
-                f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {self.ohem.bg_iou_low} has no effect on rotated "
-                "boxes; allowed: 0.0"
+                f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {self.ohem.bg_iou_low} is for upright boxes; "
+                "allowed: 0.0"
             )
         super()._check_head()
