@@ -75,8 +75,10 @@ def data(tree_crowns, tmp_path_factory):
         near = (near[:, None] + rng.normal(0, 4, (len(near), 6, 4))).reshape(-1, 4)
         xy = rng.uniform(0, 1, (200, 2)) * [image["width"] - 15, image["height"] - 15]
         far = np.concatenate([xy, xy + rng.uniform(15, 90, (200, 2))], axis=1)
-        outside = np.array([[-9.0, -9.0, -2.0, 20.0]])  # which the mapper drops
-        boxes.append(np.concatenate([near, outside, far]).astype("float32"))
+        outside = np.array([[-0.9, -0.9, -0.1, 20.0]])  # which the mapper drops
+        inside = np.concatenate([near, far]).clip(0, image["height"])  # tiles are square
+        inside = inside[(inside[:, 2:] > inside[:, :2]).all(axis=1)]
+        boxes.append(np.concatenate([outside, inside]).astype("float32"))
     proposals = {
         "ids": [image["id"] for image in images],
         "boxes": boxes,
