@@ -8,7 +8,7 @@ import ast
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import get_cfg
 from sphinx.util.docutils import SphinxDirective
@@ -33,7 +33,9 @@ def all_keys() -> list[Key]:
 
 def _settings() -> Iterator[Key]:
     (body,) = ast.parse(inspect.getsource(config.OHEMSettings)).body
-    comments = _comments(config.OHEMSettings, (n for n in body.body if isinstance(n, ast.AnnAssign)))
+    comments = _comments(
+        config.OHEMSettings, (n for n in body.body if isinstance(n, ast.AnnAssign))
+    )
     for field, comment in zip(dataclasses.fields(config.OHEMSettings), comments):
         # What a key takes is said by the error for a value that none takes.
         try:
@@ -59,7 +61,7 @@ def _other_keys() -> Iterator[Key]:
         yield Key(name, value, "", comment)
 
 
-def _comments(thing: object, nodes: Iterator[ast.AST]) -> Iterator[str]:
+def _comments(thing: object, nodes: Sequence[ast.AST]) -> Iterator[str]:
     """
     Of each node the comment in the lines above it. One that follows another node at once shares
     its comment.

@@ -1,0 +1,268 @@
+"""
+Every command and every block of code in the documentation is executed: here, small, on a few real
+photographs; or by the test that is named here. One that is neither fails.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import cv2
+import pytest
+from documented import Snippet, snippets
+from models import ROOT
+from test_docs import PAGES
+from test_train_net import crowded_tile
+
+SNIPPETS = [snippet for page in PAGES for snippet in snippets(ROOT, page)]
+
+# By the beginning of a command: the test that executes it, or what it calls, in the long way. The
+# longest beginning counts.
+TESTED = {
+    "pip install .": "test_package.py::test_installed_wheel_finds_its_configurations",
+    "DETECTRON2_ENV_MODULE=ohem_d2.env python yours.py --config-file yours.yaml": (
+        "test_other_scripts.py::test_by_an_environment_variable"
+    ),
+    "python yours.py --config-file yours.py model.roi_heads._target_=ohem_d2.OHEMROIHeads": (
+        "test_other_scripts.py::test_by_a_lazy_config"
+    ),
+    "make setup": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
+    "make PYTHON=": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
+    "make BASE_PYTHON=": "test_package.py::test_set_up_on_a_python_that_is_too_old",
+    "make DETECTRON2=git": "test_package.py::test_set_up_mends_a_broken_environment",
+    "make demo": "test_tree_crowns.py::test_learns_a_few_tiles",
+    "make compare": "test_tree_crowns.py::test_learns_a_few_tiles",
+    "make test": "test_documented_commands.py::test_ci_makes_the_tests",
+    "make docs": "test_docs.py::test_every_page_is_built",
+    "make bench": "test_benchmark.py::test_a_run_leaves_a_report",
+    "make table1-mini": "test_paper_table.py::test_every_row_of_the_miniature_runs",
+    "dev/compat.sh": "test_documented_commands.py::test_shell_scripts",
+    "dev/gpu_check.sh": "test_documented_commands.py::test_shell_scripts",
+    "python projects/paper/convert_weights.py": (
+        "test_paper_weights.py::test_every_layer_finds_its_place"
+    ),
+    "python projects/paper/make_proposals.py from-mat": "test_paper_proposals.py::test_mat_file",
+    "python projects/paper/make_proposals.py selective-search": (
+        "test_paper_proposals.py::test_killed_run_goes_on"
+    ),
+    "python projects/paper/make_proposals.py recall": (
+        "test_paper_proposals.py::test_check_and_recall_commands"
+    ),
+    "python projects/paper/run_table.py": (
+        "test_paper_table.py::test_every_row_of_the_miniature_runs"
+    ),
+    "python projects/paper/train.py": "test_paper_table.py::test_every_row_of_the_miniature_runs",
+}
+
+# What makes a training of train_net.py small, unless the command is about just that.
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.PIXEL_STD": "[57.4, 57.1, 58.4]",
+    "MODEL.BACKBONE.FREEZE_AT": "0",
+    "MODEL.RESNETS.DEPTH": "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
+    "MODEL.ROI_HEADS.OHEM.WARMUP_ITERS": "0",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": "200",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "50",
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "INPUT.MIN_SIZE_TEST": "96",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "1",
+    "SOLVER.BASE_LR": "0.001",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.STEPS": "(1,)",
+    "TEST.EVAL_PERIOD": "0",
+    "VIS_PERIOD": "1",
+}
+KEPT = ("MODEL.WEIGHTS",)  # as the command has it
+
+
+def beginning_of(command):
+    found = [beginning for beginning in TESTED if command.startswith(beginning)]
+    return max(found, key=len, default=None)
+
+
+def executed_here(snippet):
+    if snippet.language != "bash":
+        return True
+    return re.match(r"python (train_net\.py|-m ohem_d2\.\w+)( |$)", snippet.text) is not None
+
+
+def arguments(command):
+    """Of a command that is executed here, made small."""
+    args = shlex.split(command)
+    if args[1] == "train_net.py":
+        small = {k: v for k, v in SMALL.items() if k not in KEPT or k not in args}
+        if "--num-gpus" in args:
+            args[args.index("--num-gpus") + 1] = "0"
+        if "--train-data" not in args and "--eval-only" not in args:
+            # in the place of COCO
+            data = "('coco:mine/train.json:mine/images',)"
+            small.update({"DATASETS.TRAIN": data, "DATASETS.TEST": data})
+        args += [part for item in small.items() for part in item]
+    elif args[2] in ("ohem_d2.inspect", "ohem_d2.report"):
+        args += ["--help"] if len(args) == 3 else []  # named in running text
+        args += ["--images", "2"] if args[2] == "ohem_d2.report" else []
+    return args
+
+
+EXECUTED = [snippet for snippet in SNIPPETS if executed_here(snippet)]
+
+
+# ---- data like a user's -----------------------------------------------------------------------
+
+
+def write_data(folder, tree_crowns):
+    """Photographs in COCO and in Pascal VOC format, where the documentation has them."""
+    full = json.loads((tree_crowns / "train.json").read_text())
+    image, annotations = crowded_tile(tree_crowns)
+    other = next(i for i in full["images"] if i["file_name"] != image["file_name"])
+    names = {image["id"]: "photo.jpg", other["id"]: "other.jpg"}
+    annotations = [a for a in full["annotations"] if a["image_id"] in names]
+    (folder / "mine/images").mkdir(parents=True)
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / "mine_voc" / name).mkdir(parents=True)
+    for i in (image, other):
+        picture = cv2.imread(str(tree_crowns / "tiles" / i["file_name"]))
+        for images in ("mine/images", "mine_voc/JPEGImages"):
+            cv2.imwrite(str(folder / images / names[i["id"]]), picture)
+        objects = ""
+        for x, y, w, h in (a["bbox"] for a in annotations if a["image_id"] == i["id"]):
+            corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
+            box = "".join(f"<{side}>{round(value)}</{side}>" for side, value in corners)
+            objects += (
+                "<object><name>tree</name><pose>Unspecified</pose><truncated>0</truncated>"
+                f"<difficult>0</difficult><bndbox>{box}</bndbox></object>"
+            )
+        size = f"<size><width>{i['width']}</width><height>{i['height']}</height></size>"
+        xml = (folder / "mine_voc/Annotations" / names[i["id"]]).with_suffix(".xml")
+        xml.write_text(f"<annotation>{size}{objects}</annotation>")
+    full.update(
+        images=[{**i, "file_name": names[i["id"]]} for i in (image, other)],
+        annotations=annotations,
+    )
+    for split in ("train", "test"):
+        (folder / f"mine_voc/ImageSets/Main/{split}.txt").write_text("photo\nother")
+        (folder / f"mine/{split}.json").write_text(json.dumps(full))
+        (folder / f"{split}.json").symlink_to(f"mine/{split}.json")
+    (folder / "images").symlink_to("mine/images")
+    for name in ("train_net.py", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+
+
+@pytest.fixture(scope="module")
+def results(tree_crowns, tmp_path_factory):
+    """By snippet, what went wrong. Each page has a folder of its own."""
+    folders, jobs = {}, []
+    for snippet in EXECUTED:
+        if snippet.page not in folders:
+            folders[snippet.page] = tmp_path_factory.mktemp("page")
+            write_data(folders[snippet.page], tree_crowns)
+        args = arguments(snippet.text) if snippet.language == "bash" else None
+        jobs.append(
+            {
+                "folder": str(folders[snippet.page]),
+                "language": snippet.language,
+                "text": snippet.text,
+                "arguments": args,
+            }
+        )
+    folder = tmp_path_factory.mktemp("results")
+    files = folder / "jobs.json", folder / "results.json"
+    files[0].write_text(json.dumps(jobs))
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "tests/documented.py"), *map(str, files)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(zip(EXECUTED, json.loads(files[1].read_text()))), folders
+
+
+@pytest.mark.parametrize("snippet", EXECUTED, ids=str)
+def test_it_works_as_it_is_documented(snippet, results):
+    assert results[0][snippet] == ""
+
+
+def test_the_tutorial_leaves_what_it_says(results):
+    folder = results[1]["docs/tutorial.md"]
+    for name in ("quick", "quick_voc", "mine", "random"):
+        assert (folder / f"output/{name}/model_final.pth").exists()
+    assert "photo.jpg" in (folder / "output/mine/report.html").read_text()
+    assert (folder / "output/mine/inspect/photo.png").exists()
+    for name, mines in (("mine", True), ("random", False)):
+        metrics = (folder / f"output/{name}/metrics.json").read_text()
+        assert "bbox/AP50" in metrics and ("ohem/num_fg" in metrics) == mines
+
+
+# ---- what is executed elsewhere ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s not in EXECUTED], ids=str)
+def test_a_command_is_executed_by_a_test(snippet):
+    beginning = beginning_of(snippet.text)
+    assert beginning, f"{snippet.page}:{snippet.line}: nothing executes `{snippet.text}`"
+    file, test = TESTED[beginning].split("::")
+    assert f"def {test}(" in (ROOT / "tests" / file).read_text()
+    words = shlex.split(snippet.text)
+    words = [word for word in words if not re.match(r"DETECTRON2_\w+=", word)]
+    if words[0] == "make":
+        made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+    elif words[0] == "python" and words[1] != "yours.py":
+        source = (ROOT / words[1]).read_text()
+        source += (ROOT / "projects/paper/recipe.py").read_text()  # its arguments are shared
+        known = re.findall(r"--[a-z][a-z-]*", source)
+        for word in words[2:]:
+            if word.startswith("--"):
+                assert word in known or word == "--config-file", f"{words[1]} has no {word}"
+            elif word.startswith(("configs/", "projects/")):
+                assert (ROOT / word).exists(), f"{word} does not exist"
+
+
+def test_no_test_is_named_for_what_is_not_documented():
+    used = {beginning_of(s.text) for s in SNIPPETS if s not in EXECUTED}
+    assert set(TESTED) - used == set()
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("dev/*.sh")), ids=lambda path: path.name)
+def test_shell_scripts(script):
+    """Those that make environments or need a GPU are only read."""
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_ci_makes_the_tests():
+    assert "make test" in (ROOT / ".ci/run").read_text().splitlines()
+
+
+# ---- the extraction ----------------------------------------------------------------------------
+
+
+def test_commands_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Call `make all ARGS=--quick` or\n`python -m\nohem_d2.report`, not `config.py`.\n\n"
+        "```bash\nmake one   # why\nfor seed in 1 2; do\n    python a.py \\\n        --seed $seed\n"
+        "done\n```\n\n- item:\n\n  ```python\n  if x:\n      y\n  ```\n\n```\nmake output\n```\n"
+    )
+    assert list(snippets(tmp_path, page)) == [
+        Snippet("page.md", 6, "bash", "make one"),
+        Snippet("page.md", 6, "bash", "python a.py --seed 1"),
+        Snippet("page.md", 16, "python", "if x:\n    y\n"),
+        Snippet("page.md", 1, "bash", "make all ARGS=--quick"),
+        Snippet("page.md", 2, "bash", "python -m ohem_d2.report"),
+    ]
+    page.write_text("```sh\nmake\n```\n")
+    with pytest.raises(ValueError, match="page.md:1 has a block of sh"):
+        list(snippets(tmp_path, page))
