@@ -56,7 +56,7 @@ class OHEMMixin:
 
     Heads that build on ``StandardROIHeads`` need nothing else. Others override
     :meth:`score_rois`; a subclass of ``CascadeROIHeads`` lists ``OHEMCascadeROIHeads`` first
-    instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``.
+    instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``, one of ``RROIHeads`` ``OHEMRROIHeads``.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -482,6 +482,7 @@ def run(*args, **kwargs):
 def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path):
     """With images, flips and RoIs at random: a round starts from a random state of its own."""
     settings = ["SOLVER.MAX_ITER", 30, "BOOTSTRAP.ROUNDS", 3, "DATASETS.TEST", ()]
+    settings += ["DATASETS.PROPOSAL_FILES_TEST", ()]
     out = run(data, tmp_path / "whole", *settings)
     assert "3 rounds; the first working set has" in out and "of the time" in out
     process = subprocess.Popen(
