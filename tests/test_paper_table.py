@@ -3,19 +3,24 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import pytest
+import torch
 from models import ROOT
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import run_table  # noqa: E402
 
 MINI = ROOT / "projects/paper/configs/mini"
+MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 # ---- the report --------------------------------------------------------------------------------
@@ -64,6 +69,13 @@ def test_training_loss_is_drawn_where_it_was_taken(tmp_path):
     assert (tmp_path / "training_loss.png").stat().st_size > 0
 
 
+def test_a_figure_that_is_not_a_number_is_said(tmp_path):
+    for seed in (1, 2):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, float("nan"))
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    assert "| 2 | nan ± nan |" in (tmp_path / "table.md").read_text()
+
+
 def test_papers_figures_are_those_of_all_thirteen_rows():
     assert sorted(run_table.PAPER_MAP) == list(range(1, 14))
     assert set(run_table.PAPER_COST) <= set(run_table.PAPER_MAP)
@@ -92,6 +104,32 @@ def test_rows_by_number_and_by_name():
     assert len(run_table.find_rows(MINI, None)) == 13
 
 
+def test_rows_of_a_folder_without_numbers():
+    (row,) = run_table.find_rows(MINI.parent / "voc07+12", ["ohem_vgg16"])
+    assert row.stem == "ohem_vgg16"
+
+
+def test_what_is_named_twice_is_run_once():
+    assert run_table.parse(["--seeds", "1", "2", "1"]).seeds == [1, 2]
+    assert len(run_table.find_rows(MINI, ["13", "13_ohem_vgg16_n2"])) == 1
+
+
+def documented_commands():
+    """Of this command, in its own head and in the reader's guide."""
+    readme = (ROOT / "projects/paper/README.md").read_text()
+    text = f"{run_table.__doc__}\n{readme}".replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith("python projects/paper/run_table.py")]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_are_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = run_table.parse(shlex.split(line, comments=True)[2:])
+    assert run_table.find_rows(args.configs, args.rows)
+    assert len(args.overrides) % 2 == 0
+
+
 def test_settings_follow_the_bases(tmp_path):
     (tmp_path / "base.yaml").write_text("A: 1")
     row = tmp_path / "1_row.yaml"
@@ -118,12 +156,10 @@ def quick(tree_crowns, tmp_path_factory):
     if not hasattr(cv2, "ximgproc"):
         pytest.skip("selective search takes opencv-contrib-python")
     folder = tmp_path_factory.mktemp("mini")
-    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
-    command += ["--data", str(folder / "data"), "--output", str(folder / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*MINI_COMMAND, "--data", str(folder / "data"), "--output", str(folder / "out")]
     log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
     )
     deadline = time.monotonic() + 300
     while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
@@ -132,7 +168,7 @@ def quick(tree_crowns, tmp_path_factory):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
     return folder / "out", kept, again.stdout
 
@@ -145,6 +181,77 @@ def test_every_row_of_the_miniature_runs(quick):
         assert 0 <= result["metrics"]["AP50"] <= 100
         assert result["seconds"] > 0 and result["peak_bytes"] > 2**27
     assert stdout.count("\n| ") >= 15 and "69.9" in stdout
+
+
+def test_training_loss_comes_into_the_results(quick):
+    out, _, _ = quick
+    for row in ("02_fast_rcnn_vgg16_n2", "10_all_rois_vgg16_n2", "bootstrapping_vgg16_n2"):
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        (loss,) = result["training_loss"].values()  # the one before the first iteration
+        assert loss > 0
+    result = json.loads((out / "05_fast_rcnn_vgg16_n1/seed1/result.json").read_text())
+    assert result["training_loss"] == {}
+
+
+def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
+    out, _, _ = quick
+    folder = out / "13_ohem_vgg16_n2/seed1"
+    before = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    log = len((folder / "output.txt").read_text())
+    again = subprocess.run(
+        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(out), "--rows", "13"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((folder / "result.json").read_text())["metrics"] == before["metrics"]
+    written = (folder / "output.txt").read_text()[log:]
+    assert "Starting training from iteration 4" in written
+    assert written.count("Start inference on") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_runs_end_with_the_command(quick):
+    out, _, _ = quick
+    other = out.parent / "orphan"
+    parent = subprocess.Popen(
+        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(other), "--rows", "2"],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    children = []
+    while not children:
+        assert parent.poll() is None
+        tasks = Path(f"/proc/{parent.pid}/task").glob("*/children")
+        children = [int(pid) for task in tasks for pid in task.read_text().split()]
+        time.sleep(0.05)
+    # Not before it watches; there is much left to do then.
+    log = other / "02_fast_rcnn_vgg16_n2/seed1/output.txt"
+    while "Command line arguments" not in log.read_text():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()  # it alone
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, children))
+    assert not (other / "02_fast_rcnn_vgg16_n2/seed1/result.json").exists()
+
+
+def is_running(pid):
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_memory_is_that_of_the_runs_own_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", asked.append)
+    run_table.peak_memory("cuda:1")
+    assert asked == ["cuda:1"]
+    assert run_table.peak_memory("cpu") > 2**27 and len(asked) == 1
 
 
 def test_finished_runs_are_kept_after_a_kill(quick):
