@@ -18,6 +18,7 @@ from .keypoints import OHKMKeypointHead
 from .losses import per_roi_losses
 from .model_zoo import get_config, get_config_file
 from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from .rotated import OHEMRROIHeads
 from .selection import select_hard_examples
 
 __version__ = "0.2.0"
@@ -28,6 +29,7 @@ __all__ = [
     "OHEMCascadeROIHeads",
     "OHEMMixin",
     "OHEMROIHeads",
+    "OHEMRROIHeads",
     "OHEMRes5ROIHeads",
     "OHEMSettings",
     "OHKMKeypointHead",

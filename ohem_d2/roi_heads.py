@@ -16,7 +16,7 @@ from detectron2.modeling.roi_heads import (
     RROIHeads,
     StandardROIHeads,
 )
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
@@ -195,8 +195,8 @@ class OHEMMixin:
         if self._features is None:
             raise RuntimeError(
                 f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
-                "feature maps, so it works only when called by forward(), and that by a call of "
-                "the heads: heads(images, features, proposals, targets)"
+                "feature maps, so it works only when called by forward(), and that by calling the "
+                "heads themselves"
             )
         with record_function("ohem/mine"):
             return self._mine(proposals, targets)
@@ -294,7 +294,7 @@ class OHEMMixin:
         for p, target, (matched_idxs, classes) in zip(proposals, targets, labels):
             boxes = p.proposal_boxes
             if self.proposal_append_gt:
-                boxes = Boxes.cat([boxes, target.gt_boxes])
+                boxes = type(boxes).cat([boxes, target.gt_boxes])
             roi = Instances(p.image_size, proposal_boxes=boxes, gt_classes=classes)
             if len(target) > 0:
                 roi.gt_boxes = target.gt_boxes[matched_idxs]
@@ -332,7 +332,7 @@ class OHEMMixin:
                 by what is known of them and not by chance.
         """
         chunk_size = self.ohem.chunk_size or self._automatic_chunk_size(len(rois))
-        orders = [by_location(roi.proposal_boxes.tensor) for roi in rois]
+        orders = [by_location(self._upright(roi.proposal_boxes)) for roi in rois]
         rois = [roi[order] for roi, order in zip(rois, orders)]
         losses = []
         dropout = self.ohem.readonly_dropout and scorer is None
@@ -432,7 +432,7 @@ class OHEMMixin:
         image_index = image_of_each(sizes, boxes.device)
         ranking = self._ranking(losses)
         with record_function("ohem/nms"):
-            survivors = nms_by_loss(
+            survivors = self._nms_by_loss(
                 ranking,
                 boxes,
                 gt_classes,
@@ -484,6 +484,14 @@ class OHEMMixin:
             hard=hard[0],
             stage=stage,
         )
+
+    # Rotated boxes have their own.
+    _nms_by_loss = staticmethod(nms_by_loss)
+
+    @staticmethod
+    def _upright(boxes: Any) -> torch.Tensor:
+        """Of shape (R, 4), absolute XYXY pixels: where the RoIs are."""
+        return boxes.tensor
 
     # ---- helpers ---------------------------------------------------------------------------
 
@@ -568,8 +576,8 @@ class OHEMMixin:
                     f"begins with a fully connected layer on RoIs of more than {BINS} x {BINS} "
                     f"bins, which {name} has not; allowed: 0.0"
                 )
-        if isinstance(self, RROIHeads):
-            raise NotImplementedError(f"{name} has rotated boxes, which OHEM does not support yet")
+        if isinstance(self, RROIHeads) and type(self)._nms_by_loss is nms_by_loss:
+            raise TypeError(f"{name} has rotated boxes: list OHEMRROIHeads first among its bases")
         predictor = getattr(self, "box_predictor", None)
         for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
             if part is not None:

@@ -21,6 +21,7 @@ from detectron2.utils.events import EventStorage
 from models import ROOT, config, detector
 
 from ohem_d2 import IgnoreRegions
+from ohem_d2.datasets import register_datasets
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import bootstrapping as bs  # noqa: E402
@@ -74,8 +75,10 @@ def data(tree_crowns, tmp_path_factory):
         near = (near[:, None] + rng.normal(0, 4, (len(near), 6, 4))).reshape(-1, 4)
         xy = rng.uniform(0, 1, (200, 2)) * [image["width"] - 15, image["height"] - 15]
         far = np.concatenate([xy, xy + rng.uniform(15, 90, (200, 2))], axis=1)
-        outside = np.array([[-9.0, -9.0, -2.0, 20.0]])  # which the mapper drops
-        boxes.append(np.concatenate([near, outside, far]).astype("float32"))
+        outside = np.array([[-0.9, -0.9, -0.1, 20.0]])  # which the mapper drops
+        inside = np.concatenate([near, far]).clip(0, image["height"])  # tiles are square
+        inside = inside[(inside[:, 2:] > inside[:, :2]).all(axis=1)]
+        boxes.append(np.concatenate([outside, inside]).astype("float32"))
     proposals = {
         "ids": [image["id"] for image in images],
         "boxes": boxes,
@@ -323,7 +326,7 @@ def tiny(data, tmp_path):
     cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, plain=True)
     bs.add_bootstrap_config(cfg)
     cfg.merge_from_list(overrides(data, tmp_path, "BOOTSTRAP.KEEP_THRESH", 0.25))
-    bs.register_datasets(cfg.DATASETS.TRAIN)
+    register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
     return cfg, model, bs.WorkingSet.from_cfg(cfg)
@@ -479,6 +482,7 @@ def run(*args, **kwargs):
 def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path):
     """With images, flips and RoIs at random: a round starts from a random state of its own."""
     settings = ["SOLVER.MAX_ITER", 30, "BOOTSTRAP.ROUNDS", 3, "DATASETS.TEST", ()]
+    settings += ["DATASETS.PROPOSAL_FILES_TEST", ()]
     out = run(data, tmp_path / "whole", *settings)
     assert "3 rounds; the first working set has" in out and "of the time" in out
     process = subprocess.Popen(

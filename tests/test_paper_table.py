@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import pytest
@@ -158,15 +157,17 @@ def quick(tree_crowns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mini")
     command = [*MINI_COMMAND, "--data", str(folder / "data"), "--output", str(folder / "out")]
     log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
+    runs = f"--run-one.*{folder}"
+    while subprocess.run(["pgrep", "-f", runs], capture_output=True).stdout:  # they follow
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
     again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
@@ -208,42 +209,6 @@ def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
     written = (folder / "output.txt").read_text()[log:]
     assert "Starting training from iteration 4" in written
     assert written.count("Start inference on") == 1
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-def test_runs_end_with_the_command(quick):
-    out, _, _ = quick
-    other = out.parent / "orphan"
-    parent = subprocess.Popen(
-        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(other), "--rows", "2"],
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    children = []
-    while not children:
-        assert parent.poll() is None
-        tasks = Path(f"/proc/{parent.pid}/task").glob("*/children")
-        children = [int(pid) for task in tasks for pid in task.read_text().split()]
-        time.sleep(0.05)
-    # Not before it watches; there is much left to do then.
-    log = other / "02_fast_rcnn_vgg16_n2/seed1/output.txt"
-    while "Command line arguments" not in log.read_text():
-        assert parent.poll() is None
-        time.sleep(0.05)
-    parent.kill()  # it alone
-    parent.wait()
-    deadline = time.monotonic() + 10
-    while any(map(is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_running, children))
-    assert not (other / "02_fast_rcnn_vgg16_n2/seed1/result.json").exists()
-
-
-def is_running(pid):
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_memory_is_that_of_the_runs_own_gpu(monkeypatch):

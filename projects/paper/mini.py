@@ -34,6 +34,9 @@ STEP = 160  # pixels between the corners of training tiles, of which the demo ha
 PCB_IMAGES = {"train": 250, "test": 167}
 PCB_SIZE = ["INPUT.MIN_SIZE_TRAIN", "(480,)", "INPUT.MIN_SIZE_TEST", "480"]
 PCB_SCHEDULE = ["SOLVER.MAX_ITER", "400", "SOLVER.STEPS", "(280,)"]
+# Of the RPN's 1,000 proposals; more find next to nothing
+PCB_PROPOSALS = ["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "500"]
+PCB_PROPOSALS += ["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "500"]
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "BOOTSTRAP.ROUNDS", "2"]
 QUICK_IMAGES = 6
 
@@ -63,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [row.stem for row in run_table.find_rows(CONFIGS, None)]
         rows += ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
     output = args.output or prepare_data.ROOT / "output" / f"table1_mini_{kind}{suffix}"
-    overrides = [*((*PCB_SIZE, *PCB_SCHEDULE) if args.deeppcb else ()), *args.overrides]
+    pcb = [*PCB_SIZE, *PCB_SCHEDULE, *PCB_PROPOSALS] if args.deeppcb else []
+    overrides = [*pcb, *args.overrides]
     run_table.main(
         [
             *("--configs", str(CONFIGS), "--output", str(output), *data),

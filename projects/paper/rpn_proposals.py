@@ -10,7 +10,6 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import RPN
 from recipe import add_paper_config, import_networks
 from torch import nn
@@ -68,13 +67,16 @@ class _Checkpointer(DetectionCheckpointer):
 
 def load_rpn(cfg: CfgNode) -> nn.Module:
     """
-    A detector of which backbone and RPN are as in MODEL.WEIGHTS, to be evaluated.
+    Backbone and RPN of a detector as they are in MODEL.WEIGHTS, to be evaluated.
 
     Raises:
         FileNotFoundError, ValueError: the configuration has no RPN, or the file does not fit.
     """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"  # the detector without its RoI heads
     model = build_model(cfg).eval()
-    if not isinstance(getattr(model, "proposal_generator", None), RPN):
+    if not isinstance(model.proposal_generator, RPN):
         raise ValueError(
             "The configuration has no RPN; its proposals are precomputed or it has none"
         )
@@ -105,8 +107,5 @@ def propose_data_set(
         list(records), mapper=DatasetMapper(cfg, is_train=False), num_workers=0
     )
     for record, inputs in zip(records, loader):
-        images = model.preprocess_image(inputs)
-        features = model.backbone(images.tensor)
-        (proposals,), _ = model.proposal_generator(images, features, None)
-        found = detector_postprocess(proposals, record["height"], record["width"])
+        found = model(inputs)[0]["proposals"]
         yield record, found.proposal_boxes.tensor, found.objectness_logits

@@ -1,0 +1,82 @@
+"""
+OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part.
+
+So far it was run with the overlap, the NMS and the pooling of the tests, in Python, and not with
+Detectron2's compiled ones.
+"""
+
+from typing import Any
+
+import torch
+from detectron2.layers import batched_nms_rotated
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, RROIHeads
+
+from .roi_heads import OHEMMixin
+from .selection import order_by_loss
+
+
+def nms_by_loss_rotated(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    image_index: torch.Tensor,
+    *,
+    nms_thresh: float,
+    nms_scope: str,
+) -> torch.Tensor:
+    """
+    :func:`ohem_d2.selection.nms_by_loss` for boxes of shape (R, 5), center, width and height in
+    absolute pixels, and angle in degrees, counter-clockwise.
+    """
+    if nms_scope not in ("class", "agnostic", "none"):
+        raise ValueError(f'nms_scope = {nms_scope!r}; allowed: "class", "agnostic" or "none"')
+    order = order_by_loss(losses)
+    if nms_scope == "none" or len(order) == 0:
+        return order
+    group = image_index
+    if nms_scope == "class":
+        group = image_index * (gt_classes.max() + 1) + gt_classes
+    # Detectron2 moves the groups apart in float32: the fewer numbers, the less is rounded.
+    group = torch.unique(group, return_inverse=True)[1]
+    boxes = torch.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
+    # The ranks serve as scores: they have no ties and no NaN.
+    rank = torch.arange(len(order), device=order.device, dtype=boxes.dtype)
+    return order[batched_nms_rotated(boxes[order], -rank, group[order], nms_thresh)]
+
+
+@ROI_HEADS_REGISTRY.register()
+class OHEMRROIHeads(OHEMMixin, RROIHeads):
+    """
+    ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes.
+
+    SCREENING, BG_IOU_LOW, crowd regions and pictures of the mining (VIS_PERIOD) are for upright
+    boxes only.
+    """
+
+    _nms_by_loss = staticmethod(nms_by_loss_rotated)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        return {**super().from_config(cfg, input_shape), "watcher": None}
+
+    @staticmethod
+    def _upright(boxes: Any) -> torch.Tensor:
+        centers = boxes.get_centers()  # enough to put RoIs in an order
+        return torch.cat([centers, centers], dim=1)
+
+    def screened_branch(self) -> None:
+        return None
+
+    def _check_head(self) -> None:
+        if not hasattr(torch.ops.detectron2, "nms_rotated"):
+            raise ImportError(
+                f"{type(self).__name__} has rotated boxes, which take Detectron2's compiled part. "
+                "Install it with pip install "
+                "'git+https://github.com/facebookresearch/detectron2.git'"
+            )
+        if self.ohem.bg_iou_low > 0:
+            raise ValueError(
+                f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {self.ohem.bg_iou_low} is for upright boxes; "
+                "allowed: 0.0"
+            )
+        super()._check_head()
