@@ -140,6 +140,12 @@ def test_settings_follow_the_bases(tmp_path):
     assert run_table.fingerprint(row, []) != before
 
 
+def test_a_base_that_there_is_not(tmp_path):
+    (tmp_path / "1_row.yaml").write_text('_BASE_: "nowhere.yaml"')
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        run_table.main(["--configs", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
 def test_lines_that_a_kill_cut_short_are_left_out(tmp_path):
     assert run_table.read_metrics(tmp_path) == []
     (tmp_path / "metrics.json").write_text('{"time": 1}\n{"ti')

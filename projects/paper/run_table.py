@@ -119,6 +119,7 @@ def run_all(rows: Sequence[Path], args: argparse.Namespace) -> list[Path]:
     for seed in args.seeds:
         for row in rows:
             tasks.put((row, seed))
+    settings_of = {row: fingerprint(row, args.overrides) for row in rows}
     failed: list[Path] = []
     processes: list[subprocess.Popen] = []
 
@@ -129,7 +130,7 @@ def run_all(rows: Sequence[Path], args: argparse.Namespace) -> list[Path]:
             except queue.Empty:
                 return
             folder = folder_of(row, seed, args)
-            settings = fingerprint(row, args.overrides)
+            settings = settings_of[row]
             kept = folder / "result.json"
             if kept.exists() and json.loads(kept.read_text())["settings"] == settings:
                 continue
