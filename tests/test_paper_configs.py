@@ -161,9 +161,10 @@ def test_release_differs_from_the_paper_by_the_schedule():
         assert release == paper
 
 
-@pytest.mark.parametrize("folder", ["voc07+12", "voc07++12"])
+@pytest.mark.parametrize("folder", ["voc07", "voc07+12", "voc12", "voc07++12"])
 def test_multi_scale_and_voting(folder):
     cfg = load(f"{folder}/ohem_vgg16_multiscale_voting.yaml")
+    assert cfg.MODEL.ROI_HEADS.NAME == "OHEMROIHeads"
     assert cfg.INPUT.MIN_SIZE_TRAIN == (480, 576, 688, 864, 900)
     assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
     assert list(cfg.TEST.MULTI_SCALE.MIN_SIZES) == [480, 576, 688, 864, 1000]

@@ -105,7 +105,8 @@ class _Experiment:
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
         if self.cfg.TRAINING_LOSS.PERIOD > 0:
-            hooks.insert(0, TrainingLossHook(self.cfg))
+            # after the timer of iterations, which this is no part of
+            hooks.insert(1, TrainingLossHook(self.cfg))
         return hooks
 
 
