@@ -63,6 +63,8 @@ def test_row_of_table_1(row):
     assert float(lr) == solver.BASE_LR
     assert heads.BATCH_SIZE_PER_IMAGE * int(n) == int(b)
     assert bg_lo(cfg) == float(lo)
+    # Detectron2 calls all RoIs background where there is no object, whatever the thresholds.
+    assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS == (float(lo) > 0)
     assert heads.NAME == ("OHEMROIHeads" if experiment == "ohem" else "StandardROIHeads")
     assert heads.POSITIVE_FRACTION == 0.25
     # the networks, as published
@@ -106,6 +108,8 @@ def test_row_of_the_miniature_samples_as_the_papers(row):
     ):
         assert small.MODEL.ROI_HEADS[key] == full.MODEL.ROI_HEADS[key], key
     assert small.MODEL.ROI_HEADS.OHEM == full.MODEL.ROI_HEADS.OHEM
+    key = "FILTER_EMPTY_ANNOTATIONS"
+    assert small.DATALOADER[key] == full.DATALOADER[key]
     for key in ("IMS_PER_BATCH", "ACCUMULATION_STEPS", "BIAS_LR_FACTOR", "WEIGHT_DECAY"):
         assert small.SOLVER[key] == full.SOLVER[key], key
     assert small.SOLVER.BASE_LR == pytest.approx(3 * full.SOLVER.BASE_LR)

@@ -1,5 +1,5 @@
 """
-The paper's training-loss figure (Sec. 5.2): the mean loss over all RoIs of the training set,
+The paper's training-loss figure (Sec. 5.5): the mean loss over all RoIs of the training set,
 whatever the sampler trains on, so that samplers can be compared by it.
 """
 
