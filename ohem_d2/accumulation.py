@@ -39,6 +39,7 @@ class AccumulatingTrainer(SimpleTrainer):
                 losses = self._backward_of(data)
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / self.passes
+        getattr(self, "after_backward", lambda: None)()  # not in v0.6
         self._write_metrics(total, waited)
         self._update()
 

@@ -63,6 +63,8 @@ def test_row_of_table_1(row):
     assert float(lr) == solver.BASE_LR
     assert heads.BATCH_SIZE_PER_IMAGE * int(n) == int(b)
     assert bg_lo(cfg) == float(lo)
+    # Detectron2 calls all RoIs background where there is no object, whatever the thresholds.
+    assert cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS == (float(lo) > 0)
     assert heads.NAME == ("OHEMROIHeads" if experiment == "ohem" else "StandardROIHeads")
     assert heads.POSITIVE_FRACTION == 0.25
     # the networks, as published
@@ -106,6 +108,8 @@ def test_row_of_the_miniature_samples_as_the_papers(row):
     ):
         assert small.MODEL.ROI_HEADS[key] == full.MODEL.ROI_HEADS[key], key
     assert small.MODEL.ROI_HEADS.OHEM == full.MODEL.ROI_HEADS.OHEM
+    key = "FILTER_EMPTY_ANNOTATIONS"
+    assert small.DATALOADER[key] == full.DATALOADER[key]
     for key in ("IMS_PER_BATCH", "ACCUMULATION_STEPS", "BIAS_LR_FACTOR", "WEIGHT_DECAY"):
         assert small.SOLVER[key] == full.SOLVER[key], key
     assert small.SOLVER.BASE_LR == pytest.approx(3 * full.SOLVER.BASE_LR)
@@ -161,9 +165,10 @@ def test_release_differs_from_the_paper_by_the_schedule():
         assert release == paper
 
 
-@pytest.mark.parametrize("folder", ["voc07+12", "voc07++12"])
+@pytest.mark.parametrize("folder", ["voc07", "voc07+12", "voc12", "voc07++12"])
 def test_multi_scale_and_voting(folder):
     cfg = load(f"{folder}/ohem_vgg16_multiscale_voting.yaml")
+    assert cfg.MODEL.ROI_HEADS.NAME == "OHEMROIHeads"
     assert cfg.INPUT.MIN_SIZE_TRAIN == (480, 576, 688, 864, 900)
     assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
     assert list(cfg.TEST.MULTI_SCALE.MIN_SIZES) == [480, 576, 688, 864, 1000]

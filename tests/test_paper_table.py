@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import time
 
 import cv2
 import pytest
+import torch
 from models import ROOT
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import run_table  # noqa: E402
 
 MINI = ROOT / "projects/paper/configs/mini"
+MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 # ---- the report --------------------------------------------------------------------------------
@@ -64,6 +68,13 @@ def test_training_loss_is_drawn_where_it_was_taken(tmp_path):
     assert (tmp_path / "training_loss.png").stat().st_size > 0
 
 
+def test_a_figure_that_is_not_a_number_is_said(tmp_path):
+    for seed in (1, 2):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, float("nan"))
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    assert "| 2 | nan ± nan |" in (tmp_path / "table.md").read_text()
+
+
 def test_papers_figures_are_those_of_all_thirteen_rows():
     assert sorted(run_table.PAPER_MAP) == list(range(1, 14))
     assert set(run_table.PAPER_COST) <= set(run_table.PAPER_MAP)
@@ -92,6 +103,32 @@ def test_rows_by_number_and_by_name():
     assert len(run_table.find_rows(MINI, None)) == 13
 
 
+def test_rows_of_a_folder_without_numbers():
+    (row,) = run_table.find_rows(MINI.parent / "voc07+12", ["ohem_vgg16"])
+    assert row.stem == "ohem_vgg16"
+
+
+def test_what_is_named_twice_is_run_once():
+    assert run_table.parse(["--seeds", "1", "2", "1"]).seeds == [1, 2]
+    assert len(run_table.find_rows(MINI, ["13", "13_ohem_vgg16_n2"])) == 1
+
+
+def documented_commands():
+    """Of this command, in its own head and in the reader's guide."""
+    readme = (ROOT / "projects/paper/README.md").read_text()
+    text = f"{run_table.__doc__}\n{readme}".replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith("python projects/paper/run_table.py")]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_are_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = run_table.parse(shlex.split(line, comments=True)[2:])
+    assert run_table.find_rows(args.configs, args.rows)
+    assert len(args.overrides) % 2 == 0
+
+
 def test_settings_follow_the_bases(tmp_path):
     (tmp_path / "base.yaml").write_text("A: 1")
     row = tmp_path / "1_row.yaml"
@@ -101,6 +138,12 @@ def test_settings_follow_the_bases(tmp_path):
     assert run_table.fingerprint(row, ["A", "2"]) != before
     (tmp_path / "base.yaml").write_text("A: 2")
     assert run_table.fingerprint(row, []) != before
+
+
+def test_a_base_that_there_is_not(tmp_path):
+    (tmp_path / "1_row.yaml").write_text('_BASE_: "nowhere.yaml"')
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        run_table.main(["--configs", str(tmp_path), "--output", str(tmp_path / "out")])
 
 
 def test_lines_that_a_kill_cut_short_are_left_out(tmp_path):
@@ -118,11 +161,9 @@ def quick(tree_crowns, tmp_path_factory):
     if not hasattr(cv2, "ximgproc"):
         pytest.skip("selective search takes opencv-contrib-python")
     folder = tmp_path_factory.mktemp("mini")
-    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
-    command += ["--data", str(folder / "data"), "--output", str(folder / "out")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*MINI_COMMAND, "--data", str(folder / "data"), "--output", str(folder / "out")]
     log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
     deadline = time.monotonic() + 300
     while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
         assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
@@ -134,7 +175,7 @@ def quick(tree_crowns, tmp_path_factory):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
-    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
     return folder / "out", kept, again.stdout
 
@@ -147,6 +188,41 @@ def test_every_row_of_the_miniature_runs(quick):
         assert 0 <= result["metrics"]["AP50"] <= 100
         assert result["seconds"] > 0 and result["peak_bytes"] > 2**27
     assert stdout.count("\n| ") >= 15 and "69.9" in stdout
+
+
+def test_training_loss_comes_into_the_results(quick):
+    out, _, _ = quick
+    for row in ("02_fast_rcnn_vgg16_n2", "10_all_rois_vgg16_n2", "bootstrapping_vgg16_n2"):
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        (loss,) = result["training_loss"].values()  # the one before the first iteration
+        assert loss > 0
+    result = json.loads((out / "05_fast_rcnn_vgg16_n1/seed1/result.json").read_text())
+    assert result["training_loss"] == {}
+
+
+def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
+    out, _, _ = quick
+    folder = out / "13_ohem_vgg16_n2/seed1"
+    before = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    log = len((folder / "output.txt").read_text())
+    again = subprocess.run(
+        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(out), "--rows", "13"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((folder / "result.json").read_text())["metrics"] == before["metrics"]
+    written = (folder / "output.txt").read_text()[log:]
+    assert "Starting training from iteration 4" in written
+    assert written.count("Start inference on") == 1
+
+
+def test_memory_is_that_of_the_runs_own_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", asked.append)
+    run_table.peak_memory("cuda:1")
+    assert asked == ["cuda:1"]
+    assert run_table.peak_memory("cpu") > 2**27 and len(asked) == 1
 
 
 def test_finished_runs_are_kept_after_a_kill(quick):

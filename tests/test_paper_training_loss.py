@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import ROOT, batch, config, detector
+from torch import nn
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import training_loss  # noqa: E402
@@ -81,6 +82,19 @@ def test_leaves_no_trace(model_and_batch):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
+def test_model_in_the_wrapper_for_several_processes(model_and_batch):
+    model, inputs = model_and_batch
+    expected = training_loss.mean_loss(model, inputs)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        assert training_loss.mean_loss(wrapped, inputs) == expected
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize(("num", "expected"), [(0, 6), (3, 3), (4, 4), (100, 6)])
 def test_images_are_spread_over_the_data_set(tree_crowns, tmp_path, num, expected):
     from ohem_d2 import add_ohem_config
@@ -107,5 +121,10 @@ def test_images_are_spread_over_the_data_set(tree_crowns, tmp_path, num, expecte
     assert len({image["image_id"] for image in images}) == expected
     assert all(len(image["proposals"]) == 1 for image in images)
     # the same each time: no flips, no sizes drawn
-    for a, b in zip(images, training_loss.TrainingImages(cfg)):
+    np.random.seed(0)
+    for a, b in zip(images, training_loss.TrainingImages(cfg), strict=True):
         assert torch.equal(a["image"], b["image"])
+    # and training goes on with the random numbers that it would have had
+    found = np.random.random()
+    np.random.seed(0)
+    assert found == np.random.random()

@@ -37,7 +37,8 @@ PCB_SCHEDULE = ["SOLVER.MAX_ITER", "400", "SOLVER.STEPS", "(280,)"]
 # Of the RPN's 1,000 proposals; more find next to nothing
 PCB_PROPOSALS = ["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "500"]
 PCB_PROPOSALS += ["DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "500"]
-QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "BOOTSTRAP.ROUNDS", "2"]
+QUICK_SCHEDULE = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"]
+QUICK = [*QUICK_SCHEDULE, "BOOTSTRAP.ROUNDS", "2"]
 QUICK_IMAGES = 6
 
 
@@ -116,13 +117,16 @@ def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
             raise SystemExit(f"--deeppcb {source}: {annotations} does not exist")
         write_subset(annotations, file, lambda image: True, QUICK_IMAGES if quick else num)
         names[split] = f"coco:{file}:{source / 'images'}"
-    weights = folder / "rpn" / "model_final.pth"
+    weights = folder / "rpn.pth"
     config = CONFIGS / "rpn.yaml"
     if not weights.exists():
         command = [sys.executable, "-W", "ignore", str(HERE / "train.py"), "--resume"]
         command += ["--config-file", str(config), "OUTPUT_DIR", str(folder / "rpn")]
         command += ["DATASETS.TRAIN", f"('{names['train']}',)", *PCB_SIZE]
-        subprocess.run([*command, *(QUICK[:4] if quick else ())], check=True)
+        subprocess.run([*command, *(QUICK_SCHEDULE if quick else ())], check=True)
+        # The last checkpoint that was written whole, which model_final.pth is not after a kill
+        last = (folder / "rpn" / "last_checkpoint").read_text()
+        os.replace(folder / "rpn" / last, weights)
     arguments = []
     for split, name in names.items():
         proposals = folder / f"{split}.pkl"

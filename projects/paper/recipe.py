@@ -9,7 +9,7 @@ import torch
 import voc  # noqa: F401  registers Pascal VOC without its difficult objects
 from bootstrapping import BootstrapTrainer, add_bootstrap_config
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from proposal_files import check_proposal_file
 from test_time import add_test_time_config, with_test_time_extras
@@ -68,7 +68,8 @@ def check_files(cfg: CfgNode) -> None:
     """
     Raises:
         FileNotFoundError, ValueError: for weights that are missing, and for proposals that are
-            missing or do not fit the data, before hours are spent.
+            missing or do not fit the data, before hours are spent; for data sets that differ in
+            their classes.
         RuntimeError: for a GPU that there is not.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -82,6 +83,16 @@ def check_files(cfg: CfgNode) -> None:
             f"MODEL.WEIGHTS = {weights} does not exist; see projects/paper/README.md for where "
             "to get the weights and convert_weights.py for how to convert them"
         )
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in names:
+        DatasetCatalog.get(name)  # some have their classes only then
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    for name in names:
+        if classes[name] != classes[names[0]]:
+            raise ValueError(
+                f"{names[0]} and {name} differ in their classes; a detector trained on the one "
+                "cannot be tested on the other. Choose both of DATASETS.TRAIN and DATASETS.TEST"
+            )
     if not cfg.MODEL.LOAD_PROPOSALS:
         return
     for split in ("TRAIN", "TEST"):
@@ -105,7 +116,8 @@ class _Experiment:
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
         if self.cfg.TRAINING_LOSS.PERIOD > 0:
-            hooks.insert(0, TrainingLossHook(self.cfg))
+            # after the timer of iterations, which this is no part of
+            hooks.insert(1, TrainingLossHook(self.cfg))
         return hooks
 
 

@@ -5,13 +5,14 @@ Rows of Table 1, several seeds each, and the table with the paper's figures besi
     python projects/paper/run_table.py --rows 2 13 --seeds 1 2 3 \\
         --train-data coco:train.json:images --train-proposals train.pkl \\
         --test-data coco:test.json:images --test-proposals test.pkl \\
-        SOLVER.MAX_ITER 20000 SOLVER.STEPS "(15000,)"
+        -- SOLVER.MAX_ITER 20000 SOLVER.STEPS "(15000,)"
     python projects/paper/run_table.py --only-report                      # of what is finished
 
-Rows are the numbered files in ``--configs``. Every run is a process of its own, one a device at a
-time. A run that was killed goes on from its last checkpoint when the command is given again, and
-finished ones are kept. In ``--output`` are then ``table.md``, ``table.csv``, ``table.png`` and, for
-runs with TRAINING_LOSS.PERIOD, ``training_loss.png``.
+Rows are the numbered files in ``--configs``, or those of its files that ``--rows`` names. Every run
+is a process of its own, one a device at a time. A run that was killed goes on from its last
+checkpoint when the command is given again, and finished ones are kept. In ``--output`` are then
+``table.md``, ``table.csv``, ``table.png`` and, for runs with TRAINING_LOSS.PERIOD,
+``training_loss.png``.
 """
 
 import argparse
@@ -25,23 +26,21 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 
-# mAP on VOC07 test by row, from Table 1 of the paper, as recalled in secondary sources; and, from
-# Table 2, seconds an iteration and GB on a Titan X by network and sampler. Rows 12 and 13 are
-# confirmed by the authors' release, see README.md.
+# mAP on VOC07 test by row, from Table 1 of the paper; and, from Table 2, seconds an iteration and
+# GB on a Titan X by row. From memory and not confirmed, but for rows 12 and 13 of Table 1, see
+# README.md.
 PAPER_MAP = {
     **{1: 59.6, 2: 67.2, 3: 57.2, 4: 67.5, 5: 66.3, 6: 66.3, 7: 57.7},
     **{8: 60.4, 9: 67.5, 10: 68.7, 11: 69.7, 12: 62.0, 13: 69.9},
 }
 PAPER_COST = {1: (0.13, 2.6), 12: (0.22, 3.6), 2: (0.57, 6.4), 13: (1.00, 8.7)}
-
-# The samplers that the paper's training-loss figure compares
-FIGURE_ROWS = (4, 2, 10, 13)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,6 +68,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{split}-proposals", nargs="+", help="a file for each of them")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args(argv)
+    args.seeds = list(dict.fromkeys(args.seeds))
     if len(args.test_data or ()) > 1:
         parser.error("--test-data: one data set, so that there is one figure for a run")
     for split in ("train", "test"):
@@ -81,16 +81,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+# A device on which so many runs fail in a row gets no more: it may be broken, and the others not.
+MAX_FAILURES = 2
+
+
 def find_rows(folder: Path, wanted: Sequence[str] | None) -> list[Path]:
     """
     Args:
         wanted: numbers ("13") or names ("bootstrapping_vgg16_n2"); all numbered files if None.
     """
     files = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-    numbered = [file for stem, file in files.items() if number_of(stem)]
-    if not numbered:
-        raise SystemExit(f"--configs {folder}: there is no NUMBER_NAME.yaml in this folder")
     if wanted is None:
+        numbered = [file for stem, file in files.items() if number_of(stem)]
+        if not numbered:
+            raise SystemExit(f"--configs {folder}: there is no NUMBER_NAME.yaml in this folder")
         return numbered
     rows = []
     for name in wanted:
@@ -98,7 +102,7 @@ def find_rows(folder: Path, wanted: Sequence[str] | None) -> list[Path]:
         if not found:
             raise SystemExit(f"--rows {name}: no such row in {folder}; there are {list(files)}")
         rows += found
-    return rows
+    return list(dict.fromkeys(rows))
 
 
 def number_of(stem: str) -> int | None:
@@ -119,17 +123,19 @@ def run_all(rows: Sequence[Path], args: argparse.Namespace) -> list[Path]:
     for seed in args.seeds:
         for row in rows:
             tasks.put((row, seed))
+    settings_of = {row: fingerprint(row, args.overrides) for row in rows}
     failed: list[Path] = []
     processes: list[subprocess.Popen] = []
 
     def work(device: str) -> None:
-        while True:
+        failures = 0
+        while failures < MAX_FAILURES:
             try:
                 row, seed = tasks.get_nowait()
             except queue.Empty:
                 return
             folder = folder_of(row, seed, args)
-            settings = fingerprint(row, args.overrides)
+            settings = settings_of[row]
             kept = folder / "result.json"
             if kept.exists() and json.loads(kept.read_text())["settings"] == settings:
                 continue
@@ -141,16 +147,20 @@ def run_all(rows: Sequence[Path], args: argparse.Namespace) -> list[Path]:
                 failed.append(folder)
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "settings").write_text(settings)
+            write_whole(folder / "settings", settings)
             print(f"{row.stem}, seed {seed}, {device}: running", flush=True)
             command = [sys.executable, "-W", "ignore", __file__, "--run-one", str(row), settings]
             command += ["OUTPUT_DIR", str(folder), "SEED", str(seed), "MODEL.DEVICE", device]
             with open(folder / "output.txt", "a") as out:
                 process = subprocess.Popen(
-                    [*command, *args.overrides], stdout=out, stderr=subprocess.STDOUT
+                    [*command, *args.overrides],
+                    stdin=subprocess.PIPE,  # see end_with_parent
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
                 )
                 processes.append(process)
-                if process.wait() != 0:
+                failures = failures + 1 if process.wait() != 0 else 0
+                if failures > 0:
                     failed.append(folder / "output.txt")
 
     workers = [threading.Thread(target=work, args=(device,)) for device in args.devices]
@@ -184,10 +194,18 @@ def fingerprint(row: Path, overrides: Sequence[str]) -> str:
     return hashlib.sha256("\n".join([*texts, *map(str, overrides)]).encode()).hexdigest()[:16]
 
 
+def end_with_parent() -> None:
+    """
+    The other end of the standard input closes when the command that started this process ends, by
+    a kill too. Left alone, a run would go on beside the one that the next command starts.
+    """
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
 def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
     """Train and test one row with one seed in this process; see :func:`run_all`."""
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
-    import torch
+    threading.Thread(target=end_with_parent, daemon=True).start()
     from detectron2.engine import default_argument_parser, default_setup
     from recipe import build_trainer, check_files, load_config
 
@@ -199,37 +217,37 @@ def run_one(config_file: str, settings: str, overrides: Sequence[str]) -> None:
     trainer.resume_or_load(resume=True)
     trainer.train()
     folder = Path(cfg.OUTPUT_DIR)
-    if trainer.start_iter >= trainer.max_iter:  # killed between the last step and the result
-        results = trainer.test(cfg, trainer.model)
-    else:
-        results = trainer.last_results
-    boxes = results.get("bbox", {})  # nothing where the test's objects are not public
+    # Tested after the training, even if that had been finished by a run that was killed then
+    boxes = trainer.last_results.get("bbox", {})  # nothing where the test's objects are not public
     records = read_metrics(folder)
-    if torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {
         "settings": settings,
         "metrics": {key: boxes[key] for key in ("AP", "AP50", "AP75") if key in boxes},
         "seconds": statistics.median([r["time"] for r in records if "time" in r] or [float("nan")]),
-        "peak_bytes": peak,
+        "peak_bytes": peak_memory(cfg.MODEL.DEVICE),
         "training_loss": {
             r["iteration"] + 1: r["training_loss/loss"]
             for r in records
             if "training_loss/loss" in r
         },
     }
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(result))
-    os.replace(part, folder / "result.json")
+    write_whole(folder / "result.json", json.dumps(result))
 
 
-def end_with_parent(parent: int) -> None:
-    """So that the command, killed and given again, does not run beside its own former runs."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def peak_memory(device: str) -> int:
+    """Of this process, in bytes: the GPU's where it runs on one, else the computer's."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write_whole(file: Path, text: str) -> None:
+    """A kill leaves the file as it was, or whole."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    os.replace(part, file)
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -267,14 +285,16 @@ def results_of(row: Path, args: argparse.Namespace) -> dict[int, dict]:
         file = folder_of(row, seed, args) / "result.json"
         if file.exists():
             results[seed] = json.loads(file.read_text())
+    if len({run["settings"] for run in results.values()}) > 1:
+        print(f"{row.stem}: the runs of its seeds had different settings", file=sys.stderr)
     return results
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return ""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def table(results: dict[Path, dict[int, dict]]) -> list[str]:
@@ -293,12 +313,19 @@ def table(results: dict[Path, dict[int, dict]]) -> list[str]:
             mean_and_spread([m["AP50"] for m in metrics if "AP50" in m], 1),
             mean_and_spread([m["AP"] for m in metrics if "AP" in m], 1),
             str(PAPER_MAP.get(number, "")),
-            mean_and_spread([r["seconds"] for r in runs.values()], 2),
+            seconds_of(runs),
             mean_and_spread([r["peak_bytes"] / 2**30 for r in runs.values()], 2),
             f"{cost[0]:.2f}, {cost[1]}" if cost else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "The paper's figures are not confirmed but for rows 12 and 13, see README.md."]
     return lines
+
+
+def seconds_of(runs: dict[int, dict]) -> str:
+    cell = mean_and_spread([run["seconds"] for run in runs.values()], 2)
+    sweeps = [run["sweep_seconds"] for run in runs.values() if run.get("sweep_seconds")]
+    return f"{cell}, and {np.mean(sweeps):.2f} in sweeps" if sweeps else cell
 
 
 CSV_FIELDS = ("row", "experiment", "seed", "AP", "AP50", "AP75", "seconds", "peak_bytes")

@@ -1,10 +1,12 @@
 """
-The paper's training-loss figure (Sec. 5.2): the mean loss over all RoIs of the training set,
+The paper's training-loss figure (Sec. 5.5): the mean loss over all RoIs of the training set,
 whatever the sampler trains on, so that samplers can be compared by it.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
@@ -14,6 +16,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import per_roi_losses
 
@@ -80,6 +83,8 @@ def mean_loss(model: nn.Module, dataset: list[dict]) -> dict[str, float]:
     Returns:
         the mean of either loss over all RoIs of all images, and their sum, ``loss``.
     """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
     totals, num_rois = {}, 0
     with inference_context(model):
         for inputs in dataset:
@@ -109,8 +114,13 @@ class TrainingImages:
         cfg.INPUT.RANDOM_FLIP = "none"
         self.mapper = DatasetMapper(cfg, is_train=True)
 
-    def __iter__(self):
-        return map(self.mapper, self.records)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for record in self.records:
+            # The mapper draws the one size that there is, from the state that training draws from.
+            state = np.random.get_state()
+            inputs = self.mapper(record)
+            np.random.set_state(state)
+            yield inputs
 
 
 class TrainingLossHook(HookBase):
