@@ -39,3 +39,4 @@ html_theme_options = {
     "page_width": "1080px",
 }
 html_show_sourcelink = False
+html_show_copyright = False

@@ -12,7 +12,7 @@ import sys
 
 import cv2
 import pytest
-from documented import Snippet, snippets
+from documented import Snippet, execute, snippets
 from models import ROOT
 from test_docs import PAGES
 from test_train_net import crowded_tile
@@ -228,6 +228,30 @@ def test_a_command_is_executed_by_a_test(snippet):
                 assert word in known or word == "--config-file", f"{words[1]} has no {word}"
             elif word.startswith(("configs/", "projects/")):
                 assert (ROOT / word).exists(), f"{word} does not exist"
+
+
+def test_a_command_that_nothing_executes_is_told():
+    snippet = Snippet("README.md", 1, "bash", "python projects/paper/unheard_of.py")
+    assert not executed_here(snippet)
+    with pytest.raises(AssertionError, match="README.md:1: nothing executes `python projects"):
+        test_a_command_is_executed_by_a_test(snippet)
+
+
+def test_what_goes_wrong_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    (tmp_path / "three.py").write_text("import sys\nprint('so far')\nsys.exit(3)\n")
+    (tmp_path / "good.py").write_text("import sys\nassert sys.argv == ['good.py', '--flag']\n")
+    commands = ("python nothing.py", "python three.py", "python good.py --flag")
+    wrong = execute(
+        [
+            {"folder": str(tmp_path), "language": "bash", "arguments": command.split()}
+            for command in commands
+        ]
+    )
+    missing, three, good = wrong
+    assert "FileNotFoundError" in missing
+    assert "so far" in three and "exit status 3" in three and good == ""
 
 
 def test_no_test_is_named_for_what_is_not_documented():
