@@ -36,9 +36,13 @@ def has_compiled_ops() -> bool:
 
 def features() -> dict[str, bool]:
     """The features by name, and whether this Detectron2 has them."""
+    from detectron2.engine import DefaultTrainer  # imports much that the heads do not need
+
     arguments = inspect.signature(FastRCNNOutputLayers.__init__).parameters
     return {
         "compiled operators": has_compiled_ops(),
         "sigmoid cross entropy": "use_sigmoid_ce" in arguments,
         "federated loss": "use_fed_loss" in arguments,
+        # Where it does not (v0.6), a resumed run of DefaultTrainer begins without momentum.
+        "checkpoints with the optimizer": "state_dict" in vars(DefaultTrainer),
     }
