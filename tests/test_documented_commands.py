@@ -39,6 +39,9 @@ TESTED = {
     "make docs": "test_docs.py::test_every_page_is_built",
     "make bench": "test_benchmark.py::test_a_run_leaves_a_report",
     "make table1-mini": "test_paper_table.py::test_every_row_of_the_miniature_runs",
+    "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
+        "test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
+    ),
     "dev/compat.sh": "test_documented_commands.py::test_shell_scripts",
     "dev/gpu_check.sh": "test_documented_commands.py::test_shell_scripts",
     "python projects/paper/convert_weights.py": (

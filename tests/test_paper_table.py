@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -263,3 +264,34 @@ def test_a_run_that_fails_says_where_to_look(tmp_path):
         )
     log = tmp_path / "13_ohem_vgg16_n2/seed1/output.txt"
     assert "SOLVER.NOT_A_KEY" in log.read_text()
+
+
+def test_deeppcb_gets_its_proposals_from_an_rpn(tree_crowns, tmp_path):
+    """A folder as DeepPCB's, with tiles; one row of the four."""
+    data = tmp_path / "deeppcb"
+    data.mkdir()
+    (data / "images").symlink_to(tree_crowns / "tiles")
+    for split, start in (("train", 0), ("test", 8)):
+        full = json.loads((tree_crowns / "train.json").read_text())
+        full["images"] = full["images"][100 + start : 108 + start]
+        ids = {image["id"] for image in full["images"]}
+        full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
+        (data / f"instances_{split}.json").write_text(json.dumps(full))
+    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+    command += ["--deeppcb", str(data), "--data", str(tmp_path / "data"), "--rows", "13"]
+    command += ["--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    result = json.loads((tmp_path / "out/13_ohem_vgg16_n2/seed1/result.json").read_text())
+    assert 0 <= result["metrics"]["AP50"] <= 100
+    proposals = (tmp_path / "data/deeppcb_quick/train.pkl").read_bytes()
+    assert len(pickle.loads(proposals)["boxes"]) == 6
+
+
+def test_deeppcb_that_is_not_there(tmp_path):
+    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py")]
+    command += ["--deeppcb", str(tmp_path), "--data", str(tmp_path / "data")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "instances_train.json does not exist" in done.stderr
