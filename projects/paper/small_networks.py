@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from projects.tree_crowns.backbone import EfficientNetLite0
+from projects.tree_crowns.efficientnet import EfficientNetLite0
 
 FROZEN = 5  # all stages
 
