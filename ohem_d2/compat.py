@@ -31,7 +31,7 @@ def has_compiled_ops() -> bool:
         import detectron2._C  # noqa: F401
     except (ImportError, OSError):
         return False
-    return hasattr(torch.ops.detectron2, "box_iou_rotated")
+    return hasattr(torch.ops.detectron2, "nms_rotated")  # v0.6 registers no other there
 
 
 def features() -> dict[str, bool]:

@@ -1,3 +1,4 @@
+import contextlib
 import types
 
 import pytest
@@ -33,6 +34,11 @@ def operators(request, monkeypatch):
     else:
         stand_ins = {name: getattr(rotated_ops, name) for name in OPERATORS}
         monkeypatch.setattr(torch.ops, "detectron2", types.SimpleNamespace(**stand_ins))
+        with contextlib.suppress(ImportError):
+            from detectron2 import _C  # where v0.6 looks for them
+
+            for name in OPERATORS:
+                monkeypatch.setattr(_C, name, stand_ins[name], raising=False)
     return request.param
 
 
