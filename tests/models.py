@@ -152,3 +152,12 @@ def roi_inputs(model, inputs):
 
 def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def autocasts_to(dtype):
+    """Whether autocast takes it on a CPU. That of PyTorch 2.0 takes bfloat16 alone."""
+    try:
+        with torch.autocast("cpu", dtype=dtype):
+            return True
+    except RuntimeError:
+        return False

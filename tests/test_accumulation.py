@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, launch
 from detectron2.utils.events import EventStorage
-from models import batch, config, detector
+from models import autocasts_to, batch, config, detector
 from torch import nn
 
 from ohem_d2.accumulation import (
@@ -125,6 +125,7 @@ class CountingScaler:
         self.scale_ *= 2
 
 
+@pytest.mark.skipif(not autocasts_to(torch.float32), reason="PyTorch 2.0 cannot, on a CPU")
 def test_scale_of_gradients_is_that_of_one_iteration():
     model, batches = Regression(), data(4)
     reference = copy.deepcopy(model)

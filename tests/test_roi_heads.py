@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
-from models import ZOO, batch, config, detector, gradients, roi_inputs
+from models import ZOO, autocasts_to, batch, config, detector, gradients, roi_inputs
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -671,15 +671,7 @@ def test_mixed_precision_ranks_in_float32_and_trains_every_parameter(dtype):
     assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
 
 
-def autocasts_to_float16():
-    try:
-        with torch.autocast("cpu", dtype=torch.float16):
-            return True
-    except RuntimeError:
-        return False
-
-
-@pytest.mark.skipif(not autocasts_to_float16(), reason="PyTorch 2.0 cannot, on a CPU")
+@pytest.mark.skipif(not autocasts_to(torch.float16), reason="PyTorch 2.0 cannot, on a CPU")
 def test_scoring_in_another_precision():
     """It scores in it and trains in float32; outside of autocast and within."""
     cfg = config("fpn", ohem={"readonly_precision": "bfloat16"})
