@@ -5,6 +5,7 @@ So far it was run with the overlap, the NMS and the pooling of the tests, in Pyt
 Detectron2's compiled ones.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -12,36 +13,17 @@ from detectron2.layers import batched_nms_rotated
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, RROIHeads
 
 from .roi_heads import OHEMMixin
-from .selection import order_by_loss
+from .selection import nms_by_loss
 
 
-def nms_by_loss_rotated(
-    losses: torch.Tensor,
-    boxes: torch.Tensor,
-    gt_classes: torch.Tensor,
-    image_index: torch.Tensor,
-    *,
-    nms_thresh: float,
-    nms_scope: str,
+def _batched_nms(
+    boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
 ) -> torch.Tensor:
-    """
-    :func:`ohem_d2.selection.nms_by_loss` for boxes of shape (R, 5), center, width and height in
-    absolute pixels, and angle in degrees, counter-clockwise.
-    """
-    if nms_scope not in ("class", "agnostic", "none"):
-        raise ValueError(f'nms_scope = {nms_scope!r}; allowed: "class", "agnostic" or "none"')
-    order = order_by_loss(losses)
-    if nms_scope == "none" or len(order) == 0:
-        return order
-    group = image_index
-    if nms_scope == "class":
-        group = image_index * (gt_classes.max() + 1) + gt_classes
+    """Of boxes (R, 5): center, width, height in absolute pixels, angle in degrees."""
     # Detectron2 moves the groups apart in float32: the fewer numbers, the less is rounded.
     group = torch.unique(group, return_inverse=True)[1]
     boxes = torch.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
-    # The ranks serve as scores: they have no ties and no NaN.
-    rank = torch.arange(len(order), device=order.device, dtype=boxes.dtype)
-    return order[batched_nms_rotated(boxes[order], -rank, group[order], nms_thresh)]
+    return batched_nms_rotated(boxes, scores.to(boxes.dtype), group, nms_thresh)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -53,7 +35,7 @@ class OHEMRROIHeads(OHEMMixin, RROIHeads):
     boxes only.
     """
 
-    _nms_by_loss = staticmethod(nms_by_loss_rotated)
+    _nms_by_loss = staticmethod(functools.partial(nms_by_loss, batched_nms=_batched_nms))
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:

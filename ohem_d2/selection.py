@@ -9,10 +9,12 @@ Shape shorthand in this module:
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torchvision.ops import box_iou, nms
+
+BatchedNMS = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 def select_hard_examples(
@@ -80,6 +82,7 @@ def nms_by_loss(
     *,
     nms_thresh: float,
     nms_scope: str,
+    batched_nms: BatchedNMS | None = None,
 ) -> torch.Tensor:
     """
     NMS with the loss in the place of the score, for all images and classes in one call.
@@ -87,8 +90,10 @@ def nms_by_loss(
     Args:
         losses, gt_classes, image_index: of shape (R,). RoIs of different images never suppress
             each other.
-        boxes: of shape (R, 4), absolute XYXY pixels.
+        boxes: of shape (R, 4), absolute XYXY pixels, or what ``batched_nms`` takes.
         nms_thresh, nms_scope: see :func:`select_hard_examples`.
+        batched_nms: NMS of other boxes, with Detectron2's arguments: boxes, scores, group of each
+            box, threshold.
 
     Returns:
         int64 indices of the survivors, hardest first.
@@ -98,10 +103,11 @@ def nms_by_loss(
     order = order_by_loss(losses)
     if nms_scope == "none" or len(order) == 0:
         return order
-    shifted = _in_places_of_their_own(boxes, gt_classes, image_index, nms_scope)[order]
+    group = _groups(gt_classes, image_index, nms_scope)
     # The ranks serve as scores: they have no ties and no NaN.
-    rank = torch.arange(len(order), device=order.device, dtype=shifted.dtype)
-    return order[nms(shifted, -rank, nms_thresh)]
+    rank = torch.arange(len(order), device=order.device, dtype=torch.float64)
+    batched_nms = batched_nms or _batched_nms
+    return order[batched_nms(boxes[order], -rank, group[order], nms_thresh)]
 
 
 def suppressors(
@@ -130,7 +136,7 @@ def suppressors(
     culprits = torch.full_like(image_index, -1)
     if len(survivors) == len(culprits):
         return culprits
-    shifted = _in_places_of_their_own(boxes, gt_classes, image_index, nms_scope)
+    shifted = _in_places_of_their_own(boxes, _groups(gt_classes, image_index, nms_scope))
     overlaps = box_iou(shifted[survivors], shifted) > nms_thresh
     # argmax finds the first, thus the hardest.
     culprits = survivors[overlaps.int().argmax(dim=0)]
@@ -138,17 +144,25 @@ def suppressors(
     return culprits
 
 
-def _in_places_of_their_own(
-    boxes: torch.Tensor, gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str
-) -> torch.Tensor:
-    """
-    The boxes (R, 4), each group of those that may suppress each other moved to where no other
-    group's box reaches, by a whole number of pixels. In float64 that changes no coordinate by
-    rounding; in float32, with many groups, IoUs next to the threshold would tip over.
-    """
-    group = image_index
+def _groups(gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str) -> torch.Tensor:
+    """Of each RoI, (R,): only RoIs of one group suppress each other."""
     if nms_scope == "class":
-        group = image_index * (gt_classes.max() + 1) + gt_classes
+        return image_index * (gt_classes.max() + 1) + gt_classes
+    return image_index
+
+
+def _batched_nms(
+    boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
+) -> torch.Tensor:
+    return nms(_in_places_of_their_own(boxes, group), scores, nms_thresh)
+
+
+def _in_places_of_their_own(boxes: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """
+    The boxes (R, 4), each group moved to where no other group's box reaches, by a whole number of
+    pixels. In float64 that changes no coordinate by rounding; in float32, with many groups, IoUs
+    next to the threshold would tip over.
+    """
     boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
     extent = torch.ceil(boxes.max() - boxes.min()) + 1
     return boxes + (group * extent)[:, None]

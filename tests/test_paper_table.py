@@ -33,6 +33,7 @@ def finished(folder, row, seed, ap50, **more):
         "settings": "",
         "metrics": {"AP": ap50 / 2, "AP50": ap50, "AP75": 0.0},
         "seconds": 0.5,
+        "sweep_seconds": 0.0,
         "peak_bytes": 2**30,
         "training_loss": {},
         **more,
@@ -67,6 +68,19 @@ def test_training_loss_is_drawn_where_it_was_taken(tmp_path):
         finished(tmp_path, "13_ohem_vgg16_n2", seed, 1.0, training_loss={"1": 2.0, "100": 1.0})
     run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
     assert (tmp_path / "training_loss.png").stat().st_size > 0
+
+
+def test_sweeps_are_beside_the_iterations_that_they_are_no_part_of(tmp_path):
+    finished(tmp_path, "bootstrapping_vgg16_n2", 1, 1.0, sweep_seconds=0.25)
+    arguments = ["--configs", str(MINI), "--output", str(tmp_path), "--only-report"]
+    run_table.main([*arguments, "--rows", "bootstrapping_vgg16_n2"])
+    assert "| 0.50, and 0.25 in sweeps |" in (tmp_path / "table.md").read_text()
+    assert ",0.5,0.25," in (tmp_path / "table.csv").read_text()
+
+
+def test_what_was_logged_twice_counts_once():
+    records = [{"iteration": 1, "a": 1.0}, {"iteration": 2}, {"iteration": 1, "a": 3.0}]
+    assert run_table.logged(records, "a") == {1: 3.0}
 
 
 def test_a_figure_that_is_not_a_number_is_said(tmp_path):
@@ -195,10 +209,18 @@ def test_training_loss_comes_into_the_results(quick):
     out, _, _ = quick
     for row in ("02_fast_rcnn_vgg16_n2", "10_all_rois_vgg16_n2", "bootstrapping_vgg16_n2"):
         result = json.loads((out / row / "seed1/result.json").read_text())
-        (loss,) = result["training_loss"].values()  # the one before the first iteration
-        assert loss > 0
+        first, last = (result["training_loss"][i] for i in ("0", "4"))
+        assert len(result["training_loss"]) == 2 and first > last > 0
     result = json.loads((out / "05_fast_rcnn_vgg16_n1/seed1/result.json").read_text())
     assert result["training_loss"] == {}
+
+
+def test_wall_time_of_bootstrapping_has_its_sweeps(quick):
+    out, _, stdout = quick
+    for row, sweeps in (("bootstrapping_vgg16_n2", True), ("13_ohem_vgg16_n2", False)):
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        assert (result["sweep_seconds"] > 0) == sweeps
+    assert "in sweeps" in stdout
 
 
 def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
@@ -254,6 +276,15 @@ def test_other_settings_do_not_overwrite_runs(quick, capsys):
         )
     assert "other settings" in capsys.readouterr().err
     assert (out / row / "seed1/result.json").read_bytes() == before
+
+
+def test_a_device_on_which_runs_fail_gets_no_more(tmp_path):
+    with pytest.raises(SystemExit, match="2 runs failed"):
+        run_table.main(
+            ["--configs", str(MINI), "--output", str(tmp_path), "--devices", "cpu"]
+            + ["--seeds", "1", "--", "SOLVER.NOT_A_KEY", "5"]
+        )
+    assert len(list(tmp_path.glob("*/seed1/output.txt"))) == run_table.MAX_FAILURES == 2
 
 
 def test_a_run_that_fails_says_where_to_look(tmp_path):

@@ -12,7 +12,6 @@ from test_other_heads import boxes_of
 from test_roi_heads import Fixed, assert_same
 
 from ohem_d2 import OHEMMixin, OHEMROIHeads, OHEMRROIHeads, per_roi_losses
-from ohem_d2.rotated import nms_by_loss_rotated
 
 COMPILED = hasattr(torch.ops.detectron2, "nms_rotated")
 WITHOUT = "Detectron2 was installed without its compiled part, which rotated boxes need"
@@ -145,7 +144,7 @@ def test_nms_by_loss_is_that_of_the_loops(scope, operators):
     gt_classes = torch.randint(0, 3, (80,))
     losses = torch.rand(80)
     losses[7] = float("nan")
-    found = nms_by_loss_rotated(
+    found = OHEMRROIHeads._nms_by_loss(
         losses, boxes, gt_classes, image_index, nms_thresh=0.5, nms_scope=scope
     )
     losses[7] = float("inf")

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from box_branch import box_branch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
@@ -407,12 +408,8 @@ def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Te
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     proposals = [x["proposals"].to(model.device) for x in inputs]
-    heads = model.roi_heads
-    pooled = heads.box_pooler(
-        [features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    )
-    predictions = heads.box_predictor(heads.box_head(pooled))
-    scores = heads.box_predictor.predict_probs(predictions, proposals)
+    predictor, predictions = box_branch(model.roi_heads, "Bootstrapping")(features, proposals)
+    scores = predictor.predict_probs(predictions, proposals)
     return [part[:, :-1].amax(dim=1) for part in scores]  # background is the last
 
 

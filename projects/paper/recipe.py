@@ -116,8 +116,7 @@ class _Experiment:
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
         if self.cfg.TRAINING_LOSS.PERIOD > 0:
-            # after the timer of iterations, which this is no part of
-            hooks.insert(1, TrainingLossHook(self.cfg))
+            hooks.insert(0, TrainingLossHook(self.cfg))  # before the timer of iterations
         return hooks
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from box_branch import box_branch
 from box_voting import Candidates, above_threshold, iterate, nms, union, vote
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import ResizeTransform
@@ -28,8 +29,6 @@ from detectron2.modeling import GeneralizedRCNN, detector_postprocess
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
     FastRCNNOutputLayers,
-    Res5ROIHeads,
-    StandardROIHeads,
 )
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -363,23 +362,11 @@ def box_scorer(heads: nn.Module) -> Scorer:
                 f"FastRCNNOutputLayers does; {name} has {type(predictor).__name__}, whose "
                 "inference() is another"
             )
-    forward_box = getattr(type(heads), "_forward_box", None)
-    predict = None
-    if isinstance(heads, CascadeROIHeads):
-        if forward_box is CascadeROIHeads._forward_box:
-            return functools.partial(_score_by_cascade, heads)
-    elif hasattr(heads, "score_rois"):
-        predict = heads.score_rois
-    elif forward_box is StandardROIHeads._forward_box:
-        predict = functools.partial(_predict_standard, heads)
-    elif type(heads).forward is Res5ROIHeads.forward:
-        predict = functools.partial(_predict_c4, heads)
-    if predict is None:
-        raise TypeError(
-            f"TEST.MULTI_SCALE and TEST.BOX_VOTING do not know how {name} scores boxes, which has "
-            "a box branch of its own. Give it a method score_rois(features, proposals) such as "
-            "that of ohem_d2.OHEMMixin; a cascade has to keep CascadeROIHeads._forward_box()"
-        )
+    if isinstance(heads, CascadeROIHeads) and (
+        type(heads)._forward_box is CascadeROIHeads._forward_box
+    ):
+        return functools.partial(_score_by_cascade, heads)
+    predict = box_branch(heads, "TEST.MULTI_SCALE and TEST.BOX_VOTING")
     return functools.partial(_score_once, predict)
 
 
@@ -389,20 +376,6 @@ def _score_once(predict: Callable, features, proposals):
         predictor.predict_probs(predictions, proposals),
         predictor.predict_boxes(predictions, proposals),
     )
-
-
-def _predict_standard(heads: StandardROIHeads, features, proposals):
-    pooled = heads.box_pooler(
-        [features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    )
-    return heads.box_predictor, heads.box_predictor(heads.box_head(pooled))
-
-
-def _predict_c4(heads: Res5ROIHeads, features, proposals):
-    box_features = heads._shared_roi_transform(
-        [features[f] for f in heads.in_features], [p.proposal_boxes for p in proposals]
-    )
-    return heads.box_predictor, heads.box_predictor(box_features.mean(dim=[2, 3]))
 
 
 def _score_by_cascade(heads: CascadeROIHeads, features, proposals):

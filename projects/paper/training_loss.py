@@ -3,11 +3,12 @@ The paper's training-loss figure (Sec. 5.5): the mean loss over all RoIs of the 
 whatever the sampler trains on, so that samplers can be compared by it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from box_branch import box_branch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.engine import HookBase
@@ -25,8 +26,8 @@ FOREGROUND_IOU = 0.5
 
 def add_training_loss_config(cfg: CfgNode) -> None:
     """The keys of :class:`TrainingLossHook`."""
-    # Every so many iterations, and before the first, the loss over all RoIs of the training set is
-    # taken. 0: never.
+    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
+    # the training set is taken. 0: never.
     cfg.TRAINING_LOSS = CfgNode()
     cfg.TRAINING_LOSS.PERIOD = 0
     # So many images, spread evenly over the data set, instead of all. 0: all.
@@ -65,20 +66,19 @@ def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[s
         ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs, each (R,), by the model's own
         losses (background has no box loss).
     """
-    heads = model.roi_heads
     images = model.preprocess_image([inputs])
     features = model.backbone(images.tensor)
     proposals = inputs["proposals"].to(model.device)
-    rois = label_all(proposals, inputs["instances"].to(model.device), heads.num_classes)
-    pooled = heads.box_pooler([features[f] for f in heads.box_in_features], [rois.proposal_boxes])
-    predictions = heads.box_predictor(heads.box_head(pooled))
-    return per_roi_losses(heads.box_predictor, predictions, [rois])
+    targets = inputs["instances"].to(model.device)
+    rois = label_all(proposals, targets, model.roi_heads.num_classes)
+    predictor, predictions = box_branch(model.roi_heads, "TRAINING_LOSS")(features, [rois])
+    return per_roi_losses(predictor, predictions, [rois])
 
 
-def mean_loss(model: nn.Module, dataset: list[dict]) -> dict[str, float]:
+def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, float]:
     """
     Args:
-        dataset: as of :func:`training_images`.
+        dataset: as :class:`TrainingImages`.
 
     Returns:
         the mean of either loss over all RoIs of all images, and their sum, ``loss``.
@@ -124,19 +124,24 @@ class TrainingImages:
 
 
 class TrainingLossHook(HookBase):
-    """Writes ``training_loss/loss_cls``, ``training_loss/loss_box_reg`` and their sum."""
+    """
+    Writes ``training_loss/loss_cls``, ``training_loss/loss_box_reg`` and their sum, of the weights
+    before every so many iterations and of the last ones, under the number of iterations they have
+    seen. It takes its place before the timer of iterations.
+    """
 
     def __init__(self, cfg: CfgNode):
         self._cfg = cfg
 
     def before_train(self) -> None:
         self._images = TrainingImages(self._cfg)
-        if self.trainer.iter == 0:
+
+    def before_step(self) -> None:
+        if self.trainer.iter % self._cfg.TRAINING_LOSS.PERIOD == 0:
             self._measure()
 
-    def after_step(self) -> None:
-        if (self.trainer.iter + 1) % self._cfg.TRAINING_LOSS.PERIOD == 0:
-            self._measure()
+    def after_train(self) -> None:
+        self._measure()
 
     def _measure(self) -> None:
         for name, value in mean_loss(self.trainer.model, self._images).items():
