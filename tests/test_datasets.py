@@ -4,6 +4,7 @@ import logging
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from photographs import voc_xml
 
 from ohem_d2.datasets import register_datasets
 from ohem_d2.engine import OHEMTrainer
@@ -27,16 +28,9 @@ def write_coco(folder, name="train", classes=("cat", "dog")):
 def write_voc(folder, split="train", names=("dog",), images=("000001", "000002")):
     (folder / "Annotations").mkdir(exist_ok=True)
     (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
-    objects = "".join(
-        f"<object><name>{name}</name><pose>Frontal</pose><truncated>0</truncated>"
-        "<difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax>"
-        "<ymax>9</ymax></bndbox></object>"
-        for name in names
-    )
-    size = "<size><width>20</width><height>10</height></size>"
+    xml = voc_xml(20, 10, [(name, 1, 2, 5, 9) for name in names])
     for image in images:
-        path = folder / f"Annotations/{image}.xml"
-        path.write_text(f"<annotation>{size}{objects}</annotation>")
+        (folder / f"Annotations/{image}.xml").write_text(xml)
     (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(images))
     return f"voc:{folder}:{split}"
 

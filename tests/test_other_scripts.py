@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 
+import processes
 import pytest
 from detectron2 import model_zoo
 from detectron2.config import defaults, get_cfg
 from models import ROOT
-from test_train_net import crowded_tile
+from photographs import crowded_tile
 
 SCRIPTS = ROOT / "tests/scripts"
 
@@ -55,17 +56,9 @@ def photos(tree_crowns, tmp_path_factory):
 
 def run(script, config, *overrides, **environment):
     """What it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), "--config-file", str(config)]
-        + (["--num-gpus", "0"] if script.name == "default_trainer.py" else [])
-        + list(overrides),
-        cwd=SCRIPTS,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
-    return done.stdout + done.stderr
+    command = [sys.executable, "-W", "ignore", script, "--config-file", config]
+    command += ["--num-gpus", "0"] if script.name == "default_trainer.py" else []
+    return processes.run([*command, *overrides], cwd=SCRIPTS, **environment)
 
 
 def assert_mined_and_evaluated(printed, output, nms_thresh=0.6):

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -467,16 +467,8 @@ def command(data, output, *more, flags=()):
     return [sys.executable, "-W", "ignore", script, "--config-file", QUICK, *flags, *values]
 
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 def run(*args, **kwargs):
-    done = subprocess.run(
-        command(*args, **kwargs), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
-    return done.stdout + done.stderr
+    return processes.run(command(*args, **kwargs))
 
 
 def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path):
@@ -488,7 +480,7 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
     process = subprocess.Popen(
         command(data, tmp_path / "killed", *settings),
         cwd=ROOT,
-        env=environment(),
+        env=processes.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

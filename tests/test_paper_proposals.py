@@ -21,6 +21,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import BoxMode
 from models import ROOT, config, detector
+from photographs import voc_xml
+from processes import environment
 
 PAPER = ROOT / "projects/paper"
 sys.path.insert(0, str(PAPER))
@@ -215,10 +217,6 @@ def test_quality_finds_more(photographs):
     image = cv2.imread(load_records(photographs)[0]["file_name"])
     fast, quality = (selective_search.regions(image, mode) for mode in ("fast", "quality"))
     assert len(quality) > 1.5 * len(fast)
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def test_killed_run_goes_on(searched, photographs, tmp_path, capsys):
@@ -704,14 +702,8 @@ def voc_folder(photographs, tmp_path):
     objects = {"one": [(1, 1, 50, 40, 1), (11, 21, 60, 70, 0)], "two": [(5, 5, 40, 40, 1)]}
     for (image_id, boxes), record in zip(objects.items(), records):
         cv2.imwrite(str(tmp_path / f"JPEGImages/{image_id}.jpg"), cv2.imread(record["file_name"]))
-        text = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
-        for *box, difficult in boxes:
-            sides = zip(("xmin", "ymin", "xmax", "ymax"), box)
-            text += "<object><name>dog</name><pose>Left</pose><truncated>0</truncated>"
-            text += f"<difficult>{difficult}</difficult><bndbox>"
-            text += "".join(f"<{k}>{v}</{k}>" for k, v in sides) + "</bndbox></object>"
-        path = tmp_path / f"Annotations/{image_id}.xml"
-        path.write_text(f"<annotation>{text}</annotation>")
+        xml = voc_xml(WIDTH, HEIGHT, [("dog", *box) for box in boxes])
+        (tmp_path / f"Annotations/{image_id}.xml").write_text(xml)
     for split in ("train", "trainval"):
         (tmp_path / f"ImageSets/Main/{split}.txt").write_text("one\ntwo\n")
     return tmp_path
@@ -745,7 +737,7 @@ def test_published_splits_are_registered_where_detectron2_looks(voc_folder):
         "    print(*(len(r['annotations']) for m in (n, n + '_no_difficult') for r in c.get(m)))\n"
         "print('voc_2007_test_no_difficult' in c.list())"
     )
-    env = {**environment(), "DETECTRON2_DATASETS": str(root)}
+    env = environment(DETECTRON2_DATASETS=str(root))
     command = [sys.executable, "-W", "ignore", "-c", code]
     out = subprocess.run(command, env=env, cwd=PAPER, capture_output=True, text=True, check=True)
     assert out.stdout.split("\n")[:3] == ["2 1 1 0", "2 1 1 0", "True"]

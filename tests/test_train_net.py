@@ -1,7 +1,6 @@
 """train_net.py as a user calls it: real processes, real images, real evaluation."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -9,9 +8,11 @@ import sys
 import time
 
 import cv2
+import processes
 import pytest
 import torch
 from models import ROOT
+from photographs import crowded_tile, voc_corners, voc_xml
 
 from ohem_d2.compat import features
 
@@ -39,17 +40,8 @@ def command(config, data, output, *overrides, flags=()):
     ]
 
 
-def environment():
-    # One thread: sums are then taken in the same order in every process.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 def run(*args, **kwargs):
-    done = subprocess.run(
-        command(*args, **kwargs), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
-    return done.stdout + done.stderr
+    return processes.run(command(*args, **kwargs))
 
 
 def losses(output):
@@ -60,16 +52,6 @@ def losses(output):
         for r in records
         if "total_loss" in r
     }
-
-
-def crowded_tile(tree_crowns):
-    """The training tile with the most crowns, and its annotations."""
-    full = json.loads((tree_crowns / "train.json").read_text())
-    of_image = {image["id"]: [] for image in full["images"]}
-    for annotation in full["annotations"]:
-        of_image[annotation["image_id"]].append(annotation)
-    image = max(full["images"], key=lambda image: len(of_image[image["id"]]))
-    return image, of_image[image["id"]]
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +74,11 @@ def voc(tree_crowns, tmp_path_factory):
         (folder / name).mkdir(parents=True)
     image, annotations = crowded_tile(tree_crowns)
     picture = cv2.imread(str(tree_crowns / "tiles" / image["file_name"]))
-    objects = ""
-    for annotation in annotations:
-        x, y, w, h = annotation["bbox"]
-        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h))
-        box = "".join(f"<{k}>{round(v)}</{k}>" for k, v in corners)
-        objects += (
-            "<object><name>tree</name><pose>Unspecified</pose><truncated>0</truncated>"
-            f"<difficult>0</difficult><bndbox>{box}</bndbox></object>"
-        )
-    size = f"<size><width>{image['width']}</width><height>{image['height']}</height></size>"
+    objects = [("tree", *voc_corners(annotation["bbox"])) for annotation in annotations]
+    xml = voc_xml(image["width"], image["height"], objects)
     for name in ("one", "two"):
         cv2.imwrite(str(folder / f"JPEGImages/{name}.jpg"), picture)
-        path = folder / f"Annotations/{name}.xml"
-        path.write_text(f"<annotation>{size}{objects}</annotation>")
+        (folder / f"Annotations/{name}.xml").write_text(xml)
     for split in ("train", "test"):
         (folder / f"ImageSets/Main/{split}.txt").write_text("one\ntwo")
     return f"voc:{folder}:train", f"voc:{folder}:test"
@@ -146,7 +119,7 @@ def test_wrong_names_are_told(coco, tmp_path):
         done = subprocess.run(
             command(*arguments, tmp_path),
             cwd=ROOT,
-            env=environment(),
+            env=processes.environment(),
             capture_output=True,
             text=True,
         )
@@ -165,7 +138,7 @@ def test_killed_and_resumed_as_if_never_interrupted(coco, tmp_path):
     process = subprocess.Popen(
         command(QUICK, coco, tmp_path / "killed", *settings),
         cwd=ROOT,
-        env=environment(),
+        env=processes.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
