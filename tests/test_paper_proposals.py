@@ -83,6 +83,20 @@ def read(file):
     return pickle.loads(file.read_bytes())
 
 
+def assert_same(file, other):
+    """Not byte by byte: NumPy below 1.26 writes data types that come from a journal once more."""
+    found, expected = read(file), read(other)
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        if key == "bbox_mode":
+            assert found[key] == values
+            continue
+        assert len(found[key]) == len(values)
+        for a, b in zip(found[key], values):
+            np.testing.assert_array_equal(a, b)
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+
+
 def random_boxes(num, seed=0, size=20):
     generator = np.random.default_rng(seed)
     corners = generator.random((num, 2, 2)) * size
@@ -243,7 +257,7 @@ def test_killed_run_goes_on(searched, photographs, tmp_path, capsys):
         file.truncate(journal.stat().st_size - 7)
 
     main(["selective-search", photographs, str(output), "--workers", "2"])
-    assert output.read_bytes() == searched.read_bytes()
+    assert_same(output, searched)
     first = int(re.search(r"(\d+)/8 ", capsys.readouterr().err)[1])
     assert 1 <= first < 8  # images that were not searched again
     assert not journal.exists()
@@ -637,7 +651,7 @@ def test_rpn_that_was_stopped_goes_on(rpn_files, photographs, tmp_path, monkeypa
         main(rpn_command(rpn_files, photographs, stopped, "--opts", "SEED", "3"))
     main(rpn_command(rpn_files, photographs, stopped))
     assert asked == [8, 5]
-    assert stopped.read_bytes() == whole.read_bytes()
+    assert_same(stopped, whole)
 
 
 def test_rpn_that_cannot_be(rpn_files, photographs, tmp_path):
