@@ -44,7 +44,6 @@ setup(
         "torch>=2.0",  # the autocast interface that scoring uses
         "torchvision>=0.15",  # NMS; goes with torch 2.0
         "fvcore>=0.1.5",  # per-RoI smooth L1 and GIoU losses, as Detectron2 computes them
-        "opencv-python>=4.5",  # drawing what was mined
         "pycocotools>=2.0.2",  # COCO evaluation
         "omegaconf>=2.1",  # configurations in Python
         "tabulate>=0.8",  # collect_env, tables of what was mined
@@ -52,4 +51,9 @@ setup(
         "jinja2>=3",  # the report's page
         "numpy>=1.21",
     ],
+    extras_require={
+        # Drawing what was mined. No requirement: it comes in four packages, of which a user's
+        # environment has one, and pip would put another one, and a newer NumPy, over it.
+        "pictures": ["opencv-python>=4.5"],
+    },
 )

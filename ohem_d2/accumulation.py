@@ -9,6 +9,8 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .compat import copy_options, mixed_precision, run_after_backward
+
 
 class AccumulatingTrainer(SimpleTrainer):
     """
@@ -39,7 +41,7 @@ class AccumulatingTrainer(SimpleTrainer):
                 losses = self._backward_of(data)
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / self.passes
-        getattr(self, "after_backward", lambda: None)()  # not in v0.6
+        run_after_backward(self)
         self._write_metrics(total, waited)
         self._update()
 
@@ -61,7 +63,7 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
 
     def _backward_of(self, data: list[dict]) -> dict[str, torch.Tensor]:
         device = next(self.model.parameters()).device.type
-        with torch.autocast(device, dtype=getattr(self, "precision", torch.float16)):
+        with torch.autocast(device, dtype=mixed_precision(self)):
             losses = self._losses(data)
         self.grad_scaler.scale(sum(losses.values()) / self.passes).backward()
         return losses
@@ -99,10 +101,7 @@ def accumulating(trainer: SimpleTrainer, passes: int) -> SimpleTrainer:
         ret = AccumulatingTrainer(*parts, passes=passes)
     else:
         ret = AccumulatingAMPTrainer(*parts, passes=passes, grad_scaler=trainer.grad_scaler)
-    # What else the trainer was given, which differs between versions of Detectron2
-    for name in ("gather_metric_period", "precision"):
-        if hasattr(trainer, name):
-            setattr(ret, name, getattr(trainer, name))
+    copy_options(trainer, ret)
     return ret
 
 

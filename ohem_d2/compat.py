@@ -5,7 +5,9 @@ Nothing asks for a version number, which main does not change: each feature is l
 would be. The rest of the package asks here.
 """
 
+import contextlib
 import inspect
+from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
@@ -27,11 +29,26 @@ def has_compiled_ops() -> bool:
     Whether Detectron2's compiled part is there and fits this PyTorch. Rotated boxes and deformable
     convolution need it; OHEM does not.
     """
-    try:
+    with contextlib.suppress(ImportError, OSError):
         import detectron2._C  # noqa: F401
-    except (ImportError, OSError):
-        return False
     return hasattr(torch.ops.detectron2, "nms_rotated")  # v0.6 registers no other there
+
+
+def run_after_backward(trainer: Any) -> None:
+    """The trainer's hook between gradients and optimizer (not in v0.6)."""
+    getattr(trainer, "after_backward", lambda: None)()
+
+
+def mixed_precision(trainer: Any) -> torch.dtype:
+    """What it trains in; v0.6 leaves no choice."""
+    return getattr(trainer, "precision", torch.float16)
+
+
+def copy_options(trainer: Any, other: Any) -> None:
+    """Give the other trainer what this one was made with, beside model, data and optimizer."""
+    for name in ("gather_metric_period", "precision"):  # neither in v0.6
+        if hasattr(trainer, name):
+            setattr(other, name, getattr(trainer, name))
 
 
 def features() -> dict[str, bool]:

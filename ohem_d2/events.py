@@ -194,6 +194,7 @@ class MiningWatcher(Protocol):
         """Whether to show it the selections of this iteration."""
 
     def show(self, mining: Mining) -> None:
+        """Put a picture of the mining into the event storage."""
         """Called with each selection, for the first image of the batch."""
 
 
@@ -242,6 +243,7 @@ class MiningPictures:
         return get_event_storage().iter % self._period == 0 and comm.is_main_process()
 
     def show(self, mining: Mining) -> None:
+        """Put a picture of the mining into the event storage."""
         image = mining.image.detach().float().cpu() * self._std + self._mean
         if not self._format.startswith("YUV"):  # which is in float, from 0 to 1
             image = image.round().clamp(0, 255).byte()

@@ -6,6 +6,7 @@ objects in a crowd are the hardest "background" of all, and OHEM would mine litt
 """
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class IgnoreRegions:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, item) -> "IgnoreRegions":
+    def __getitem__(self, item: int | slice | torch.Tensor) -> "IgnoreRegions":
+        """Of a part of the instances, with all regions."""
         if isinstance(item, torch.Tensor):
             item = item.cpu()
         part = copy.copy(self)
@@ -46,7 +48,8 @@ class IgnoreRegions:
         """For ``Instances.cat``, as when images are pasted together."""
         return IgnoreRegions(Boxes.cat([p.boxes for p in parts]), sum(len(p) for p in parts))
 
-    def to(self, *args, **kwargs) -> "IgnoreRegions":
+    def to(self, *args: Any, **kwargs: Any) -> "IgnoreRegions":
+        """On another device; arguments as of a tensor's ``to``."""
         moved = copy.copy(self)
         moved.boxes = self.boxes.to(*args, **kwargs)
         return moved

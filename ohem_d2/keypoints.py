@@ -120,7 +120,7 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
         return ret
 
     # Written out, as TorchScript knows no super(); it leaves the training branch out.
-    def forward(self, x, instances: list[Instances]):
+    def forward(self, x: torch.Tensor, instances: list[Instances]):
         """See the parent."""
         x = self.layers(x)
         if self.training:

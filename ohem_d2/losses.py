@@ -9,6 +9,7 @@ Shape shorthand in this module:
 
 import torch
 from detectron2.layers import cat, ciou_loss, diou_loss
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from fvcore.nn import giou_loss, smooth_l1_loss
@@ -144,7 +145,7 @@ def box_regression(
     gt_boxes: torch.Tensor,
     gt_classes: torch.Tensor,
     *,
-    box2box_transform,
+    box2box_transform: Box2BoxTransform,
     num_classes: int,
     loss_type: str,
     smooth_l1_beta: float,

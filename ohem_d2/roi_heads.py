@@ -618,13 +618,17 @@ class OHEMROIHeads(OHEMMixin, StandardROIHeads):
 class OHEMRes5ROIHeads(OHEMMixin, Res5ROIHeads):
     """``Res5ROIHeads`` with OHEM: C4 models."""
 
-    def score_rois(self, features, proposals, stage=0):
+    def score_rois(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances], stage: int = 0
+    ) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+        """See the parent."""
         box_features = self._shared_roi_transform(
             [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
         )
         return self.box_predictor, self._predict(box_features)
 
-    def loss_layer_seams(self):
+    def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable]]:
+        """See the parent."""
         # The mask head goes on with the output of res5, so that is where easy RoIs have to leave.
         return [(self.res5, self.box_predictor, self._predict)]
 
@@ -645,17 +649,22 @@ class OHEMCascadeROIHeads(OHEMMixin, CascadeROIHeads):
     # Boxes from each chunk of a read-only pass, by image; set for the length of a forward.
     _refined: list[list[torch.Tensor]] = []
 
-    def score_rois(self, features, proposals, stage=0):
+    def score_rois(
+        self, features: dict[str, torch.Tensor], proposals: list[Instances], stage: int = 0
+    ) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+        """See the parent."""
         features = [features[f] for f in self.box_in_features]
         return self.box_predictor[stage], self._run_stage(features, proposals, stage)
 
-    def screened_branch(self):
+    def screened_branch(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """See the parent."""
         return self.box_pooler, self.box_head[0], self.box_predictor[0]
 
-    def loss_layer_seams(self):
+    def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable]]:
+        """See the parent."""
         return [(predictor, predictor, lambda out: out) for predictor in self.box_predictor]
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[list[Instances], dict]:
         self._refined = []
         try:
             return super().__call__(*args, **kwargs)

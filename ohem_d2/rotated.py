@@ -12,6 +12,7 @@ import torch
 from detectron2.layers import batched_nms_rotated
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, RROIHeads
 
+from .compat import has_compiled_ops
 from .roi_heads import OHEMMixin
 from .selection import nms_by_loss
 
@@ -47,10 +48,10 @@ class OHEMRROIHeads(OHEMMixin, RROIHeads):
         return torch.cat([centers, centers], dim=1)
 
     def screened_branch(self) -> None:
-        return None
+        """None: the stand-in pools upright boxes."""
 
     def _check_head(self) -> None:
-        if not hasattr(torch.ops.detectron2, "nms_rotated"):
+        if not has_compiled_ops():
             raise ImportError(
                 f"{type(self).__name__} has rotated boxes, which take Detectron2's compiled part. "
                 "Install it with pip install "

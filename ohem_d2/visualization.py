@@ -3,8 +3,14 @@
 import textwrap
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
+
+try:
+    import cv2
+except ImportError as error:
+    raise ImportError(
+        "Pictures take OpenCV: pip install opencv-python, or any other of its packages"
+    ) from error
 
 # RGB
 FOREGROUND = (0, 158, 255)

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import cv2
 import processes
 import pytest
+import torch
 from documented import Snippet, execute, snippets
 from models import ROOT
 from photographs import crowded_tile, voc_corners, voc_xml
@@ -24,6 +26,8 @@ SNIPPETS = [snippet for page in PAGES for snippet in snippets(ROOT, page)]
 # longest beginning counts.
 TESTED = {
     "pip install .": "test_package.py::test_installed_wheel_finds_its_configurations",
+    "pip install git+": "test_package.py::test_installs_from_git",
+    'pip install ".[pictures]"': "test_package.py::test_wheel",
     "DETECTRON2_ENV_MODULE=ohem_d2.env python yours.py --config-file yours.yaml": (
         "test_other_scripts.py::test_by_an_environment_variable"
     ),
@@ -34,8 +38,8 @@ TESTED = {
     "make PYTHON=": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
     "make BASE_PYTHON=": "test_package.py::test_set_up_on_a_python_that_is_too_old",
     "make DETECTRON2=git": "test_package.py::test_set_up_mends_a_broken_environment",
-    "make demo": "test_tree_crowns.py::test_learns_a_few_tiles",
-    "make compare": "test_tree_crowns.py::test_learns_a_few_tiles",
+    "make demo": "test_tree_crowns.py::test_demo",
+    "make compare": "test_tree_crowns.py::test_compare",
     "make test": "test_documented_commands.py::test_ci_makes_the_tests",
     "make docs": "test_docs.py::test_every_page_is_built",
     "make bench": "test_benchmark.py::test_a_run_leaves_a_report",
@@ -43,8 +47,8 @@ TESTED = {
     "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
         "test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
     ),
-    "dev/compat.sh": "test_documented_commands.py::test_shell_scripts",
-    "dev/gpu_check.sh": "test_documented_commands.py::test_shell_scripts",
+    "dev/compat.sh": "test_documented_commands.py::test_versions_that_cannot_be_had",
+    "dev/gpu_check.sh": "test_documented_commands.py::test_gpu_check_without_a_gpu",
     "python projects/paper/convert_weights.py": (
         "test_paper_weights.py::test_every_layer_finds_its_place"
     ),
@@ -254,11 +258,43 @@ def test_no_test_is_named_for_what_is_not_documented():
     assert set(TESTED) - used == set()
 
 
-@pytest.mark.parametrize("script", sorted(ROOT.glob("dev/*.sh")), ids=lambda path: path.name)
-def test_shell_scripts(script):
-    """Those that make environments or need a GPU are only read."""
-    assert os.access(script, os.X_OK)
-    subprocess.run(["bash", "-n", str(script)], check=True)
+def test_versions_that_cannot_be_had(tmp_path):
+    """Every row of the table, on a machine without their interpreters and without git."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "cat", "cp", "date", "dirname", "grep", "mkdir", "rm", "sed", "tail"):
+        (tools / name).symlink_to(shutil.which(name))
+    folder = tmp_path / "compat"
+    done = subprocess.run(
+        [str(ROOT / "dev/compat.sh")],
+        env={"PATH": str(tools), "COMPAT_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "compat: nothing ran" in done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert (folder / "table.md").read_text() == done.stdout
+    versions = {(row[0].strip("| "), row[1]) for row in rows}
+    assert {"v0.6", "main", "main, April 2024"} == {detectron2 for detectron2, _ in versions}
+    assert {"3.10", "3.11", "3.12", "3.13"} == {python for _, python in versions}
+    for name, python, *_, result, _ in rows:
+        missing = f"no python{python} here"
+        if name == "| main":
+            missing = "its repository cannot be reached from here"
+        assert result == f"not run: {missing}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the GPU, which takes long")
+def test_gpu_check_without_a_gpu(tmp_path):
+    done = subprocess.run(
+        [str(ROOT / "dev/gpu_check.sh"), str(tmp_path / "report.txt")],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "torch sees no GPU here; nothing was checked" in done.stderr
+    assert not (tmp_path / "report.txt").exists()
+    subprocess.run(["bash", "-n", str(ROOT / "dev/gpu_check.sh")], check=True)
 
 
 def test_ci_makes_the_tests():

@@ -99,7 +99,7 @@ def test_torchscript_by_scripting(name):
 
 
 # Detectron2 does not export the plain keypoint model to ONNX.
-@pytest.mark.parametrize("name", ["c4", "cascade"])
+@pytest.mark.parametrize("name", ["fpn", "mask", "c4", "cascade"])
 def test_onnx(name, tmp_path):
     pytest.importorskip("onnx", reason="exporting to ONNX needs the package onnx")
     runtime = pytest.importorskip("onnxruntime", reason="comparing outputs needs onnxruntime")

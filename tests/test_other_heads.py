@@ -298,7 +298,7 @@ def test_a_box_head_of_a_users_own():
 def test_test_time_augmentation():
     cfg = config("mask", "TEST.AUG.MIN_SIZES", (96,), "TEST.DETECTIONS_PER_IMAGE", 10)
     ours, plain = pair(cfg, "StandardROIHeads")
-    ours.eval(), plain.eval()
+    train_and_compare_predictions(ours, plain, batch(cfg))
     image = batch(cfg)[0]["image"].byte()
     inputs = [{"image": image, "height": 96, "width": 128}]
     with torch.no_grad():
@@ -311,6 +311,7 @@ def test_test_time_augmentation():
 def test_default_predictor(tmp_path):
     cfg = config("mask", "INPUT.MIN_SIZE_TEST", 96)
     ours, plain = pair(cfg, "StandardROIHeads")
+    train_and_compare_predictions(ours, plain, batch(cfg))
     DetectionCheckpointer(ours, str(tmp_path)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     cfg.DATASETS.TEST = ("a_set_of_this_test",)

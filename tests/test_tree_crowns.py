@@ -6,6 +6,7 @@ from collections import Counter
 
 import cv2
 import numpy as np
+import processes
 import pytest
 import torch
 from models import ROOT
@@ -156,3 +157,56 @@ def test_learns_a_few_tiles(tree_crowns, tmp_path):
     assert len(pictures) == len(mined) == 2
     blue = np.all(cv2.imread(str(pictures[0]))[:, :, ::-1] == FOREGROUND, axis=2)
     assert blue.any()
+
+
+@pytest.fixture
+def six_iterations(tree_crowns, tmp_path):
+    """What makes a training of the demo's recipe small: its test tiles are two crowded ones."""
+    full = json.loads((tree_crowns / "train.json").read_text())
+    num = Counter(a["image_id"] for a in full["annotations"])
+    ids = {i for i, _ in num.most_common(2)}
+    full["images"] = [image for image in full["images"] if image["id"] in ids]
+    full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
+    (tmp_path / "two.json").write_text(json.dumps(full))
+    two = f"('coco:{tmp_path / 'two.json'}:{tree_crowns / 'tiles'}',)"
+    return [
+        *("DATASETS.TRAIN", two, "DATASETS.TEST", two, "TEST.AUG.ENABLED", "False"),
+        *("SOLVER.MAX_ITER", "6", "SOLVER.STEPS", "(5,)", "DATALOADER.NUM_WORKERS", "0"),
+        *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "2"),
+    ]
+
+
+def script(name, *arguments):
+    path = ROOT / "projects/tree_crowns" / name
+    return processes.run([sys.executable, "-W", "ignore", path, *arguments])
+
+
+def test_demo(six_iterations, tree_crowns, tmp_path):
+    output = tmp_path / "demo"
+    printed = script("demo.py", "--output", output, "--data", tree_crowns, *six_iterations)
+    assert "OHEM is active" in printed and "COCO AP" in printed
+    for kind in ("detections", "mined"):
+        pictures = list((output / kind).iterdir())
+        assert len(pictures) == 2 and all(cv2.imread(str(path)) is not None for path in pictures)
+    assert f"checkpoint  {output / 'model_final.pth'}" in printed
+    assert (output / "model_final.pth").exists() and (output / "metrics.json").exists()
+
+
+def test_compare(six_iterations, tree_crowns, tmp_path):
+    settings = " ".join(six_iterations)
+    variants = [f"some:random.yaml {settings}", f"hard:ohem.yaml {settings}"]
+    arguments = ["--output", tmp_path / "out", "--data", tree_crowns, "--seeds", "1"]
+    script("compare.py", *arguments, "--variants", *variants)
+    results = {path: path.read_bytes() for path in tmp_path.glob("out/*/seed1/result.json")}
+    assert {path.parts[-3].partition("-")[0] for path in results} == {"some", "hard"}
+
+    # one more seed; the first is kept
+    printed = script("compare.py", *arguments, "2", "--variants", *variants)
+    assert all(path.read_bytes() == before for path, before in results.items())
+    assert len(list(tmp_path.glob("out/*/seed2/result.json"))) == 2
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][-2:]
+    for row, name in zip(rows, ("some", "hard")):
+        assert row[0] == f"| {name}" and row[1] == "2"
+        seeds = [p for p in tmp_path.glob(f"out/{name}-*/seed*/result.json")]
+        mean = np.mean([json.loads(path.read_text())["seconds"] for path in seeds])
+        assert row[-1].startswith(f"{mean:.2f} ± ")
