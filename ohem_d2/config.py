@@ -210,8 +210,10 @@ def add_ohem_config(cfg: CfgNode) -> None:
     """
     Add OHEM's keys with their defaults to a Detectron2 config, in place: the node
     ``MODEL.ROI_HEADS.OHEM``, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK`` and
-    ``SOLVER.ACCUMULATION_STEPS``.
+    ``SOLVER.ACCUMULATION_STEPS``. A config that has them, as by ``ohem_d2.env``, stays as it is.
     """
+    if "OHEM" in cfg.MODEL.ROI_HEADS:
+        return
     defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
     # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)

@@ -25,8 +25,9 @@ def get_config_file(config_path: str) -> str:
         RuntimeError: if there is none of that name.
     """
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
-    if (folder / config_path).is_file():
-        return str(folder / config_path)
+    file = (folder / config_path).resolve()
+    if file.is_file() and file.is_relative_to(folder.resolve()):
+        return str(file)
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -40,6 +40,16 @@ def test_keys_and_defaults():
     assert cfg.dump() == before
 
 
+def test_keys_that_are_there_stay():
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    cfg.MODEL.ROI_HEADS.OHEM.NMS_THRESH = 0.5
+    cfg.SOLVER.ACCUMULATION_STEPS = 2
+    before = cfg.dump()
+    add_ohem_config(cfg)
+    assert cfg.dump() == before
+
+
 def test_a_config_without_the_node_means_defaults():
     assert OHEMSettings.from_cfg(get_cfg()) == OHEMSettings()
 

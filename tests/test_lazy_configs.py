@@ -5,12 +5,13 @@ a script is in test_other_scripts.py.
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from models import ROOT
 from test_configs import load
 
 from ohem_d2 import CrowdDatasetMapper, OHEMMixin, OHEMROIHeads, OHEMSettings
+from ohem_d2.events import MiningPictures
 
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.py")
@@ -97,3 +98,22 @@ def test_saved_and_loaded(tmp_path):
     LazyConfig.save(lazy, str(tmp_path / "config.yaml"))
     again = instantiate(LazyConfig.load(str(tmp_path / "config.yaml")).model.roi_heads)
     assert again.ohem == OHEMSettings(warmup_iters=1000)
+
+
+def test_pictures_of_the_mining():
+    """With the same arguments as VIS_PERIOD gives them."""
+    cfg = get_cfg()
+    cfg.VIS_PERIOD = 3
+    expected = dict(vars(MiningPictures.from_cfg(cfg)))
+    model = LazyConfig.load(str(ROOT / "configs/COCO-Detection/faster_rcnn_R_50_FPN_1x.py")).model
+    watcher = LazyCall(MiningPictures)(
+        period=3,
+        pixel_mean=model.pixel_mean,
+        pixel_std=model.pixel_std,
+        input_format=model.input_format,
+    )
+    found = dict(vars(instantiate(heads(watcher=watcher)).watcher))
+    for attributes in (found, expected):
+        for name in ("_mean", "_std"):
+            attributes[name] = attributes[name].tolist()
+    assert found == expected

@@ -28,7 +28,10 @@ def test_python_file_is_loaded_lazily(tmp_path, monkeypatch):
     assert ohem_d2.get_config("models/one.py").settings.a == 2
 
 
-@pytest.mark.parametrize("name", ["COCO-Detection/none.yaml", "COCO-Detection", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["COCO-Detection/none.yaml", "COCO-Detection", "", "../README.md", str(ROOT / "setup.py")],
+)
 def test_unknown_name(name):
     with pytest.raises(RuntimeError, match="no configuration of ohem_d2") as e:
         ohem_d2.get_config(name)

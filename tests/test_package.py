@@ -122,7 +122,7 @@ def configs():
 def test_source_distribution(distributions):
     with tarfile.open(distributions[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"tests/models.py", "train_net.py", "CHANGELOG.md", "CITATION.cff"} <= names
+    assert {"tests/models.py", ".ci/run", "train_net.py", "CHANGELOG.md", "CITATION.cff"} <= names
     assert {f"configs/{name}" for name in configs()} <= names
 
 
