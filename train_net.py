@@ -13,9 +13,7 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 
 import argparse
 import logging
-import os
 
-from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -25,18 +23,7 @@ from detectron2.utils import comm
 from ohem_d2 import add_ohem_config
 from ohem_d2.datasets import register_datasets
 from ohem_d2.engine import OHEMTrainer
-
-
-def find_config_file(name: str) -> str:
-    """A file, or a name in the model zoo."""
-    if not os.path.isfile(name):
-        try:
-            return model_zoo.get_config_file(name)
-        except RuntimeError:
-            raise SystemExit(
-                f"--config-file {name}: no such file, and no such name in the model zoo"
-            ) from None
-    return name
+from ohem_d2.loading import find_config_file
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -44,7 +31,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_ohem_config(cfg)
     if args.config_file:
-        args.config_file = find_config_file(args.config_file)
+        try:
+            args.config_file = find_config_file(args.config_file)
+        except FileNotFoundError as e:
+            raise SystemExit(f"--config-file {e}") from None
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
     if args.train_data or args.test_data:  # the config's own data would not go with it

@@ -9,6 +9,7 @@ Such names go wherever Detectron2 takes the name of a data set, once they have b
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,7 +17,8 @@ from xml.etree import ElementTree
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
+# of a <bndbox>
+VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
@@ -77,20 +79,25 @@ def _split(name: str) -> list[str]:
 
 
 def _coco_classes(json_file: str, image_folder: str) -> list[str]:
-    _must_exist(json_file, "the annotations in COCO format")
-    _must_exist(image_folder, "the folder of images")
+    must_exist(json_file, "the annotations in COCO format")
+    must_exist(image_folder, "the folder of images")
     with open(json_file) as file:
         try:
             categories = json.load(file)["categories"]
             # Detectron2 numbers the classes in the order of their category ids.
-            return [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
+            classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
         except (ValueError, KeyError, TypeError) as e:
             raise ValueError(f"{json_file} is not in COCO format: {e!r}") from e
+    for name in classes:
+        # JSON can have half of a surrogate pair, which can be neither printed nor written.
+        if not isinstance(name, str) or re.search(r"[\ud800-\udfff]", name):
+            raise ValueError(f"{json_file}: the name of a category is {name!r}; it should be text")
+    return classes
 
 
 def _voc_classes(folder: str) -> set[str]:
     annotations = Path(folder) / "Annotations"
-    _must_exist(annotations, "the folder of annotations in Pascal VOC format")
+    must_exist(annotations, "the folder of annotations in Pascal VOC format")
     classes: set[str] = set()
     for path in annotations.glob("*.xml"):
         try:
@@ -106,8 +113,12 @@ def _voc_classes(folder: str) -> set[str]:
                     raise ValueError(
                         f"{path} is not in Pascal VOC format: an <object> has no <{tag}>"
                     )
-            for tag in ("truncated", "difficult", *(f"bndbox/{side}" for side in _SIDES)):
+            for tag in ("truncated", "difficult", *(f"bndbox/{side}" for side in VOC_SIDES)):
                 _must_be_whole(found, tag, path)
+            if not found.findtext("name"):
+                raise ValueError(
+                    f"{path} is not in Pascal VOC format: the <name> of an <object> is empty"
+                )
             classes.add(found.findtext("name"))
     return classes
 
@@ -123,15 +134,23 @@ def _must_be_whole(element: ElementTree.Element, tag: str, path: Path) -> None:
 
 def _check_voc_split(folder: str, split: str) -> None:
     image_set = Path(folder) / "ImageSets" / "Main" / f"{split}.txt"
-    _must_exist(image_set, "the list of images in Pascal VOC format")
+    must_exist(image_set, "the list of images in Pascal VOC format")
     image_ids = image_set.read_text().split()
     if len(image_ids) < 2:
         raise ValueError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
     for image_id in image_ids:
         annotation = Path(folder) / "Annotations" / f"{image_id}.xml"
-        _must_exist(annotation, f"the annotation of {image_id}, listed in {image_set}")
+        must_exist(annotation, f"the annotation of {image_id}, listed in {image_set}")
 
 
-def _must_exist(path: str | Path, what: str) -> None:
+def must_exist(path: str | Path, what: str) -> None:
+    """
+    Args:
+        path: of a file or folder.
+        what: it should be, to be told.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}")

@@ -31,37 +31,56 @@ from .inspection import COLUMNS, encode, explain, mine, write_file
 from .loading import (
     INPUT_ERRORS,
     add_model_arguments,
+    at_least,
     image_mapper,
     load_cfg,
     load_image_record,
     load_model,
     load_records,
     message,
+    naming,
     spread,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """
+    The command.
+
+    Args:
+        argv: its arguments; None: those of the process.
+
+    Raises:
+        SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
+    """
     args = parse(argv)
     try:
-        cfg = load_cfg(
-            args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
-        )
-        records, classes = find_records(cfg, args)
-        model, untrained = load_model(cfg)
+        inspect_images(args)
     except INPUT_ERRORS as e:
         raise SystemExit(f"python -m ohem_d2.inspect: {message(e)}") from e
+
+
+def inspect_images(args: argparse.Namespace) -> None:
+    """Write and print what the arguments, of :func:`parse`, ask for."""
+    cfg = load_cfg(
+        args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
+    )
+    records, classes = find_records(cfg, args)
+    model, untrained = load_model(cfg)
     to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
     print(f"loss = {ohem.rank_cls_weight} x cls + {ohem.rank_loc_weight} x loc")
     folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
     names: set[str] = set()
     for record in records:
-        image = read_image(record["file_name"], "RGB")
-        for mining in mine(model, to_inputs(record)):
+        with naming(record["file_name"]):
+            image = read_image(record["file_name"], "RGB")
+            minings = mine(model, to_inputs(record))
+        for mining in minings:
             rows = explain(
                 mining,
                 nms_thresh=ohem.nms_thresh,
                 nms_scope=ohem.nms_scope,
+                num_samples=model.roi_heads.batch_size_per_image,
                 classes=classes,
                 size=image.shape[:2],
             )
@@ -83,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked as far as that takes no file."""
     parser = argparse.ArgumentParser(
         prog="python -m ohem_d2.inspect",
         description=__doc__,
@@ -107,9 +127,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--no-objects", action="store_true", help="--image shows none: all is background"
     )
     parser.add_argument(
-        "--num", type=at_least_one, default=4, help="of --dataset: so many images (4)"
+        "--num", type=at_least(1), default=4, help="of --dataset: so many images (4)"
     )
-    parser.add_argument("--top", type=int, default=20, help="so many rows are printed (20)")
+    parser.add_argument("--top", type=at_least(0), default=20, help="so many rows are printed (20)")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)"
     )
@@ -123,12 +143,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.dataset and (args.annotations or args.no_objects):
         parser.error("--dataset has its own labels; --annotations and --no-objects go with --image")
     return args
-
-
-def at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def find_records(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], list[str] | None]:
@@ -152,17 +166,19 @@ def unused(stem: str, names: set[str]) -> str:
 
 
 def summary(rows: Sequence[dict]) -> str:
+    """How many of the rows, of ``explain``, were mined, and what became of the others."""
+
     def count(status: str) -> int:
         return sum(row["status"] == status for row in rows)
 
     mined = [row for row in rows if row["status"] == "mined"]
-    background = sum(row["label"] == "background" for row in mined)
+    foreground = sum(row["foreground"] for row in mined)
     bounds = f", losses {mined[0]['loss']:.3f} to {mined[-1]['loss']:.3f}" if mined else ""
     over = f", {count('over a cap')} over a cap" if count("over a cap") else ""
     return (
-        f"{len(rows)} candidates: {len(mined)} mined ({len(mined) - background} foreground, "
-        f"{background} background{bounds}), {count('suppressed')} suppressed by a harder one, "
-        f"{count('below the cut')} below the cut{over}"
+        f"{len(rows)} candidates: {len(mined)} mined ({foreground} foreground, "
+        f"{len(mined) - foreground} background{bounds}), {count('suppressed')} suppressed by a "
+        f"harder one, {count('below the cut')} below the cut{over}"
     )
 
 
@@ -187,6 +203,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def to_csv(rows: Sequence[dict]) -> str:
+    """The rows, of ``explain``, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()

@@ -1,5 +1,6 @@
 """What OHEM picks on an image, and why."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from .selection import order_by_loss, suppressors
 
 # of what explain() returns
 COLUMNS = (
-    *("rank", "loss", "loss_cls", "loss_loc", "label", "iou", "status", "suppressed_by"),
-    *("x0", "y0", "x1", "y1"),
+    *("rank", "loss", "loss_cls", "loss_loc", "label", "foreground", "iou"),
+    *("status", "suppressed_by", "x0", "y0", "x1", "y1"),
 )
 
 
@@ -65,6 +66,7 @@ def explain(
     *,
     nms_thresh: float,
     nms_scope: str,
+    num_samples: int,
     classes: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[dict]:
@@ -72,13 +74,17 @@ def explain(
     Why each candidate was mined or not.
 
     Args:
+        mining: of :func:`mine`.
         nms_thresh, nms_scope: that the mining was done with.
+        num_samples: B/N, likewise. :func:`mine` shows the heads one image, so it is the budget of
+            the image also where a batch shares one.
         classes: names of the classes; None: their numbers are their names.
         size: (H, W) of the image that boxes are told in; None: as the network sees it.
 
     Returns:
         a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
-        ``loss_cls`` and ``loss_loc``, its losses as they are trained on; ``label``; ``iou``, the
+        ``loss_cls`` and ``loss_loc``, its losses as they are trained on; ``label``;
+        ``foreground``, False for background, as a class may have that name, too; ``iou``, the
         highest with an object; ``status``, "mined", "suppressed" by a harder RoI, "below the cut"
         of the budget, or "over a cap" on its kind; ``suppressed_by``, the rank of the harder one,
         else ""; ``x0``, ``y0``, ``x1``, ``y1`` in absolute pixels.
@@ -98,6 +104,8 @@ def explain(
     iou = pairwise_iou(boxes, mining.target.gt_boxes)
     iou = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
     last = rank[mining.hard].max().item() if len(mining.hard) else 0
+    # With places left it was not the cut that kept a RoI out.
+    filled = len(mining.hard) >= num_samples
     mined = set(mining.hard.tolist())
 
     height, width = size or mining.image.shape[1:]
@@ -105,13 +113,14 @@ def explain(
     factor = factor / factor.new_tensor([mining.image.shape[2], mining.image.shape[1]] * 2)
     columns = (
         *(rank, mining.ranking, mining.losses["loss_cls"], mining.losses["loss_box_reg"]),
-        *(gt_classes, iou, culprits, torch.where(culprits >= 0, rank[culprits], 0)),
+        *(gt_classes, mining.is_foreground, iou),
+        *(culprits, torch.where(culprits >= 0, rank[culprits], 0)),
         *(boxes.tensor * factor).unbind(dim=1),
     )
     values = zip(*(column[order].tolist() for column in columns))
     rows = [dict(zip(COLUMNS, row)) for row in values]
-    for index, foreground, row in zip(order.tolist(), mining.is_foreground[order].tolist(), rows):
-        if not foreground:
+    for index, row in zip(order.tolist(), rows):
+        if not row["foreground"]:
             row["label"] = "background"
         else:
             row["label"] = classes[row["label"]] if classes else str(row["label"])
@@ -120,7 +129,7 @@ def explain(
         elif index in mined:
             row["status"] = "mined"
         else:
-            row["status"] = "below the cut" if row["rank"] > last else "over a cap"
+            row["status"] = "below the cut" if filled and row["rank"] > last else "over a cap"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows
 
@@ -131,8 +140,20 @@ def encode(picture: np.ndarray, suffix: str) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """The file has its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    """
+    The file has its name only when it is complete. Folders that it takes are made.
+
+    Raises:
+        OSError: names the file.
+    """
+    part = Path(f"{path}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise OSError(
+            f"{path} cannot be written: {e.strerror}. Name another place with --output"
+        ) from e

@@ -1,12 +1,13 @@
 """From what a command line names, to a model that mines and images with ground truth."""
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,11 +20,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
+from detectron2.modeling.roi_heads import RROIHeads
 from detectron2.structures import BoxMode
 from torch import nn
+from yaml import YAMLError
 
 from .config import add_ohem_config
-from .datasets import register_datasets
+from .datasets import VOC_SIDES, must_exist, register_datasets
 from .events import LOGGER_NAME
 from .ignore_regions import CrowdDatasetMapper
 from .roi_heads import OHEMMixin
@@ -36,17 +39,56 @@ _COUNTERPARTS = {
     "CascadeROIHeads": "OHEMCascadeROIHeads",
 }
 
-# What loading a model and its images raises for input that is wrong
-INPUT_ERRORS = (
-    *(FileNotFoundError, ImportError, KeyError, NotImplementedError, TypeError, ValueError),
+_OWN_KEY = (
+    "If a module of your own adds this key, name it with --import; its function "
+    "add_..._config(cfg) is then called"
 )
 
-_VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
+# What we, Detectron2 and PyTorch raise for a configuration, weights or images that are wrong
+INPUT_ERRORS = (
+    *(AssertionError, EOFError, FloatingPointError, ImportError, IndexError, KeyError, OSError),
+    *(RuntimeError, TypeError, ValueError, YAMLError, pickle.UnpicklingError),
+)
+
+# Of these the text is enough. With the others it is told what they are: their texts are often
+# short, and they may come from an error in a model of one's own.
+_PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
 
 
 def message(error: Exception) -> str:
-    """What an error says; that of a KeyError would be in quotes."""
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    """What an error says, in words for the one who gave the input."""
+    if isinstance(error, KeyError) and error.args:
+        said = str(error.args[0])  # a sentence, or only the key that is not in a dict
+        return said if " " in said else f"key {error.args[0]!r} is missing"
+    return str(error) if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def naming(what: str) -> Iterator[None]:
+    """
+    Within the context, errors about input are told with what they are about.
+
+    Args:
+        what: a file, say. The message begins with it.
+
+    Raises:
+        ValueError: in the place of any of ``INPUT_ERRORS``, which is its ``__cause__``.
+    """
+    try:
+        yield
+    except INPUT_ERRORS as e:
+        raise ValueError(f"{what}: {message(e)}") from e
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument of a command that is a whole number, ``least`` or more."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number >= {least}")
+        return int(text)
+
+    return whole
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
@@ -55,7 +97,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
         "--config-file",
         required=config_required,
         metavar="FILE",
-        help="configuration, as OUTPUT_DIR/config.yaml of a run, or a name in the model zoo",
+        help="configuration in YAML, as OUTPUT_DIR/config.yaml of a run, or a name in the model "
+        "zoo; no LazyConfig",
     )
     parser.add_argument("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     parser.add_argument(
@@ -82,6 +125,27 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
 # ---- the model -------------------------------------------------------------------------------
 
 
+def find_config_file(name: str) -> str:
+    """
+    Args:
+        name: a file, or a name in Detectron2's model zoo.
+
+    Returns:
+        the file.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    if os.path.isfile(name):
+        return name
+    try:
+        return model_zoo.get_config_file(name)
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{name}: no such file, and no such name in the model zoo"
+        ) from None
+
+
 def load_cfg(
     config_file: str,
     *,
@@ -94,7 +158,7 @@ def load_cfg(
     does not depend on, and a device that there is.
 
     Args:
-        config_file: a file, or a name in Detectron2's model zoo.
+        config_file: a file in YAML, or a name in Detectron2's model zoo.
         weights: instead of MODEL.WEIGHTS.
         overrides: KEY, VALUE, KEY, VALUE...
         modules: to import first, as they register parts of the model or data sets. Functions of
@@ -114,26 +178,15 @@ def load_cfg(
             if re.fullmatch(r"add_\w*config", function):
                 vars(module)[function](cfg)
     add_ohem_config(cfg)
-    if not os.path.isfile(config_file):
-        try:
-            config_file = model_zoo.get_config_file(config_file)
-        except RuntimeError:
-            raise FileNotFoundError(
-                f"{config_file}: no such configuration file, and no such name in the model zoo"
-            ) from None
+    config_file = find_config_file(config_file)
     if len(overrides) % 2:
         raise ValueError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(overrides)}")
-    try:
-        cfg.merge_from_file(config_file)
-        cfg.merge_from_list(list(overrides))
-    except (AssertionError, KeyError) as e:  # the former for overrides
-        raise KeyError(
-            f"{config_file}: {e.args[0]}. If a module of your own adds this key, name it with "
-            "--import; its function add_..._config(cfg) is then called"
-        ) from e
+    with naming(config_file):
+        _merge_file(cfg, config_file)
+    _merge_overrides(cfg, overrides)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if "://" not in cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS:
-        _must_be_file(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
+        must_exist(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
     heads = cfg.MODEL.ROI_HEADS
     if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
         logger.info(
@@ -149,6 +202,31 @@ def load_cfg(
     return cfg
 
 
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
+        raise ValueError(
+            "this is a LazyConfig, and the commands take configurations in YAML with Detectron2's "
+            "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
+        )
+    try:
+        cfg.merge_from_file(path)
+    except KeyError as e:
+        raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
+    except (AttributeError, TypeError) as e:
+        raise ValueError("there are no lines KEY: VALUE, as a configuration in YAML has") from e
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    # A misspelt key of OHEM comes as far as OHEMSettings, which says what it should be.
+    for key in overrides[::2]:
+        if key.startswith("MODEL.ROI_HEADS.OHEM."):
+            cfg.MODEL.ROI_HEADS.OHEM.setdefault(key.rpartition(".")[2], None)
+    try:
+        cfg.merge_from_list(list(overrides))
+    except AssertionError as e:
+        raise KeyError(f"{e}. {_OWN_KEY}") from e
+
+
 def heads_that_mine(name: str) -> str:
     """
     Args:
@@ -158,7 +236,7 @@ def heads_that_mine(name: str) -> str:
         the name of their OHEM counterpart, or the same if they mine already.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or they have rotated boxes.
     """
     if name in _COUNTERPARTS:
         return _COUNTERPARTS[name]
@@ -167,6 +245,11 @@ def heads_that_mine(name: str) -> str:
         raise ValueError(
             f"MODEL.ROI_HEADS.NAME = {name!r} is not registered. If a module of your own registers "
             "it, name it with --import"
+        )
+    if issubclass(heads, RROIHeads):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME = {name!r} has rotated boxes; pictures and tables are for "
+            "upright boxes only"
         )
     if not issubclass(heads, OHEMMixin):
         raise ValueError(
@@ -198,11 +281,12 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         the model, and the names of its parameters that the weights did not have.
 
     Raises:
-        ValueError: if it is no R-CNN, or the weights cannot be read.
-        NotImplementedError, TypeError: if its heads cannot mine.
+        ValueError: if it cannot be built, is no R-CNN, has heads that cannot mine, or the weights
+            cannot be read.
     """
     torch.manual_seed(max(cfg.SEED, 0))
-    model = build_model(cfg)
+    with naming("The model cannot be built from its configuration"):
+        model = build_model(cfg)
     parts = ("preprocess_image", "backbone", "proposal_generator", "roi_heads")
     if missing := [part for part in parts if not hasattr(model, part)]:
         raise ValueError(
@@ -211,10 +295,8 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
         )
     checkpointer = _Checkpointer(model)
     if cfg.MODEL.WEIGHTS:
-        try:
+        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
-        except (EOFError, OSError, RuntimeError, pickle.UnpicklingError) as e:
-            raise ValueError(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint: {e}") from e
         parameters = dict(model.named_parameters())
         untrained = [name for name in checkpointer.untrained if name in parameters]
     else:
@@ -232,7 +314,8 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
     """
     The images of data sets with their ground truth, in Detectron2's format, and with proposals if
-    MODEL.LOAD_PROPOSALS.
+    MODEL.LOAD_PROPOSALS. Of DATASETS.TRAIN those that a training takes: without the images that
+    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS.
 
     Args:
         names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.datasets``.
@@ -250,15 +333,28 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
                 f"Data set {name!r} is not registered. Name it coco:ANNOTATIONS.json:IMAGE_FOLDER "
                 "or voc:FOLDER:SPLIT, or name the module that registers it with --import"
             )
-    records = get_detection_dataset_dicts(
-        list(names), filter_empty=False, proposal_files=_proposal_files(cfg, names)
-    )
+    together, proposal_files = ", ".join(names), _proposal_files(cfg, names)
+    with naming(f"Data set {together}"):
+        records = get_detection_dataset_dicts(
+            list(names), filter_empty=False, proposal_files=proposal_files
+        )
     for name in names:
         _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
     for record in records:
         if "annotations" not in record:
             raise ValueError(f"{record['file_name']} has no annotations, and a loss needs labels")
-    return records
+    with_objects = [
+        record
+        for record in records
+        if any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
+    ]
+    if not with_objects:  # files of images without labels, as of COCO's test set, are read as well
+        raise ValueError(
+            f"Data set {together} has no annotated object, and a loss needs labels. An image that "
+            "shows none is looked at by python -m ohem_d2.inspect --image FILE --no-objects"
+        )
+    trained_on = set(names) <= set(cfg.DATASETS.TRAIN)
+    return with_objects if trained_on and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
 
 
 def load_image_record(
@@ -282,7 +378,7 @@ def load_image_record(
     Raises:
         FileNotFoundError, ValueError: names what is wrong.
     """
-    _must_be_file(image, "the image")
+    must_exist(image, "the image")
     _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError(
@@ -290,14 +386,16 @@ def load_image_record(
         )
     if annotations is None:
         return _record(image, []), list(classes) or _training_classes(cfg)
-    _must_be_file(annotations, "the annotations")
+    must_exist(annotations, "the annotations")
     if annotations.suffix.lower() == ".xml":
         classes = list(classes) or _training_classes(cfg)
         return _record(image, _voc_objects(annotations, classes)), classes
     name = f"coco:{annotations}:{image.parent}"
     classes = register_datasets([name])
     _check_classes(cfg, name, classes)
-    found = [r for r in DatasetCatalog.get(name) if Path(r["file_name"]).name == image.name]
+    with naming(str(annotations)):
+        records = DatasetCatalog.get(name)
+    found = [r for r in records if Path(r["file_name"]).name == image.name]
     if len(found) != 1:
         raise ValueError(f"{annotations} has {len(found)} images called {image.name}; it needs one")
     return {**found[0], "file_name": str(image)}, classes
@@ -345,13 +443,13 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
 
 def _training_classes(cfg: CfgNode) -> list[str] | None:
     try:
-        register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        own = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     except FileNotFoundError:
         return None
-    for name in cfg.DATASETS.TRAIN:
-        classes = MetadataCatalog.get(name).get("thing_classes", [])
+    others = (MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN)
+    for classes in (own, *others):
         if len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            return classes
+            return list(classes)
     return None
 
 
@@ -371,7 +469,7 @@ def _voc_objects(path: Path, classes: Sequence[str] | None) -> list[dict]:
             name = found.findtext("name")
             if name not in classes:
                 raise ValueError(f"class {name!r} is none of {', '.join(classes)}")
-            box = [float(found.findtext(f"bndbox/{side}")) for side in _VOC_SIDES]
+            box = [float(found.findtext(f"bndbox/{side}")) for side in VOC_SIDES]
             box[0] -= 1.0  # as Detectron2 reads it: VOC counts pixels from 1
             box[1] -= 1.0
             objects.append(
@@ -384,8 +482,3 @@ def _voc_objects(path: Path, classes: Sequence[str] | None) -> list[dict]:
     except (ElementTree.ParseError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is not what was expected in Pascal VOC format: {e}") from e
     return objects
-
-
-def _must_be_file(path: str | Path, what: str) -> None:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist; it should be {what}")

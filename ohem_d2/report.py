@@ -14,6 +14,8 @@ import base64
 import dataclasses
 import io
 import json
+import logging
+import math
 import re
 import sys
 from collections import defaultdict
@@ -26,10 +28,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from matplotlib.figure import Figure
 
+from .events import LOGGER_NAME
 from .inspection import write_file
 from .loading import (
     INPUT_ERRORS,
     add_model_arguments,
+    at_least,
     load_cfg,
     load_model,
     load_records,
@@ -39,10 +43,14 @@ from .loading import (
 from .sweep import ClassCount, HardImage, sweep_images
 from .visualization import BACKGROUND, FOREGROUND
 
+logger = logging.getLogger(LOGGER_NAME)
+
 # iterations and values by name of the scalar
 Series = dict[str, tuple[list[int], list[float]]]
 
-_AP = r"([^/]+/)?(bbox|segm|keypoints)/AP\d*"
+_AP = r"(.+/)?(bbox|segm|keypoints)/AP\d*"
+# Curves of mined RoIs have the same colours at each stage of a cascade.
+_STYLES = {"stage1/": "dashed", "stage2/": "dotted"}
 # title, what is on it, and names of scalars without the prefix of a cascade's stage
 _PANELS = (
     ("Losses", "as trained on; total_loss is their sum", r"(total_)?loss[^/]*"),
@@ -56,10 +64,19 @@ _PANELS = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """
+    The command.
+
+    Args:
+        argv: its arguments; None: those of the process.
+
+    Raises:
+        SystemExit: if the run has no metrics, or the report cannot be written.
+    """
     args = parse(argv)
     try:
         series, broken = read_metrics(args.run / "metrics.json")
-    except (FileNotFoundError, ValueError) as e:
+    except (OSError, ValueError) as e:
         raise SystemExit(f"python -m ohem_d2.report: {e}") from e
     notes = metrics_notes(series, broken)
     cfg = sweep = None
@@ -71,16 +88,30 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{len(untrained)} parameters of the model are not in the checkpoint, as "
                     f"{untrained[0]}: what they find hard says nothing about this run."
                 )
-        except INPUT_ERRORS as e:
+            if not all(math.isfinite(count.loss) for count in sweep.classes):
+                notes.append(
+                    "With this checkpoint RoIs have a NaN or infinite loss: the run has diverged. "
+                    "Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True."
+                )
+        except Exception as e:  # whatever it is, the curves can be shown
             notes.append(f"Without classes and hardest images: {message(e)}")
+            # What is no error about input may be one in heads of one's own: tell where it is.
+            level = logging.DEBUG if isinstance(e, INPUT_ERRORS) else logging.ERROR
+            logger.log(level, notes[-1], exc_info=e)
     for note in notes:
         print(note, file=sys.stderr)
     output = args.output or args.run / "report.html"
-    write_file(output, render(args.run, series, notes, cfg, sweep).encode())
+    # A name of a file need not be text.
+    page = render(args.run, series, notes, cfg, sweep).encode(errors="replace")
+    try:
+        write_file(output, page)
+    except OSError as e:
+        raise SystemExit(f"python -m ohem_d2.report: {e}") from e
     print(f"report  {output}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked as far as that takes no file."""
     parser = argparse.ArgumentParser(
         prog="python -m ohem_d2.report",
         description=__doc__,
@@ -92,9 +123,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dataset", metavar="DATA", action="append", help="instead of DATASETS.TRAIN"
     )
     parser.add_argument(
-        "--images", type=int, default=50, help="go over so many images of the data (50; 0: none)"
+        "--images",
+        type=at_least(0),
+        default=50,
+        help="go over so many images of the data (50; 0: none)",
     )
-    parser.add_argument("--hardest", type=int, default=8, help="so many are shown (8)")
+    parser.add_argument("--hardest", type=at_least(1), default=8, help="so many are shown (8)")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="of the report (OUTPUT_DIR/report.html)"
     )
@@ -115,7 +149,7 @@ def read_metrics(path: Path) -> tuple[Series, int]:
         killed while it wrote.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, or no record in it.
+        OSError, ValueError: if there is no such file, or no record in it.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -127,25 +161,26 @@ def read_metrics(path: Path) -> tuple[Series, int]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
-            iteration = int(record.pop("iteration"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            # As JSON has them, numbers can be too large for a float.
+            iteration = int(float(record.pop("iteration")))
+            scalars = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             broken += bool(line.strip())
             continue
-        for name, value in record.items():
-            if not isinstance(value, (int, float)):
-                continue
+        for name, value in scalars.items():
             iterations, values = series[name]
             while iterations and iterations[-1] >= iteration:
                 iterations.pop()
                 values.pop()
             iterations.append(iteration)
-            values.append(float(value))
+            values.append(value)
     if not series:
         raise ValueError(f"{path} has no complete line yet; broken ones: {broken}")
     return dict(series), broken
 
 
 def metrics_notes(series: Series, broken: int) -> list[str]:
+    """What a reader should know about the metrics that :func:`read_metrics` found."""
     notes = []
     if broken:
         lines = "1 line" if broken == 1 else f"{broken} lines"
@@ -153,6 +188,8 @@ def metrics_notes(series: Series, broken: int) -> list[str]:
             f"{lines} of metrics.json could not be read and are left out; a run that is killed "
             "while it writes leaves such a line."
         )
+    if all(len(iterations) < 2 for iterations, _ in series.values()):
+        notes.append("metrics.json has one value of each scalar so far, and a curve takes two.")
     if not any("ohem/" in name for name in series):
         notes.append(
             "metrics.json has no ohem/ scalars: the run had no OHEM heads, or did not get past "
@@ -172,21 +209,26 @@ def curves(series: Series) -> Iterator[tuple[str, str, str]]:
 
 
 def plot(names: Sequence[str], series: Series) -> str:
+    """An SVG with the curves of those names over the iterations."""
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
     own = {"num_fg": FOREGROUND, "num_bg": BACKGROUND}
     for name in names:
         iterations, values = series[name]
-        color = own.get(name.removeprefix("ohem/"))
+        stage, scalar = re.fullmatch(r"(stage\d+/)?(?:ohem/)?(.*)", name, re.DOTALL).groups("")
+        color = own.get(scalar)
+        label = "".join(c if c.isprintable() else "?" for c in f"{stage}{scalar}")
         axes.plot(
             iterations,
             values,
-            label=name.replace("ohem/", ""),
+            label=label.replace("$", r"\$"),  # it is no mathematics
             color=color and tuple(c / 255 for c in color),
+            linestyle=_STYLES.get(stage, "solid"),
             linewidth=1.5,
         )
     axes.set_xlabel("iteration")
-    axes.set_ylim(bottom=0)
+    if axes.dataLim.ymin >= 0:
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
@@ -200,6 +242,16 @@ def plot(names: Sequence[str], series: Series) -> str:
 
 @dataclasses.dataclass
 class Sweep:
+    """
+    What OHEM mines on the data.
+
+    Attributes:
+        checkpoint: the file whose weights were used.
+        data: names of the data sets.
+        images, available: how many were gone over, and how many there are.
+        classes, hardest: of :func:`ohem_d2.sweep.sweep_images`.
+    """
+
     checkpoint: str
     data: Sequence[str]
     images: int
@@ -209,7 +261,19 @@ class Sweep:
 
 
 def sweep_run(args: argparse.Namespace) -> tuple[CfgNode, Sweep, list[str]]:
-    """Go over the data with the run's last checkpoint."""
+    """
+    Go over the data with the run's last checkpoint.
+
+    Args:
+        args: of :func:`parse`.
+
+    Returns:
+        the configuration, what was mined, and the names of parameters that the checkpoint did not
+        have.
+
+    Raises:
+        one of ``INPUT_ERRORS``: says what is wrong.
+    """
     config_file = args.config_file or args.run / "config.yaml"
     if not args.config_file and not config_file.is_file():
         raise FileNotFoundError(
@@ -237,6 +301,8 @@ def sweep_run(args: argparse.Namespace) -> tuple[CfgNode, Sweep, list[str]]:
 
 def find_checkpoint(run: Path) -> str:
     """
+    The file of the last checkpoint.
+
     Raises:
         FileNotFoundError: if the run has not saved any.
     """
@@ -284,6 +350,7 @@ def render(
 
 
 def data_uri(content: str | bytes, kind: str) -> str:
+    """The content, of that MIME type, as an address that has it all."""
     if isinstance(content, str):
         content = content.encode()
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -295,7 +362,10 @@ def facts(cfg: CfgNode) -> dict[str, object]:
     return {
         "MODEL.ROI_HEADS.NAME": heads.NAME,
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": heads.BATCH_SIZE_PER_IMAGE,
-        **{f"MODEL.ROI_HEADS.OHEM.{key}": value for key, value in heads.OHEM.items()},
+        **{
+            f"MODEL.ROI_HEADS.OHEM.{key}": '""' if value == "" else value
+            for key, value in heads.OHEM.items()
+        },
         "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
         "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR,
         "SOLVER.MAX_ITER": cfg.SOLVER.MAX_ITER,
@@ -345,6 +415,7 @@ code { font-size: .88em; }
 <p class="note">{{ note }}</p>
 {% endfor %}
 
+{% if panels %}
 <h2>Curves</h2>
 <div class="grid">
 {% for title, description, svg in panels %}
@@ -354,6 +425,7 @@ code { font-size: .88em; }
 </figure>
 {% endfor %}
 </div>
+{% endif %}
 
 {% if sweep %}
 <h2>What is mined, by class</h2>
@@ -364,9 +436,9 @@ is hard for the model.</p>
 <tr><th>class</th><th>objects</th><th>candidates</th><th>mined</th>
 <th>share of candidates</th><th>share of mined</th><th>mean loss of mined</th></tr>
 {% for c in sweep.classes %}
-{% set color = "rgb(255,64,32)" if c.name == "background" else "rgb(0,158,255)" %}
+{% set color = "rgb(0,158,255)" if c.foreground else "rgb(255,64,32)" %}
 <tr><td>{{ c.name }}</td>
-<td>{{ c.objects if c.name != "background" else "" }}</td><td>{{ c.candidates }}</td>
+<td>{{ c.objects if c.foreground else "" }}</td><td>{{ c.candidates }}</td>
 <td>{{ c.mined }}</td>
 {% for count, total, fill in ((c.candidates, totals.candidates, "#999"),
   (c.mined, totals.mined, color)) %}
@@ -407,5 +479,5 @@ RoIs mined<br><span class="quiet">{{ image.file }}</span></figcaption>
 
 
 if __name__ == "__main__":
-    setup_logger()
+    setup_logger().setLevel(logging.INFO)
     main()

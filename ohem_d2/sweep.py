@@ -12,7 +12,7 @@ from torch import nn
 
 from .events import LOGGER_NAME, draw_mining
 from .inspection import encode, mine
-from .loading import image_mapper
+from .loading import image_mapper, naming
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -21,23 +21,44 @@ _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 
 @dataclasses.dataclass
 class ClassCount:
-    """Of one class or of background, over the images gone over."""
+    """
+    Of one class or of background, over the images gone over.
+
+    Attributes:
+        name: of the class; a class may also be called "background".
+        foreground: whether it is a class.
+        objects: in the ground truth.
+        candidates, mined: RoIs of this label.
+        loss: sum of the ranking losses of the mined ones.
+    """
 
     name: str
+    foreground: bool
     objects: int = 0
     candidates: int = 0
     mined: int = 0
-    loss: float = 0.0  # sum over the mined ones
+    loss: float = 0.0
 
 
 @dataclasses.dataclass
 class HardImage:
+    """
+    An image, and what was mined on it.
+
+    Attributes:
+        file: its name.
+        loss: mean ranking loss of the mined RoIs.
+        foreground, background: how many of these were mined.
+        objects: in the ground truth.
+        picture: of the mined RoIs, as a JPEG file; empty where none was drawn.
+    """
+
     file: str
-    loss: float  # mean over the mined RoIs
+    loss: float
     foreground: int
     background: int
     objects: int
-    picture: bytes = b""  # JPEG
+    picture: bytes = b""
 
 
 def sweep_images(
@@ -50,16 +71,26 @@ def sweep_images(
     """
     Mine on each image; in a cascade, at its first stage.
 
+    Args:
+        model: of :func:`ohem_d2.loading.load_model`.
+        records: of :func:`ohem_d2.loading.load_records`.
+        classes: names of the classes; None: their numbers are their names.
+        num_hardest: of so many images pictures are drawn.
+
     Returns:
         the counts of all classes that occur, from the most to the least mined, and the hardest
         images, those with the highest mean ranking loss of mined RoIs.
+
+    Raises:
+        ValueError: names the image that cannot be mined on.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
     totals = torch.zeros(4, num_classes + 1, dtype=torch.float64)
     images = []
     for i, record in enumerate(records):
-        mining = mine(model, to_inputs(record))[0]
+        with naming(record["file_name"]):
+            mining = mine(model, to_inputs(record))[0]
         labels, hard = mining.rois.gt_classes.cpu(), mining.hard.cpu()
         losses = mining.ranking.cpu().double()[hard]
         mined = labels[hard]
@@ -75,8 +106,8 @@ def sweep_images(
         if (i + 1) % 10 == 0:
             logger.info(f"Mined on {i + 1} of {len(records)} images")
     counts = [
-        ClassCount(name, int(objects), int(candidates), int(mined), loss)
-        for name, (objects, candidates, mined, loss) in zip(names, totals.T.tolist())
+        ClassCount(names[i], i < num_classes, int(objects), int(candidates), int(mined), loss)
+        for i, (objects, candidates, mined, loss) in enumerate(totals.T.tolist())
         if objects + candidates > 0
     ]
     counts.sort(key=lambda count: -count.mined)
@@ -85,6 +116,8 @@ def sweep_images(
     for image, record in images[:num_hardest]:
         mining = mine(model, to_inputs(record))[0]  # the same again
         labels = [f"{loss:.2f}" for loss in mining.ranking[mining.hard[:_NUM_LABELS]].tolist()]
-        picture = draw_mining(mining, read_image(record["file_name"], "RGB"), labels)
+        with naming(record["file_name"]):
+            photograph = read_image(record["file_name"], "RGB")
+        picture = draw_mining(mining, photograph, labels)
         image.picture = encode(picture, ".jpg")
     return counts, [image for image, _ in images[:num_hardest]]

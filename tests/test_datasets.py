@@ -88,6 +88,9 @@ def test_missing_and_broken_files_are_named(tmp_path):
         (tmp_path / "broken.json").write_text(content)
         with pytest.raises(ValueError, match="broken.json is not in COCO format"):
             register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
+    for name, shown in ((5, "5"), (None, "None"), ("\ud800", "'.ud800'")):
+        with pytest.raises(ValueError, match=f"named.json: .* category is {shown}; it should be"):
+            register_datasets([write_coco(tmp_path, "named", ("cat", name))])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
     with pytest.raises(FileNotFoundError, match="Annotations does not exist"):
@@ -107,6 +110,9 @@ def test_missing_and_broken_files_are_named(tmp_path):
         (tmp_path / "Annotations/000003.xml").write_text(xml.replace(old, new))
         with pytest.raises(ValueError, match=f"000003.xml is not in Pascal VOC format: {message}"):
             register_datasets([voc])
+    (tmp_path / "Annotations/000003.xml").write_text(xml.replace(">dog<", "><"))
+    with pytest.raises(ValueError, match="000003.xml .* the <name> of an <object> is empty"):
+        register_datasets([voc])
     size = "<size><width>2</width><height>2</height></size>"
     broken = f"<a>{size}<object><name>x</name></object></a>"
     (tmp_path / "Annotations/000003.xml").write_text(broken)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import reference
 import torch
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from models import config, detector
 
+import ohem_d2
 from ohem_d2 import inspect, loading
 from ohem_d2.inspection import explain, mine
 from ohem_d2.visualization import BACKGROUND, FOREGROUND, GROUND_TRUTH
@@ -108,7 +112,7 @@ def test_the_table_agrees_with_plain_loops(run, photograph, scope):
     model, untrained = loading.load_model(cfg)
     assert untrained == []
     (mining,) = mine(model, loading.image_mapper(cfg)(photograph))
-    rows = explain(mining, nms_thresh=0.5, nms_scope=scope)
+    rows = explain(mining, nms_thresh=0.5, nms_scope=scope, num_samples=32)
     losses, labels = [row["loss"] for row in rows], [row["label"] for row in rows]
     boxes = boxes_of(rows)
     classes = [0 if label == "0" else 1 for label in labels]
@@ -231,6 +235,31 @@ def test_a_cap_is_told_from_the_cut(run, photograph, tmp_path):
     assert max(int(row["rank"]) for row in capped) < int(mined[-1]["rank"])
 
 
+@pytest.mark.parametrize("budget", ["image", "batch"])
+def test_a_cap_that_leaves_places_is_told_from_the_cut(run, photograph, tmp_path, budget):
+    one = ("--image", photograph["file_name"], "--no-objects", "--output", tmp_path)
+    keys = {"MAX_NEG_PER_POS": 1, "MIN_NEG_PER_IMAGE": 5, "BUDGET": budget}
+    overrides = [part for key in keys for part in (f"MODEL.ROI_HEADS.OHEM.{key}", keys[key])]
+    inspect.main(arguments(run, *one, *overrides))
+    (table,) = tmp_path.glob("*.csv")
+    status = [row["status"] for row in rows_of(table)]
+    assert status.count("mined") == 5 and "below the cut" not in status
+    assert status.count("over a cap") > 32
+
+
+def test_a_class_may_be_called_background(run, photograph, tmp_path, capsys):
+    path = annotations(photograph, tmp_path)
+    path.write_text(path.read_text().replace("tree", "background"))
+    given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
+    inspect.main(arguments(run, *given, "MODEL.ROI_HEADS.OHEM.RANK_CLS_WEIGHT", "0.0"))
+    (table,) = tmp_path.glob("*.csv")
+    rows = rows_of(table)
+    assert {row["label"] for row in rows} == {"background"}
+    assert all((row["foreground"] == "True") == (float(row["iou"]) >= 0.5) for row in rows)
+    mined = [row["foreground"] == "True" for row in rows if row["status"] == "mined"]
+    assert any(mined) and f"({sum(mined)} foreground, " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["fpn", "c4-mask", "cascade", "keypoint"])
 def test_plain_heads_are_replaced(name, tiles, tmp_path, capsys):
     """A model that was trained without OHEM, with masks and keypoints or without."""
@@ -260,22 +289,155 @@ def test_without_weights_it_says_that_nothing_was_trained(run, tiles, tmp_path, 
     assert "Not trained" in said and "box_" in said
 
 
+@ROI_HEADS_REGISTRY.register()
+class HeadsThatDoNotMine(StandardROIHeads):
+    pass
+
+
 @pytest.mark.parametrize(
     "overrides, said",
     [
         (["MODEL.ROI_HEADS.NAME", "NoSuchHeads"], "--import"),
-        (["MODEL.ROI_HEADS.NAME", "RROIHeads"], "OHEMMixin"),
+        (["MODEL.ROI_HEADS.NAME", "HeadsThatDoNotMine"], "OHEMMixin"),
+        (["MODEL.ROI_HEADS.NAME", "RROIHeads"], "upright boxes only"),
+        (["MODEL.ROI_HEADS.NAME", "OHEMRROIHeads"], "upright boxes only"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "80"], "MODEL.ROI_HEADS.NUM_CLASSES 1"),
-        (["MODEL.ROI_HEADS.OHEM.NMS_TRESH", "0.5"], "NMS_TRESH"),
+        (["MODEL.ROI_HEADS.OHEM.NMS_TRESH", "0.5"], "NMS_TRESH.* did you mean NMS_THRESH"),
+        (["MODEL.RESNETS.DEPTH", "77"], "cannot be built .* key 77 is missing"),
+        (["MODEL.DEVICE", "abc"], "cannot be built .* RuntimeError: .* abc"),
         (["MODEL.NO_SUCH_KEY", "1"], "--import"),
         (["MODEL.MASK_ON"], "KEY VALUE"),
         (["MODEL.WEIGHTS", "gone.pth"], "gone.pth does not exist"),
+        (["MODEL.WEIGHTS", "nope://x.pkl"], "nope://x.pkl cannot be loaded .* AssertionError: "),
         (["MODEL.LOAD_PROPOSALS", "True"], "PROPOSAL_FILES_TRAIN"),
     ],
 )
 def test_what_is_wrong_is_said(run, tiles, overrides, said, capsys):
     with pytest.raises(SystemExit, match=said):
         inspect.main(["--config-file", str(run / "config.yaml"), "--dataset", tiles, *overrides])
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("empty.yaml", "", "no lines KEY: VALUE"),
+        ("list.yaml", "- MODEL", "no lines KEY: VALUE"),
+        ("torn.yaml", "MODEL: {WEIGHTS", "while parsing"),
+        ("lazy.py", "model = None", "LazyConfig.* in YAML"),
+        ("saved.yaml", None, "LazyConfig.* in YAML"),
+    ],
+)
+def test_what_is_no_configuration_is_said(tiles, tmp_path, name, content, said):
+    if content is None:
+        lazy = ohem_d2.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.py")
+        LazyConfig.save(lazy, str(tmp_path / name))
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"(?s){name}: .*{said}"):
+        inspect.main(["--config-file", str(tmp_path / name), "--dataset", tiles])
+
+
+# What is wrong with a data set of one photograph, and what is said of it
+def twice(data):
+    data["annotations"].append(data["annotations"][0])
+
+
+def without(part, key):
+    return lambda data: data[part][0].pop(key)
+
+
+WRONG_DATA = {
+    "no image": (lambda data: data.update(images=[]), "data.json.*AssertionError: .* is empty"),
+    "no images": (lambda data: data.pop("images"), "data.json.*AssertionError: .* is empty"),
+    "no annotations": (lambda data: data.pop("annotations"), "data.json.* no annotated object"),
+    "ids twice": (twice, "data.json.*AssertionError: .* not unique"),
+    "no id": (without("annotations", "id"), "data.json.*: key 'id' is missing"),
+    "no width": (without("images", "width"), "data.json.*: key 'width' is missing"),
+    "no box": (without("annotations", "bbox"), "images/elsewhere/.*: key 'bbox' is missing"),
+    "width": (lambda data: data["images"][0].update(width=9), "images/elsewhere/.*: Mismatched"),
+}
+
+
+@pytest.mark.parametrize("change, said", WRONG_DATA.values(), ids=WRONG_DATA)
+def test_wrong_data_is_said(run, photograph, tmp_path, change, said):
+    data = json.loads(annotations(photograph, tmp_path).read_text())
+    file = tmp_path / "images" / data["images"][0]["file_name"]
+    file.parent.mkdir(parents=True)
+    shutil.copy(photograph["file_name"], file)
+    change(data)
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    name = f"coco:{tmp_path / 'data.json'}:{tmp_path / 'images'}"
+    with pytest.raises(SystemExit, match=f"(?s){said}") as error:
+        inspect.main(arguments(run, "--dataset", name, "--output", tmp_path / "out"))
+    assert error.value.__cause__ is not None  # for who looks for the place
+
+
+@pytest.mark.parametrize(
+    "content, said", [(None, "No such file"), (b"text", "identify"), ((3, 4000), "must be > 0")]
+)
+def test_wrong_pictures_are_said(run, tmp_path, content, said):
+    path = tmp_path / "photo.png"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        cv2.imwrite(str(path), np.zeros((*content, 3), np.uint8))
+    size = dict(zip(("height", "width"), content if isinstance(content, tuple) else (9, 9)))
+    box = {"bbox": [0, 0, 2, 2], "bbox_mode": 0, "category_id": 0}
+    record = {"file_name": str(path), "image_id": 1, "annotations": [box], **size}
+    DatasetCatalog.register("wrong pictures", lambda: [record])
+    try:
+        with pytest.raises(SystemExit, match=f"photo.png: .*{said}"):
+            inspect.main(arguments(run, "--dataset", "wrong pictures", "--output", tmp_path))
+    finally:
+        DatasetCatalog.remove("wrong pictures")
+
+
+def test_a_diverged_model_is_said(run, photograph, tmp_path):
+    checkpoint = torch.load(run / "model_final.pth")
+    checkpoint["model"]["proposal_generator.rpn_head.conv.weight"].fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.pth")
+    given = ("--image", photograph["file_name"], "--no-objects", "--output", tmp_path)
+    with pytest.raises(SystemExit, match=".png: FloatingPointError: .* diverged"):
+        inspect.main(arguments(run, *given, "--weights", tmp_path / "nan.pth"))
+
+
+@pytest.mark.parametrize("below", ["", "x"])
+def test_output_that_cannot_be_written_is_named(run, photograph, tmp_path, below):
+    (tmp_path / "file").write_text("")
+    given = ("--image", photograph["file_name"], "--no-objects", "--output")
+    with pytest.raises(SystemExit, match="file.*png cannot be written: .* --output"):
+        inspect.main(arguments(run, *given, tmp_path / "file" / below))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("flag, least", [("--num", 1), ("--top", 0)])
+def test_numbers_too_small_are_refused(flag, least, capsys):
+    with pytest.raises(SystemExit):
+        inspect.main(["--config-file", "x", "--dataset", "x", flag, str(least - 1)])
+    assert f"{flag}: '{least - 1}'; allowed: a whole number >= {least}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trained_on, filtered", [(True, True), (True, False), (False, True)])
+def test_images_that_a_training_leaves_out(run, photograph, trained_on, filtered):
+    empty = {**photograph, "annotations": []}
+    DatasetCatalog.register("with an empty one", lambda: [photograph, empty])
+    try:
+        cfg = loading.load_cfg(str(run / "config.yaml"))
+        cfg.DATASETS.TRAIN = ("with an empty one",) if trained_on else ()
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filtered
+        records = loading.load_records(cfg, ["with an empty one"])
+        assert len(records) == (1 if trained_on and filtered else 2)
+    finally:
+        DatasetCatalog.remove("with an empty one")
+
+
+def test_the_classes_of_the_training_data_are_those_of_voc_files(run, photograph, tmp_path):
+    trained_on = f"coco:{annotations(photograph, tmp_path)}:{tmp_path}"
+    path = annotations(photograph, tmp_path, ".xml")
+    given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
+    inspect.main(arguments(run, *given, "DATASETS.TRAIN", repr((trained_on,))))
+    (table,) = tmp_path.glob("*.csv")
+    assert "tree" in {row["label"] for row in rows_of(table)}
 
 
 def test_data_without_labels_has_no_loss(run, photograph):

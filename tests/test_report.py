@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
@@ -22,6 +23,8 @@ from ohem_d2 import loading, report
 from ohem_d2.datasets import register_datasets
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.inspection import mine
+from ohem_d2.sweep import ClassCount
+from ohem_d2.visualization import BACKGROUND, FOREGROUND
 
 CLASSES = ["narrow", "wide"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -184,6 +187,7 @@ def test_settings_and_names_are_told_as_they_are(page, finished):
     settings = {row[0]: row[1] for row in page.rows if row[0].startswith(("MODEL.", "SOLVER."))}
     assert settings["MODEL.ROI_HEADS.OHEM.WARMUP_ITERS"] == "10"
     assert settings["MODEL.ROI_HEADS.NAME"] == "OHEMROIHeads"
+    assert settings["MODEL.ROI_HEADS.OHEM.READONLY_PRECISION"] == '""'
 
 
 def test_a_run_that_was_killed_and_resumed(run):
@@ -198,6 +202,14 @@ def test_a_run_that_was_killed_and_resumed(run):
     metrics.write_text("\n".join([*lines, lines[0].replace('"total_loss": ', '"total_loss": 1')]))
     series, broken = report.read_metrics(metrics)
     assert broken == 0 and series["total_loss"][0] == [19]
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1" * 400])
+def test_numbers_that_are_none_are_broken_lines(tmp_path, number):
+    whole = '{"iteration": 19, "lr": 0.1}'
+    wrong = [f'{{"iteration": {number}, "lr": 0.1}}', f'{{"iteration": 39, "lr": {"1" * 400}}}']
+    (tmp_path / "metrics.json").write_text("\n".join([whole, *wrong]))
+    assert report.read_metrics(tmp_path / "metrics.json") == ({"lr": ([19], [0.1])}, 2)
 
 
 def test_broken_lines_are_told(run, capsys):
@@ -227,6 +239,75 @@ def test_without_a_checkpoint_the_curves_are_left(run, lost, said, capsys):
     if said is not None:
         told = capsys.readouterr().err
         assert said in told and said in text and lost in told
+
+
+def poison(parameter):
+    """The parameter of the run's checkpoint is NaN."""
+
+    def change(run, data):
+        checkpoint = torch.load(run / "model_final.pth")
+        checkpoint["model"][parameter].fill_(float("nan"))
+        torch.save(checkpoint, run / "model_final.pth")
+        return ()
+
+    return change
+
+
+def no_images(run, data):
+    _, path, images = data.split(":")
+    full = json.loads(Path(path).read_text())
+    (run / "data.json").write_text(json.dumps({**full, "images": []}))
+    return "--dataset", f"coco:{run / 'data.json'}:{images}"
+
+
+def torn_config(run, data):
+    (run / "config.yaml").write_text("MODEL: {")
+    return ()
+
+
+WRONG = {
+    "diverged RPN": (poison("proposal_generator.rpn_head.conv.weight"), "png: FloatingPointError"),
+    "diverged head": (poison("roi_heads.box_predictor.cls_score.bias"), "the run has diverged"),
+    "no images": (no_images, "AssertionError: .* is empty"),
+    "configuration": (torn_config, "config.yaml: while parsing"),
+    "device": (lambda run, data: ("MODEL.DEVICE", "abc"), "RuntimeError: .* abc"),
+}
+
+
+@pytest.mark.parametrize("change, said", WRONG.values(), ids=WRONG)
+def test_curves_are_shown_whatever_is_wrong(run, data, change, said, capsys):
+    report.main([str(run), "--images", "1", *change(run, data)])
+    page = Page(run / "report.html")
+    told = capsys.readouterr().err
+    assert re.search(said, told) and re.search(said, "".join(page.text))
+    assert sum(kind == "image/svg+xml" for _, kind, _ in page.decoded()) >= 6
+
+
+def test_an_error_in_a_model_of_ones_own_can_be_found(run, monkeypatch, caplog):
+    def broken(*args):
+        raise AttributeError("no such head")
+
+    monkeypatch.setattr(report, "sweep_images", broken)
+    report.main([str(run)])
+    assert "AttributeError: no such head" in "".join(Page(run / "report.html").text)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info[2] is not None  # the traceback
+
+
+def test_output_that_cannot_be_written_is_named(run):
+    folder = run / "folder"
+    folder.mkdir()
+    for output in (folder, run / "metrics.json" / "report.html"):
+        with pytest.raises(SystemExit, match=f"{output.name} cannot be written: .* --output"):
+            report.main([str(run), "--images", "0", "--output", str(output)])
+    assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize("flag, least", [("--images", 0), ("--hardest", 1)])
+def test_numbers_too_small_are_refused(flag, least, capsys):
+    with pytest.raises(SystemExit):
+        report.main(["run", flag, str(least - 1)])
+    assert f"{flag}: '{least - 1}'; allowed: a whole number >= {least}" in capsys.readouterr().err
 
 
 def test_torn_checkpoints_and_lost_data_are_named(run, data):
@@ -281,6 +362,61 @@ def test_stages_of_a_cascade_are_curves_of_their_own():
     assert all(name.replace("ohem/", "") in svg for name in series) and "lr" not in svg.split()
     # A single point is no curve.
     assert list(report.curves({"bbox/AP": ([59], [12.0])})) == []
+
+
+STEP = [0, 20]
+
+
+def test_colours_and_lines_of_the_stages_of_a_cascade():
+    line = (STEP, [1.0, 2.0])
+    names = [f"stage{i}/ohem/num_{kind}" for i in range(3) for kind in ("fg", "bg")]
+    svg = report.plot(names, dict.fromkeys(names, line))
+    for color in (FOREGROUND, BACKGROUND):
+        drawn = [s for s in re.findall(r'style="([^"]*)"', svg) if bytes(color).hex() in s]
+        dashes = {re.search("stroke-dasharray: ([^;]*)|$", style).group(1) for style in drawn}
+        assert len(dashes) == 3  # none among them
+
+
+@pytest.mark.parametrize("name", ["loss_$\\x$", "loss_\ud800", "loss_\0"])
+def test_any_name_of_a_loss_is_drawn(name):
+    ((_, _, svg),) = report.curves({name: (STEP, [1.0, 2.0])})
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_higher_is_up_for_negative_values_too():
+    svg = report.plot(["loss"], {"loss": (STEP, [-2.0, -1.0])})
+    color = "1f77b4"  # the first of matplotlib's
+    path = re.search(rf'<path d="([^"]*)"[^>]*stroke: #{color}', svg).group(1)
+    (_, low), (_, high) = re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)
+    assert float(high) < float(low)  # as SVG counts from the top
+
+
+def test_one_record_is_no_curve_and_that_is_told(run):
+    metrics = run / "metrics.json"
+    metrics.write_text(metrics.read_text().splitlines()[0])
+    report.main([str(run), "--images", "0"])
+    text = "".join(Page(run / "report.html").text)
+    assert "a curve takes two" in text and "Curves" not in text
+
+
+def test_average_precision_of_several_test_sets(tmp_path):
+    names = [f"coco:mine/{x}.json:mine/images/bbox/AP" for x in "ab"]
+    series = {name: (STEP, [1.0, 2.5]) for name in (*names, "total_loss")}
+    (tmp_path / "page").write_text(report.render(tmp_path, series, [], None, None))
+    page = Page(tmp_path / "page")
+    assert all(f"{name} 2.5" in " ".join("".join(page.text).split()) for name in names)
+    assert "Average precision over iterations" in [alt for alt, _ in page.pictures]
+
+
+def test_a_class_may_be_called_background(tmp_path):
+    counts = [ClassCount("background", True, 3, 9, 4), ClassCount("background", False, 0, 9, 4)]
+    sweep = report.Sweep("model.pth", ["data"], 1, 1, counts, [])
+    page = report.render(tmp_path, {"total_loss": (STEP, [1.0, 2.0])}, [], None, sweep)
+    (tmp_path / "page").write_text(page)
+    rows = [row for row in Page(tmp_path / "page").rows if row[0] == "background"]
+    assert [row[1] for row in rows] == ["3", ""]
+    colors = re.findall(r"background:(rgb[^\"]*)", page)
+    assert colors == [f"rgb{color}".replace(" ", "") for color in (FOREGROUND, BACKGROUND)]
 
 
 # ---- in a browser ----------------------------------------------------------------------------
@@ -338,7 +474,7 @@ def test_what_is_to_be_seen_is_seen(page, finished, browser, tmp_path):
 
     # The curves of mined RoIs, and below them the bars of the classes
     bars = []
-    for color in (report.FOREGROUND, report.BACKGROUND):
+    for color in (FOREGROUND, BACKGROUND):
         assert len(rows_with(color, 3)) > 20
         bars.append(rows_with(color, 20))
         assert len(bars[-1]) >= 8
