@@ -221,6 +221,8 @@ class MiningPictures:
             pixel_mean, pixel_std: what the model normalizes its input with.
             input_format: of the model's input, "BGR" or another of Detectron2's INPUT.FORMAT.
         """
+        from . import visualization  # noqa: F401  now, not at the first picture: it takes OpenCV
+
         self._period = period
         self._mean = torch.tensor(pixel_mean).view(-1, 1, 1)
         self._std = torch.tensor(pixel_std).view(-1, 1, 1)

@@ -27,7 +27,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from .events import draw_mining
-from .inspection import COLUMNS, encode, explain, mine, write_file
+from .inspection import COLUMNS, explain, mine, write_file
 from .loading import (
     INPUT_ERRORS,
     add_model_arguments,
@@ -41,6 +41,7 @@ from .loading import (
     naming,
     spread,
 )
+from .visualization import encode
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
@@ -132,11 +130,6 @@ def explain(
             row["status"] = "below the cut" if filled and row["rank"] > last else "over a cap"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows
-
-
-def encode(picture: np.ndarray, suffix: str) -> bytes:
-    """An RGB picture as a file of that suffix, such as ".png"."""
-    return cv2.imencode(suffix, picture[:, :, ::-1])[1].tobytes()
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -11,8 +11,9 @@ from detectron2.data.detection_utils import read_image
 from torch import nn
 
 from .events import LOGGER_NAME, draw_mining
-from .inspection import encode, mine
+from .inspection import mine
 from .loading import image_mapper, naming
+from .visualization import encode
 
 logger = logging.getLogger(LOGGER_NAME)
 

@@ -113,3 +113,8 @@ def with_caption(picture: np.ndarray, *lines: str) -> np.ndarray:
     for i, line in enumerate(lines):
         cv2.putText(banner, line, (8, 24 + 26 * i), _FONT, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([banner, picture])
+
+
+def encode(picture: np.ndarray, suffix: str) -> bytes:
+    """An RGB picture as a file of that suffix, such as ".png"."""
+    return cv2.imencode(suffix, picture[:, :, ::-1])[1].tobytes()

@@ -64,6 +64,25 @@ def test_public_functions_are_typed():
         assert typing.get_type_hints(function), name  # the names in them can be resolved
 
 
+def test_without_opencv_only_pictures_are_missing():
+    code = (
+        "import sys; sys.modules['cv2'] = None\n"
+        "import ohem_d2, ohem_d2.engine\n"
+        "from detectron2.config import get_cfg; cfg = get_cfg()\n"
+        "assert ohem_d2.events.MiningPictures.from_cfg(cfg) is None\n"
+        "cfg.VIS_PERIOD = 1\n"
+        "for pictures in (lambda: ohem_d2.events.MiningPictures.from_cfg(cfg),\n"
+        "                 lambda: __import__('ohem_d2.inspect')):\n"
+        "    try: pictures()\n"
+        "    except ImportError as e: print(e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pip install opencv-python") == 2
+
+
 def test_importing_changes_nothing_of_detectron2():
     code = (
         "from detectron2.config import get_cfg; from detectron2.modeling import roi_heads as r\n"
