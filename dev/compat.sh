@@ -17,6 +17,7 @@ rows="
 v0.6-oldest       3.10    torch==2.0.1,torchvision==0.15.2    v0.6
 v0.6              3.11    pinned                              v0.6
 2024-oldest       3.10    torch==2.0.1,torchvision==0.15.2    wheel
+2024-3.10         3.10    pinned                              wheel
 2024              3.11    pinned                              wheel
 2024-3.12         3.12    pinned                              wheel
 2024-newest       3.13    torch,torchvision                   wheel
