@@ -12,11 +12,14 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+# The wheel's compiled part is for Python 3.10 and PyTorch 2.3 with CUDA 12, and loads with no other.
+#
 # name            Python  PyTorch                             Detectron2
 rows="
 v0.6-oldest       3.10    torch==2.0.1,torchvision==0.15.2    v0.6
 v0.6              3.11    pinned                              v0.6
 2024-oldest       3.10    torch==2.0.1,torchvision==0.15.2    wheel
+2024-compiled     3.10    torch==2.3.1,torchvision==0.18.1    wheel
 2024-3.10         3.10    pinned                              wheel
 2024              3.11    pinned                              wheel
 2024-3.12         3.12    pinned                              wheel
