@@ -1,8 +1,5 @@
 """
 OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part.
-
-So far it was run with the overlap, the NMS and the pooling of the tests, in Python, and not with
-Detectron2's compiled ones.
 """
 
 import functools
