@@ -402,6 +402,7 @@ def sweep_in_process(rank, data, folder):
     model = bs.BootstrapTrainer.build_model(cfg)
     result = bs.sweep(cfg, model, bs.WorkingSet.from_cfg(cfg))
     torch.save((model.state_dict(), *result), folder / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
 
 
 def test_processes_share_a_sweep(data, tmp_path):
