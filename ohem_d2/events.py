@@ -194,7 +194,6 @@ class MiningWatcher(Protocol):
         """Whether to show it the selections of this iteration."""
 
     def show(self, mining: Mining) -> None:
-        """Put a picture of the mining into the event storage."""
         """Called with each selection, for the first image of the batch."""
 
 

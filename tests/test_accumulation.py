@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, launch
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, launch
 from detectron2.utils.events import EventStorage
 from models import autocasts_to, batch, config, detector
 from torch import nn
@@ -103,6 +103,36 @@ def test_mixed_precision():
     assert model.dtypes == {torch.bfloat16}
     by_hand(expected, batches, 2, torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9))
     torch.testing.assert_close(model.linear.weight, expected.linear.weight, rtol=0.05, atol=0.01)
+
+
+def test_options_of_the_trainer_stay():
+    model = Regression()
+    trainer = AMPTrainer(model, data(2), torch.optim.SGD(model.parameters(), lr=0.1))
+    trainer.gather_metric_period, trainer.precision = 5, torch.bfloat16
+    ours = accumulating(trainer, 2)
+    assert (ours.gather_metric_period, ours.precision) == (5, torch.bfloat16)
+
+
+@pytest.mark.skipif(
+    not hasattr(HookBase, "after_backward"), reason="not in this version of Detectron2"
+)
+def test_hooks_see_the_whole_gradient_before_the_step():
+    model, batches = Regression(), data(2)
+    before = copy.deepcopy(model)
+    seen = []
+
+    class Look(HookBase):
+        def after_backward(self):
+            seen.append((model.linear.weight.detach().clone(), model.linear.weight.grad.clone()))
+
+    trainer = trainer_of(model, batches, passes=2)
+    trainer.register_hooks([Look()])
+    with EventStorage():
+        trainer.run_step()
+    (sum(sum(before(b).values()) for b in batches) / 2).backward()
+    ((weight, gradient),) = seen
+    assert torch.equal(weight, before.linear.weight)
+    torch.testing.assert_close(gradient, before.linear.weight.grad)
 
 
 class CountingScaler:

@@ -1,6 +1,7 @@
 """The report of a run: a real, short one on real photographs, and what goes wrong with runs."""
 
 import base64
+import dataclasses
 import html.parser
 import json
 import logging
@@ -23,7 +24,7 @@ from ohem_d2 import loading, report
 from ohem_d2.datasets import register_datasets
 from ohem_d2.engine import OHEMTrainer
 from ohem_d2.inspection import mine
-from ohem_d2.sweep import ClassCount
+from ohem_d2.sweep import ClassCount, sweep_images
 from ohem_d2.visualization import BACKGROUND, FOREGROUND
 
 CLASSES = ["narrow", "wide"]
@@ -406,6 +407,21 @@ def test_average_precision_of_several_test_sets(tmp_path):
     page = Page(tmp_path / "page")
     assert all(f"{name} 2.5" in " ".join("".join(page.text).split()) for name in names)
     assert "Average precision over iterations" in [alt for alt, _ in page.pictures]
+
+
+def test_a_class_called_background_is_counted_as_a_class(finished, data):
+    cfg = loading.load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
+    model, _ = loading.load_model(cfg)
+    records = loading.spread(loading.load_records(cfg, [data]), 2)
+    expected, _ = sweep_images(cfg, model, records, CLASSES, 0)
+    found, _ = sweep_images(cfg, model, records, ["background", "wide"], 0)
+    assert {count.name: count.foreground for count in expected} == {
+        **dict.fromkeys(CLASSES, True),
+        "background": False,
+    }
+    for count, other in zip(expected, found):
+        renamed = "background" if count.name == "narrow" else count.name
+        assert other == dataclasses.replace(count, name=renamed)
 
 
 def test_a_class_may_be_called_background(tmp_path):
