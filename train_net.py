@@ -21,9 +21,9 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ohem_d2 import add_ohem_config
-from ohem_d2.datasets import register_datasets
-from ohem_d2.engine import OHEMTrainer
-from ohem_d2.loading import find_config_file
+from ohem_d2.data.datasets import register_datasets
+from ohem_d2.tools.load_model import find_config_file
+from ohem_d2.training.trainer import OHEMTrainer
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

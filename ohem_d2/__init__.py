@@ -13,13 +13,13 @@ except ModuleNotFoundError as e:
     ) from None
 
 from .config import OHEMSettings, add_ohem_config
-from .ignore_regions import CrowdDatasetMapper, IgnoreRegions
-from .keypoints import OHKMKeypointHead
-from .losses import per_roi_losses
+from .data.crowds import CrowdDatasetMapper, IgnoreRegions
+from .heads.keypoints import OHKMKeypointHead
+from .heads.rotated import OHEMRROIHeads
+from .heads.standard import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from .mining.losses import per_roi_losses
+from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
-from .roi_heads import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
-from .rotated import OHEMRROIHeads
-from .selection import select_hard_examples
 
 __version__ = "0.2.0"
 

@@ -7,8 +7,8 @@ names, and calls its ``setup_environment``, when it is itself imported::
 """
 
 # Detectron2 is half imported by now, and ohem_d2 may be, so modules are imported one by one.
-from ohem_d2 import keypoints, roi_heads, rotated  # noqa: F401, registers the heads
 from ohem_d2.config import add_ohem_config
+from ohem_d2.heads import keypoints, rotated, standard  # noqa: F401, registers the heads
 
 
 def setup_environment() -> None:

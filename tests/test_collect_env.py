@@ -4,7 +4,8 @@ import sys
 from models import ROOT
 
 import ohem_d2
-from ohem_d2 import collect_env, compat
+from ohem_d2 import compat
+from ohem_d2.tools import collect_env
 
 
 def test_prints_what_a_bug_report_needs():

@@ -6,8 +6,8 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from photographs import voc_xml
 
-from ohem_d2.datasets import register_datasets
-from ohem_d2.engine import OHEMTrainer
+from ohem_d2.data.datasets import register_datasets
+from ohem_d2.training.trainer import OHEMTrainer
 
 
 def write_coco(folder, name="train", classes=("cat", "dog")):

@@ -9,8 +9,8 @@ from detectron2.utils.events import EventStorage, TensorboardXWriter
 from models import batch, config, detector, gradients, roi_inputs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ohem_d2.events import MiningEvents
-from ohem_d2.visualization import BACKGROUND, FOREGROUND
+from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
+from ohem_d2.monitor.scalars import MiningEvents
 
 
 def mine(events, num_fg_mined, num_bg_mined, num_fg=40, num_bg=400):

@@ -15,8 +15,8 @@ from models import batch, config, detector, random_proposals
 from test_roi_heads import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.engine import OHEMTrainer
-from ohem_d2.ignore_regions import inside_ignore_region
+from ohem_d2.data.crowds import inside_ignore_region
+from ohem_d2.training.trainer import OHEMTrainer
 
 
 def regions(num_instances=4):

@@ -20,9 +20,10 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from models import config, detector
 
 import ohem_d2
-from ohem_d2 import inspect, loading
-from ohem_d2.inspection import explain, mine
-from ohem_d2.visualization import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ohem_d2.tools import inspect
+from ohem_d2.tools import load_model as loading
+from ohem_d2.tools.explain import explain, mine
 
 TILE = ("MODEL.ROI_HEADS.NUM_CLASSES", 1, "INPUT.MIN_SIZE_TEST", 160, "INPUT.MAX_SIZE_TEST", 320)
 

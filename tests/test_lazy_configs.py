@@ -11,7 +11,7 @@ from models import ROOT
 from test_configs import load
 
 from ohem_d2 import CrowdDatasetMapper, OHEMMixin, OHEMROIHeads, OHEMSettings
-from ohem_d2.events import MiningPictures
+from ohem_d2.monitor.pictures import MiningPictures
 
 CONFIGS = sorted(
     path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.py")

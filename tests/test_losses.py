@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 
 from ohem_d2 import per_roi_losses
 from ohem_d2.compat import features
-from ohem_d2.losses import check_predictor
+from ohem_d2.mining.losses import check_predictor
 
 K = 5
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)

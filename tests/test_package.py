@@ -47,15 +47,15 @@ def test_public_functions_are_typed():
     """What py.typed promises."""
     functions = dict(public_functions())
     assert {
-        "ohem_d2.selection.select_hard_examples",
-        "ohem_d2.roi_heads.OHEMCascadeROIHeads.score_rois",
-        "ohem_d2.engine.OHEMTrainer.last_results",
+        "ohem_d2.mining.selection.select_hard_examples",
+        "ohem_d2.heads.standard.OHEMCascadeROIHeads.score_rois",
+        "ohem_d2.training.trainer.OHEMTrainer.last_results",
     } <= functions.keys()
     for name, function in functions.items():
         signature = inspect.signature(function)
         annotations = [p.annotation for p in signature.parameters.values() if p.name != "self"]
         annotations += [signature.return_annotation]
-        if name == "ohem_d2.keypoints.OHKMKeypointHead.forward":
+        if name == "ohem_d2.heads.keypoints.OHKMKeypointHead.forward":
             annotations.pop()  # TorchScript takes no return type that training changes
         first = next(iter(signature.parameters), "")
         if first == "cls":
@@ -67,11 +67,11 @@ def test_public_functions_are_typed():
 def test_without_opencv_only_pictures_are_missing():
     code = (
         "import sys; sys.modules['cv2'] = None\n"
-        "import ohem_d2, ohem_d2.engine\n"
+        "import ohem_d2, ohem_d2.training.trainer\n"
         "from detectron2.config import get_cfg; cfg = get_cfg()\n"
-        "assert ohem_d2.events.MiningPictures.from_cfg(cfg) is None\n"
+        "assert ohem_d2.monitor.scalars.MiningPictures.from_cfg(cfg) is None\n"
         "cfg.VIS_PERIOD = 1\n"
-        "for pictures in (lambda: ohem_d2.events.MiningPictures.from_cfg(cfg),\n"
+        "for pictures in (lambda: ohem_d2.monitor.scalars.MiningPictures.from_cfg(cfg),\n"
         "                 lambda: __import__('ohem_d2.inspect')):\n"
         "    try: pictures()\n"
         "    except ImportError as e: print(e)\n"

@@ -22,7 +22,7 @@ from models import ROOT, config, detector
 
 from ohem_d2 import IgnoreRegions
 from ohem_d2.compat import features
-from ohem_d2.datasets import register_datasets
+from ohem_d2.data.datasets import register_datasets
 
 sys.path.insert(0, str(ROOT / "projects/paper"))
 import bootstrapping as bs  # noqa: E402

@@ -20,12 +20,13 @@ import torch
 from detectron2.data import DatasetCatalog
 from models import config
 
-from ohem_d2 import loading, report
-from ohem_d2.datasets import register_datasets
-from ohem_d2.engine import OHEMTrainer
-from ohem_d2.inspection import mine
-from ohem_d2.sweep import ClassCount, sweep_images
-from ohem_d2.visualization import BACKGROUND, FOREGROUND
+from ohem_d2.data.datasets import register_datasets
+from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
+from ohem_d2.tools import load_model as loading
+from ohem_d2.tools import report
+from ohem_d2.tools.explain import mine
+from ohem_d2.tools.sweep import ClassCount, sweep_images
+from ohem_d2.training.trainer import OHEMTrainer
 
 CLASSES = ["narrow", "wide"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

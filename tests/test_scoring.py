@@ -4,8 +4,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from ohem_d2 import scoring
-from ohem_d2.scoring import ReadOnlyPass, by_location, in_chunks
+from ohem_d2.mining import scoring
+from ohem_d2.mining.scoring import ReadOnlyPass, by_location, in_chunks
 
 
 def instances(*sizes):

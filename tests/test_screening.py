@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ohem_d2 import per_roi_losses, select_hard_examples
-from ohem_d2.screening import (
+from ohem_d2.mining.screening import (
     BINS,
     can_fold,
     coarse_head,

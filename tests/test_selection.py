@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohem_d2 import select_hard_examples
-from ohem_d2.selection import cut_to_budget, nms_by_loss, suppressors
+from ohem_d2.mining.selection import cut_to_budget, nms_by_loss, suppressors
 
 SCOPES = ("class", "agnostic", "none")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from models import ROOT
 
-from ohem_d2.visualization import FOREGROUND
+from ohem_d2.monitor.drawing import FOREGROUND
 
 sys.path.insert(0, str(ROOT / "projects/tree_crowns"))
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from ohem_d2.visualization import (
+from ohem_d2.monitor.drawing import (
     BACKGROUND,
     FOREGROUND,
     draw_boxes,

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
-from ohem_d2.screening import coarse_head, coarse_pooler
+from ohem_d2.mining.screening import coarse_head, coarse_pooler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tree_crowns"))
 import prepare_data  # noqa: E402

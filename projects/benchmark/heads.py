@@ -20,7 +20,7 @@ from torch.profiler import record_function
 from torchvision.ops import nms
 
 import ohem_d2
-from ohem_d2.scoring import by_location, in_chunks
+from ohem_d2.mining.scoring import by_location, in_chunks
 
 IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image

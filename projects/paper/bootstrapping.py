@@ -46,9 +46,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions, OHEMMixin
-from ohem_d2.engine import OHEMTrainer
-from ohem_d2.events import LOGGER_NAME
-from ohem_d2.ignore_regions import inside_ignore_region
+from ohem_d2.data.crowds import inside_ignore_region
+from ohem_d2.monitor.scalars import LOGGER_NAME
+from ohem_d2.training.trainer import OHEMTrainer
 
 logger = logging.getLogger(LOGGER_NAME)
 

@@ -188,7 +188,7 @@ def load_records(name: str, difficult: bool = True) -> list[dict]:
     import voc
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from ohem_d2.datasets import register_datasets
+    from ohem_d2.data.datasets import register_datasets
 
     register_datasets([name])
     if name not in DatasetCatalog.list():

@@ -17,8 +17,8 @@ from training_loss import TrainingLossHook, add_training_loss_config
 from vgg import add_vgg_config
 
 from ohem_d2 import add_ohem_config
-from ohem_d2.datasets import register_datasets
-from ohem_d2.engine import OHEMTrainer
+from ohem_d2.data.datasets import register_datasets
+from ohem_d2.training.trainer import OHEMTrainer
 
 TRAINERS = ("online", "bootstrapping")
 

@@ -20,7 +20,7 @@ from detectron2.utils.events import EventStorage
 from trainer import TreeTrainer, setup
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.visualization import (
+from ohem_d2.monitor.drawing import (
     FOREGROUND,
     GROUND_TRUTH,
     draw_boxes,

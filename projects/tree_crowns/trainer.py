@@ -19,8 +19,8 @@ from detectron2.utils.logger import setup_logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ohem_d2 import CrowdDatasetMapper, add_ohem_config
-from ohem_d2.datasets import register_datasets
-from ohem_d2.engine import OHEMTrainer
+from ohem_d2.data.datasets import register_datasets
+from ohem_d2.training.trainer import OHEMTrainer
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

@@ -25,8 +25,8 @@ from detectron2.structures import Instances, Keypoints
 from detectron2.utils.events import get_event_storage
 from torch.nn import functional as F
 
-from .config import TOPK
-from .selection import order_by_loss
+from ..config import TOPK
+from ..mining.selection import order_by_loss
 
 
 def per_joint_losses(

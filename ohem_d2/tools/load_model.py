@@ -25,11 +25,11 @@ from detectron2.structures import BoxMode
 from torch import nn
 from yaml import YAMLError
 
-from .config import add_ohem_config
-from .datasets import VOC_SIDES, must_exist, register_datasets
-from .events import LOGGER_NAME
-from .ignore_regions import CrowdDatasetMapper
-from .roi_heads import OHEMMixin
+from ..config import add_ohem_config
+from ..data.crowds import CrowdDatasetMapper
+from ..data.datasets import VOC_SIDES, must_exist, register_datasets
+from ..heads.standard import OHEMMixin
+from ..monitor.scalars import LOGGER_NAME
 
 logger = logging.getLogger(LOGGER_NAME)
 

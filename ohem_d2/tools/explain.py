@@ -10,8 +10,8 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from .events import Mining
-from .selection import order_by_loss, suppressors
+from ..mining.record import Mining
+from ..mining.selection import order_by_loss, suppressors
 
 # of what explain() returns
 COLUMNS = (

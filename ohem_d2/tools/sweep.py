@@ -10,10 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from torch import nn
 
-from .events import LOGGER_NAME, draw_mining
-from .inspection import mine
-from .loading import image_mapper, naming
-from .visualization import encode
+from ..monitor.drawing import encode
+from ..monitor.pictures import draw_mining
+from ..monitor.scalars import LOGGER_NAME
+from .explain import mine
+from .load_model import image_mapper, naming
 
 logger = logging.getLogger(LOGGER_NAME)
 

@@ -9,7 +9,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .compat import copy_options, mixed_precision, run_after_backward
+from ..compat import copy_options, mixed_precision, run_after_backward
 
 
 class AccumulatingTrainer(SimpleTrainer):

@@ -22,13 +22,21 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 from torch.profiler import record_function
 
-from .config import OHEMSettings
-from .events import LOGGER_NAME, Mining, MiningEvents, MiningPictures, MiningWatcher
-from .ignore_regions import inside_ignore_region
-from .losses import check_predictor, per_roi_losses
-from .scoring import ReadOnlyPass, by_location, in_chunks
-from .screening import BINS, can_fold, coarse_head, coarse_pooler
-from .selection import cut_to_budget, image_of_each, nms_by_loss, order_by_loss, split_by_image
+from ..config import OHEMSettings
+from ..data.crowds import inside_ignore_region
+from ..mining.losses import check_predictor, per_roi_losses
+from ..mining.record import Mining, MiningWatcher
+from ..mining.scoring import ReadOnlyPass, by_location, in_chunks
+from ..mining.screening import BINS, can_fold, coarse_head, coarse_pooler
+from ..mining.selection import (
+    cut_to_budget,
+    image_of_each,
+    nms_by_loss,
+    order_by_loss,
+    split_by_image,
+)
+from ..monitor.pictures import MiningPictures
+from ..monitor.scalars import LOGGER_NAME, MiningEvents
 
 logger = logging.getLogger(LOGGER_NAME)
 

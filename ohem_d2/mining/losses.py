@@ -16,7 +16,7 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import nn
 from torch.nn import functional as F
 
-from .compat import uses_fed_loss, uses_sigmoid_ce
+from ..compat import uses_fed_loss, uses_sigmoid_ce
 
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 

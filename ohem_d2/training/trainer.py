@@ -8,9 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_tra
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
+from ..data.crowds import CrowdDatasetMapper
+from ..monitor.scalars import LOGGER_NAME
 from .accumulation import accumulating
-from .events import LOGGER_NAME
-from .ignore_regions import CrowdDatasetMapper
 
 
 class OHEMTrainer(DefaultTrainer):

@@ -9,9 +9,9 @@ import torch
 from detectron2.layers import batched_nms_rotated
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, RROIHeads
 
-from .compat import has_compiled_ops
-from .roi_heads import OHEMMixin
-from .selection import nms_by_loss
+from ..compat import has_compiled_ops
+from ..mining.selection import nms_by_loss
+from .standard import OHEMMixin
 
 
 def _batched_nms(

@@ -1,0 +1,54 @@
+"""
+What a bug report needs to say about the environment. ::
+
+    python -m ohem_d2.collect_env
+"""
+
+import importlib.metadata
+import os
+
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.utils import collect_env
+from tabulate import tabulate
+
+import ohem_d2
+from ohem_d2 import compat
+
+_HOW_TO_REPORT = """\
+Report a bug with all of the above, and with
+  - the command, and the configuration: OUTPUT_DIR/config.yaml has every key;
+  - OUTPUT_DIR/log.txt, or at least its line "OHEM is active", its warnings and the whole traceback;
+  - of a result that you did not expect: metrics.json, and that of the same run with Detectron2's
+    own heads;
+  - if you can, a few images and annotations, or a random model, that show it."""
+
+
+def collect_env_info() -> str:
+    """Detectron2's report on the environment, followed by ours."""
+    heads = [n for n, c in ROI_HEADS_REGISTRY if issubclass(c, ohem_d2.OHEMMixin)]
+    rows = [
+        ("ohem_d2", f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}"),
+        ("registered heads", ", ".join(heads) or "none: importing ohem_d2 failed to register them"),
+    ]
+    rows += [(f"Detectron2: {name}", has) for name, has in compat.features().items()]
+    rows += [(name, _version(name)) for name in ("pycocotools", "omegaconf", "setuptools")]
+    return f"{_of_detectron2()}\n{tabulate(rows)}\n"
+
+
+def _of_detectron2() -> str:
+    try:
+        return collect_env.collect_env_info()
+    except Exception as e:  # it must not keep back the rest, and is itself worth reporting
+        return f"detectron2.utils.collect_env failed: {e!r}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not found"
+
+
+if __name__ == "__main__":
+    print(collect_env_info())
+    print(_HOW_TO_REPORT)

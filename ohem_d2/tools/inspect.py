@@ -1,0 +1,217 @@
+"""
+What would OHEM pick here, and why? A picture and a table for images and a model of one's own,
+trained or not. ::
+
+    python -m ohem_d2.inspect --config-file output/config.yaml --weights output/model_final.pth \\
+        --dataset coco:train.json:images/ --num 4
+    python -m ohem_d2.inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+        --weights model.pkl --image photo.jpg --annotations photo.xml
+
+A loss needs labels, so an image comes with its annotations, in COCO or Pascal VOC format, or with
+--no-objects. Plain heads are replaced by their OHEM counterpart. For each image FOLDER/NAME.png
+shows the mined RoIs, with rank and loss at the hardest, and FOLDER/NAME.csv has a row for each
+candidate; its hardest rows are printed.
+"""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from ..monitor.drawing import encode
+from ..monitor.pictures import draw_mining
+from .explain import COLUMNS, explain, mine, write_file
+from .load_model import (
+    INPUT_ERRORS,
+    add_model_arguments,
+    at_least,
+    image_mapper,
+    load_cfg,
+    load_image_record,
+    load_model,
+    load_records,
+    message,
+    naming,
+    spread,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    The command.
+
+    Args:
+        argv: its arguments; None: those of the process.
+
+    Raises:
+        SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
+    """
+    args = parse(argv)
+    try:
+        inspect_images(args)
+    except INPUT_ERRORS as e:
+        raise SystemExit(f"python -m ohem_d2.inspect: {message(e)}") from e
+
+
+def inspect_images(args: argparse.Namespace) -> None:
+    """Write and print what the arguments, of :func:`parse`, ask for."""
+    cfg = load_cfg(
+        args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
+    )
+    records, classes = find_records(cfg, args)
+    model, untrained = load_model(cfg)
+    to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
+    print(f"loss = {ohem.rank_cls_weight} x cls + {ohem.rank_loc_weight} x loc")
+    folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
+    names: set[str] = set()
+    for record in records:
+        with naming(record["file_name"]):
+            image = read_image(record["file_name"], "RGB")
+            minings = mine(model, to_inputs(record))
+        for mining in minings:
+            rows = explain(
+                mining,
+                nms_thresh=ohem.nms_thresh,
+                nms_scope=ohem.nms_scope,
+                num_samples=model.roi_heads.batch_size_per_image,
+                classes=classes,
+                size=image.shape[:2],
+            )
+            name = unused(Path(record["file_name"]).stem, names)
+            mined = [row for row in rows if row["status"] == "mined"]
+            labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
+            write_file(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
+            write_file(folder / f"{name}.csv", to_csv(rows).encode())
+            stage = f", stage {mining.stage} of the cascade" if mining.stage else ""
+            print(f"\n{record['file_name']}{stage}\n{summary(rows)}\n")
+            print(table(rows[: args.top]))
+            print(f"\n{folder / name}.png, {folder / name}.csv")
+    if untrained:
+        print(
+            f"\nNot trained: {len(untrained)} parameters of the model are not in the weights, as "
+            f"{untrained[0]}. What they find hard says nothing about a trained model.",
+            file=sys.stderr,
+        )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked as far as that takes no file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ohem_d2.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_arguments(parser, config_required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--image", type=Path, metavar="FILE")
+    what.add_argument(
+        "--dataset",
+        metavar="DATA",
+        help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name",
+    )
+    labels = parser.add_mutually_exclusive_group()
+    labels.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="of --image: COCO format (.json), or Pascal VOC format (.xml)",
+    )
+    labels.add_argument(
+        "--no-objects", action="store_true", help="--image shows none: all is background"
+    )
+    parser.add_argument(
+        "--num", type=at_least(1), default=4, help="of --dataset: so many images (4)"
+    )
+    parser.add_argument("--top", type=at_least(0), default=20, help="so many rows are printed (20)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.image and not (args.annotations or args.no_objects):
+        parser.error(
+            f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
+            "--annotations FILE (COCO .json or Pascal VOC .xml), or --no-objects if it shows no "
+            "object, or use --dataset"
+        )
+    if args.dataset and (args.annotations or args.no_objects):
+        parser.error("--dataset has its own labels; --annotations and --no-objects go with --image")
+    return args
+
+
+def find_records(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], list[str] | None]:
+    """The images, and the names of the classes as far as they are known."""
+    if args.dataset:
+        records = load_records(cfg, [args.dataset], args.classes)
+        classes = MetadataCatalog.get(args.dataset).get("thing_classes")
+        return spread(records, args.num), classes
+    record, classes = load_image_record(cfg, args.image, args.annotations, args.classes)
+    return [record], classes
+
+
+def unused(stem: str, names: set[str]) -> str:
+    """A file name that none of the earlier images took; it is added to ``names``."""
+    name, count = stem, 1
+    while name in names:
+        count += 1
+        name = f"{stem}-{count}"
+    names.add(name)
+    return name
+
+
+def summary(rows: Sequence[dict]) -> str:
+    """How many of the rows, of ``explain``, were mined, and what became of the others."""
+
+    def count(status: str) -> int:
+        return sum(row["status"] == status for row in rows)
+
+    mined = [row for row in rows if row["status"] == "mined"]
+    foreground = sum(row["foreground"] for row in mined)
+    bounds = f", losses {mined[0]['loss']:.3f} to {mined[-1]['loss']:.3f}" if mined else ""
+    over = f", {count('over a cap')} over a cap" if count("over a cap") else ""
+    return (
+        f"{len(rows)} candidates: {len(mined)} mined ({foreground} foreground, "
+        f"{len(mined) - foreground} background{bounds}), {count('suppressed')} suppressed by a "
+        f"harder one, {count('below the cut')} below the cut{over}"
+    )
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The rows for people to read."""
+    return tabulate(
+        [
+            [
+                row["rank"],
+                *(f"{row[key]:.3f}" for key in ("loss", "loss_cls", "loss_loc")),
+                row["label"],
+                f"{row['iou']:.2f}",
+                " ".join(f"{row[key]:.0f}" for key in ("x0", "y0", "x1", "y1")),
+                f"suppressed by {row['suppressed_by']}" if row["suppressed_by"] else row["status"],
+            ]
+            for row in rows
+        ],
+        headers=["rank", "loss", "cls", "loc", "label", "IoU", "box", "what became of it"],
+        disable_numparse=True,
+        colalign=("right",) * 4 + ("left", "right", "left", "left"),
+    )
+
+
+def to_csv(rows: Sequence[dict]) -> str:
+    """The rows, of ``explain``, with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    setup_logger()
+    main()
