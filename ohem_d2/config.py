@@ -58,7 +58,7 @@ class OHEMSettings:
     max_candidates: int = 0
     # RoIs that pass through the head at a time in the read-only pass: bounds its memory. Without
     # dropout the mined RoIs do not depend on it. 0: as many as the hard mini-batch has, or more if
-    # their pooled features take less than 32 MiB, 192 MiB on a GPU.
+    # their pooled features take less than 32 MiB, 200 MiB on a GPU.
     chunk_size: int = 0
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
     # That is, PyTorch's dropout layers are; other random layers rest while scoring.

@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
 from models import batch, config, detector, random_proposals
-from test_roi_heads import train_heads
+from steps import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
 from ohem_d2.data.crowds import inside_ignore_region

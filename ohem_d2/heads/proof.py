@@ -147,14 +147,32 @@ def _state(heads: nn.Module) -> list:
 
 
 def _again(heads: nn.Module, call: TrainingCall, predictor: nn.Module) -> tuple[list, dict]:
-    """All that the predictor predicts when ``forward`` is gone through again, and the losses."""
-    outputs: list[Any] = []
+    """
+    ``forward`` is gone through again: all predictions that the predictor's ``losses`` is given, or,
+    where it is not called, that the predictor makes; and the losses.
+    """
+    inner = described(predictor)
+    made: list[Any] = []
+    given: list[Any] = []
+    losses = getattr(inner, "losses", None)
+    before = {key: value for key, value in vars(inner).items() if key == "losses"}
 
-    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(output)
+    def note_made(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        made.append(output)
 
-    with predictor.register_forward_hook(note):
-        return outputs, losses_in(call.again(heads))
+    def note_given(predictions: Any, *args: Any, **kwargs: Any) -> Any:
+        given.append(predictions)
+        return losses(predictions, *args, **kwargs)
+
+    if losses is not None:
+        vars(inner)["losses"] = note_given
+    try:
+        with predictor.register_forward_hook(note_made):
+            found = losses_in(call.again(heads))
+    finally:
+        vars(inner).pop("losses", None)
+        vars(inner).update(before)
+    return given or made, found
 
 
 def _difference(scored: Any, outputs: list[Any]) -> float | None:

@@ -3,12 +3,10 @@ Operations that make the host wait for the device. They can be counted on a CPU,
 nothing.
 """
 
-import copy
 from collections import Counter
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
 from models import batch, config, detector, roi_inputs
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -59,45 +57,56 @@ class Lists(TorchFunctionMode):
 
 
 def waits(call):
-    with EventStorage(), torch.no_grad(), Waits() as counter, Lists(counter.counts):
-        call()
-    return +counter.counts
+    """Their counts, and what the call returned."""
+    with Waits() as counter, Lists(counter.counts):
+        result = call()
+    return +counter.counts, result
 
 
 @pytest.mark.parametrize("num_rois", [60, 240])
 @pytest.mark.parametrize("num_images", [1, 3])
-def test_mining_waits_as_often_for_any_number_of_images_and_rois(num_images, num_rois):
+def test_mining_waits_as_often_for_any_number_of_images_and_rois(num_images, num_rois, storage):
     cfg = config(ohem={"chunk_size": 1000})  # one chunk
     model = detector(cfg)
-    heads = model.roi_heads
+    heads, choose = model.roi_heads, model.roi_heads.choose_rois
     inputs = batch(cfg, num_objects=(3, 4, 5)[:num_images], num_proposals=num_rois)
-    _, features, proposals, targets = roi_inputs(model, inputs)
+    images, features, proposals, targets = roi_inputs(model, inputs)
+    found = []
 
-    # Detectron2's own share: its labelling, which mining asks for twice, image by image, and the
-    # head's forward.
-    plain = detector(config(plain=True)).roi_heads
-    plain._sample_proposals = lambda matched_idxs, *_: (matched_idxs[:0], matched_idxs[:0])
-    labelling = waits(
-        lambda: plain.label_and_sample_proposals([copy.copy(p) for p in proposals], targets)
-    )
-    scoring = waits(lambda: heads.score_rois(features, [copy.copy(p) for p in proposals]))
+    def counted(rois, targets):
+        scoring, _ = waits(lambda: heads.score_rois(features, rois))
+        counts, mined = waits(lambda: choose(rois, targets))
+        counts.subtract(scoring)
+        found.append(+counts)
+        return mined
 
-    heads._features = features
-    counts = waits(
-        lambda: heads.label_and_sample_proposals([copy.copy(p) for p in proposals], targets)
-    )
-    for name, count in labelling.items():
-        counts[name] -= 2 * count
-    counts.subtract(scoring)
-    assert +counts == {
-        # which RoIs are candidates; which are foreground, once for each chunk
-        "nonzero": 2,
-        # Detectron2 checks the widths of the RoIs that it encodes, once for each chunk
-        "_local_scalar_dense": 1,
-        # how many candidates and how many mined RoIs each image has; what is logged
-        "tolist": 3,
-        # how many survive
-        "nms": 1,
-        # how many the budget takes
-        "index": 1,
-    }
+    heads.choose_rois = counted
+    heads(images, features, proposals, targets)
+    assert found == [
+        {
+            "nonzero": 1,  # which RoIs are candidates
+            # Detectron2 checks the widths of the RoIs that it encodes, once for each chunk
+            "_local_scalar_dense": 1,
+            # how many candidates and how many mined RoIs each image has; what is logged
+            "tolist": 3,
+            "nms": 1,  # how many survive
+            "index": 1,  # how many the budget takes
+        }
+    ]
+
+
+@pytest.mark.parametrize("chunk_size, num_chunks", [(0, 1), (1500, 3)])
+def test_a_step_waits_little_more_than_the_plain_heads(chunk_size, num_chunks, storage):
+    def step(plain):
+        cfg = config(plain=plain, budget=128, ohem={"chunk_size": chunk_size})
+        model = detector(cfg)
+        inputs = batch(cfg, (8, 8), size=(480, 640), num_proposals=2000)
+        model.roi_heads(*roi_inputs(model, inputs))  # with the proof
+        arguments, passes = roi_inputs(model, inputs), []
+        model.roi_heads.box_head.register_forward_hook(lambda *_: passes.append(1))
+        counts, _ = waits(lambda: model.roi_heads(*arguments))
+        return counts.total(), len(passes)
+
+    assert step(plain=True) == (29, 1)  # those of Detectron2 alone
+    total, passes = step(plain=False)
+    assert total <= 45 and passes == num_chunks + 1

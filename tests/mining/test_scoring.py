@@ -155,7 +155,7 @@ def test_neighbours_come_together(monkeypatch):
 def test_automatic_chunk_size():
     pooler = ROIPooler(7, [1 / 16], 0, "ROIAlignV2")
     heads = nn.ModuleDict({"pooler": pooler})
-    # 32 MiB of pooled RoIs, 192 MiB on a GPU
+    # 32 MiB of pooled RoIs, 200 MiB on a GPU
     assert automatic_chunk_size(heads, torch.empty(1, 256, 9, 9), 512) == 2**25 // (256 * 49 * 4)
     assert automatic_chunk_size(heads, torch.empty(1, 256, 9, 9), 1000) == 1000
     assert automatic_chunk_size(nn.Identity(), torch.empty(1, 256, 9, 9), 512) == 512
