@@ -20,12 +20,18 @@ def agreed_number(network: nn.Module, number: int) -> int:
     Returns:
         the highest number of all processes if a module in it is sharded, else the same.
     """
-    if comm.get_world_size() == 1:
-        return number
-    parts = (module for module in network.modules() if module is not network)
-    if not any(base.__name__ in _SHARDED for part in parts for base in type(part).__mro__):
+    if comm.get_world_size() == 1 or not sharded_parts(network):
         return number
     return max(comm.all_gather(number))
+
+
+def sharded_parts(network: nn.Module) -> list[str]:
+    """Names of the modules in it that gather their parameters from all processes to be run."""
+    return [
+        name
+        for name, part in network.named_modules()
+        if part is not network and any(base.__name__ in _SHARDED for base in type(part).__mro__)
+    ]
 
 
 def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..mining.scoring import Scorer, automatic_chunk_size
 from ..mining.screening import coarse_scorer
-from .parallel import agreed_number
+from .parallel import agreed_number, sharded_parts
 from .training_call import TrainingCall
 
 
@@ -61,6 +61,12 @@ class Scored:
         extras = call.extras_for(self.score_rois)
         coarse_score = None
         if settings.screening > 0:
+            if parts := sharded_parts(self):
+                raise ValueError(
+                    f"MODEL.ROI_HEADS.OHEM.SCREENING = {settings.screening} folds the weights of "
+                    f"the box head, and {', '.join(parts)} of {type(self).__name__} is sharded; "
+                    "allowed: 0.0, or shard the heads as a whole"
+                )
             maps = [features[f] for f in self.box_in_features]
             coarse_score = coarse_scorer(*self.screened_branch(), maps)
         chunk_size = settings.chunk_size or automatic_chunk_size(

@@ -32,7 +32,7 @@ _HOW_TO_DESCRIBE = (
     "describe it with a function @ohem_d2.per_roi_losses.register({0}) of (predictor, predictions, "
     "proposals), or a method per_roi_losses(self, predictions, proposals) of {0}, that returns "
     "{{'loss_cls': (R,), 'loss_box_reg': (R,)}}, where the mean of each over the R RoIs is what is "
-    "trained on"
+    "trained on. A loss that draws at random cannot be ranked by"
 )
 
 
@@ -133,6 +133,8 @@ def losses_to_rank_by(
         TypeError: also if they are not as described there.
     """
     inner = described(box_predictor)
+    if _describer(type(inner)) is None:
+        check_predictor(inner)
     predictions = _float32(predictions)
     describer = _describer(type(inner))
     describe = vars(describer).get("per_roi_losses") or per_roi_losses.registry[describer]
@@ -167,8 +169,8 @@ def check_predictor(box_predictor: nn.Module) -> None:
     describer = _describer(cls)
     if describer is None:
         raise TypeError(
-            f"{cls.__name__} is no FastRCNNOutputLayers, so OHEM does not know the loss of a "
-            f"single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
+            f"{cls.__module__}.{cls.__name__} is no FastRCNNOutputLayers of Detectron2, so OHEM "
+            f"does not know the loss of a single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
         )
     for method in _KNOWN_METHODS:
         definer = _definer(cls, method)

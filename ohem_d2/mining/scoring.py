@@ -57,14 +57,15 @@ def read_only(
 
 
 @contextlib.contextmanager
-def in_training_mode(network: nn.Module) -> Iterator[None]:
+def in_training_mode(network: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     As :func:`read_only`, but the network is in training mode, except for what makes a result
-    depend on chance or on the batch: dropout and batch normalization.
+    depend on chance or on the batch: dropout and batch normalization. Other layers draw from the
+    seed.
     """
     layers = (_DROPOUTS, _BATCH_NORMS)
     resting = [m for m in network.modules() if m.training and isinstance(m, layers)]
-    with _no_trace(network, resting, 0, None):
+    with _no_trace(network, resting, seed, None):
         yield
 
 
@@ -188,6 +189,7 @@ class Scorer:
         orders = [by_location(roi.proposal_boxes.get_centers()) for roi in rois]
         rois = [roi[order] for roi, order in zip(rois, orders)]
         chunks = list(in_chunks(rois, self.chunk_size))
+        num_idle = self.agreed(len(chunks)) - len(chunks)
         losses = []
         with read_only(self.network, seed=seed, precision=self.precision):
             for chunk in chunks:
@@ -196,7 +198,7 @@ class Scorer:
                     look(predictor, predictions, chunk)
                 with record_function("ohem/loss"):
                     losses.append(losses_to_rank_by(predictor, predictions, chunk))
-            for _ in range(self.agreed(len(chunks)) - len(chunks)):
+            for _ in range(num_idle):
                 score([roi[:0] for roi in rois])
         starts = itertools.accumulate((len(order) for order in orders), initial=0)
         place = torch.cat([order + start for order, start in zip(orders, starts)])

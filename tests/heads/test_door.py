@@ -24,7 +24,6 @@ from steps import assert_trains_on_the_mined_batch, logged, pair_of, train_heads
 from torch import nn
 from torch.nn import functional as F
 
-import ohem_d2
 from ohem_d2 import (
     OHEMCascadeROIHeads,
     OHEMMixin,
@@ -33,6 +32,7 @@ from ohem_d2 import (
     OHEMSettings,
     per_roi_losses,
 )
+from ohem_d2.mining.losses import check_predictor, weighted
 
 
 def registered(heads, *bases, **attributes):
@@ -219,6 +219,22 @@ def test_the_proof_is_made_again_after_a_change():
         step()
 
 
+class OtherClasses(FastRCNNOutputLayers):
+    """Open vocabulary: in evaluation mode there are more classes."""
+
+    def forward(self, x):
+        scores, deltas = super().forward(x)
+        return (scores if self.training else F.pad(scores, (0, 5), value=2.0)), deltas
+
+
+def test_predictions_of_another_shape_are_noticed():
+    model = detector(config())
+    torch.manual_seed(0)
+    model.roi_heads.box_predictor = OtherClasses(config(), ShapeSpec(channels=16))
+    with pytest.raises(RuntimeError, match="OtherClasses differ"):
+        train_heads(model, batch(config()))
+
+
 class Softmaxed(FastRCNNOutputLayers):
     """In evaluation mode it gives probabilities."""
 
@@ -296,20 +312,76 @@ def test_heads_that_cannot_be_proven_are_warned_of_and_mined(warnings):
 
 
 class Functional(StandardROIHeads):
-    """It trains without a call of the predictor or its losses."""
+    """It trains without a call of the predictor or its losses, and names them as it likes."""
+
+    names = ("loss_a", "loss_b")
 
     def _forward_box(self, features, proposals):
         maps = [features[f] for f in self.box_in_features]
         x = self.box_head(self.box_pooler(maps, [p.proposal_boxes for p in proposals]))
         scores = self.box_predictor.cls_score(x)
         classes = torch.cat([p.gt_classes for p in proposals])
-        return {"loss_cls": F.cross_entropy(scores, classes), "loss_box_reg": x.sum() * 0}
+        deltas = self.box_predictor.bbox_pred(x)
+        losses = weighted(self.box_predictor, torch.zeros_like(scores[:, 0]), deltas, proposals)
+        values = (F.cross_entropy(scores, classes), losses["loss_box_reg"].mean())
+        return dict(zip(self.names, values))
 
 
-def test_a_training_pass_without_a_call_of_the_predictor_is_warned_of(warnings):
+def test_a_training_pass_without_a_call_of_the_predictor(warnings):
+    """Its losses decide, if they go by their names."""
     ours, _, inputs = door(Functional)
     train_heads(ours, inputs)
-    assert len(warnings) == 1 and "does not call FastRCNNOutputLayers" in warnings[0]
+    assert len(warnings) == 1 and "calls neither FastRCNNOutputLayers" in warnings[0]
+    for names, proven in (
+        (("loss_cls", "loss_box_reg"), True),
+        (("loss_box_reg", "loss_cls"), False),
+    ):
+        ours, _, inputs = door(Functional)
+        ours.roi_heads.names = names
+        if proven:
+            train_heads(ours, inputs)
+        else:
+            with pytest.raises(RuntimeError, match="other predictions"):
+                train_heads(ours, inputs)
+    assert len(warnings) == 1
+
+
+class TwoPredictors(StandardROIHeads):
+    """Scores of one predictor with the deltas of another: no module gives both."""
+
+    @configurable
+    def __init__(self, *, cls_predictor, **kwargs):
+        super().__init__(**kwargs)
+        self.cls_predictor = cls_predictor
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        return {**ret, "cls_predictor": FastRCNNOutputLayers(cfg, ret["box_head"].output_shape)}
+
+    def _forward_box(self, features, proposals):
+        maps = [features[f] for f in self.box_in_features]
+        x = self.box_head(self.box_pooler(maps, [p.proposal_boxes for p in proposals]))
+        scores, _ = self.cls_predictor(x)
+        _, deltas = self.box_predictor(x)
+        classes = torch.cat([p.gt_classes for p in proposals])
+        losses = weighted(self.box_predictor, torch.zeros_like(scores[:, 0]), deltas, proposals)
+        loss_box_reg = losses["loss_box_reg"].mean()
+        return {"loss_cls": F.cross_entropy(scores, classes), "loss_box_reg": loss_box_reg}
+
+
+def score_by_two(self, features, proposals, stage=0):
+    maps = [features[f] for f in self.box_in_features]
+    x = self.box_head(self.box_pooler(maps, [p.proposal_boxes for p in proposals]))
+    return self.box_predictor, (self.cls_predictor(x)[0], self.box_predictor(x)[1])
+
+
+def test_predictions_that_no_module_makes_are_proven_by_their_losses(warnings):
+    ours, _, inputs = door(TwoPredictors, score_rois=score_by_two)
+    losses, _, storage = train_heads(ours, inputs)
+    assert warnings == []
+    hard = storage.latest()["ohem/mean_cls_hard"][0]
+    assert hard == pytest.approx(float(losses["loss_cls"]), rel=1e-4)
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -618,7 +690,7 @@ def test_a_loss_is_described_from_outside():
     cfg = config()
     shape = ShapeSpec(channels=16)
     with pytest.raises(TypeError, match=r"FourOutputs has a losses\(\) of its own.*register"):
-        ohem_d2.mining.losses.check_predictor(FourOutputs(cfg, shape))
+        check_predictor(FourOutputs(cfg, shape))
 
     @per_roi_losses.register(FourOutputs)
     def _(predictor, predictions, proposals):
@@ -639,7 +711,7 @@ def test_a_loss_is_described_from_outside():
             return {}
 
     with pytest.raises(TypeError, match=r"Below has a losses\(\) of its own"):
-        ohem_d2.mining.losses.check_predictor(Below(cfg, shape))
+        check_predictor(Below(cfg, shape))
 
 
 class NoLosses(nn.Module):
@@ -649,7 +721,7 @@ class NoLosses(nn.Module):
 
 def test_a_predictor_without_losses_is_not_told_that_it_has_its_own():
     with pytest.raises(TypeError, match="NoLosses is no FastRCNNOutputLayers") as error:
-        ohem_d2.mining.losses.check_predictor(NoLosses())
+        check_predictor(NoLosses())
     assert "of its own" not in str(error.value)
 
 

@@ -1,0 +1,79 @@
+"""Heads under ``torch.compile``: they train with equal losses, and mining is a graph break."""
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from models import batch, config, detector, gradients, roi_inputs
+from steps import assert_same, step
+from torch import nn
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(nn.Module, "compile"), reason="PyTorch 2.0 compiles no module in place"
+)
+
+# The graphs are run as they were captured: the tests are about what dynamo captures, and a compiler
+# of C++ is not on every machine.
+EAGER = {"backend": "eager"}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compile_model(model):
+    model.compile(**EAGER)
+
+
+def compile_heads(model):
+    model.roi_heads.compile(**EAGER)
+
+
+def compile_heads_from_outside(model):
+    model.roi_heads = torch.compile(model.roi_heads, **EAGER)
+
+
+def compile_parts(model):
+    heads = model.roi_heads
+    heads.box_head = torch.compile(heads.box_head, **EAGER)
+    heads.box_predictor = torch.compile(heads.box_predictor, **EAGER)
+
+
+CASES = [
+    ("fpn", {}, compile_model),
+    ("fpn", {}, compile_heads),
+    ("fpn", {"screening": 2.0}, compile_parts),
+    ("fpn", {"implementation": "loss_layer"}, compile_heads_from_outside),
+]
+
+
+@pytest.mark.parametrize("name, ohem, way", CASES, ids=[way.__name__ for *_, way in CASES])
+def test_compiled_heads_train_with_equal_losses(name, ohem, way):
+    cfg = config(name, "MODEL.MASK_ON", False, budget=8, ohem=ohem)
+    inputs, results = batch(cfg), []
+    for compiled in (False, True):
+        model = detector(cfg)
+        if compiled:
+            way(model)
+        steps = []
+        for _ in range(2):  # the first has the proof
+            model.zero_grad()
+            if way is compile_model:
+                losses, _, events = step(model, inputs)
+            else:
+                with EventStorage() as storage:
+                    _, losses = model.roi_heads(*roi_inputs(model, inputs))
+                    sum(losses.values()).backward()
+                events = storage.latest()
+            mined = {k: v for k, v in events.items() if "ohem" in k and "num_" in k}
+            assert mined
+            steps.append((losses, mined))
+        results.append((steps, gradients(model)))
+    (plain, plain_gradients), (found, found_gradients) = results
+    for (losses, events), (expected, expected_events) in zip(found, plain):
+        assert_same(losses, expected)
+        assert events == expected_events
+    names = {name.replace("_orig_mod.", ""): g for name, g in found_gradients.items()}
+    assert_same(names, plain_gradients)
