@@ -9,7 +9,6 @@ import argparse
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import prepare_data
 import torch
@@ -20,11 +19,13 @@ from detectron2.utils.events import EventStorage
 from trainer import TreeTrainer, setup
 
 from ohem_d2 import CrowdDatasetMapper
+from ohem_d2.files import write_atomically
 from ohem_d2.monitor.drawing import (
     FOREGROUND,
     GROUND_TRUTH,
     draw_boxes,
     draw_mined_rois,
+    encode,
     with_caption,
 )
 
@@ -67,7 +68,6 @@ def train(cfg: CfgNode) -> TreeTrainer:
 
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
     """For each test tile: what the model finds, beside the crowns drawn by hand."""
-    folder.mkdir(parents=True, exist_ok=True)
     model = TreeTrainer.for_test(cfg, model.eval())
     paths = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
@@ -84,15 +84,13 @@ def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
             (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
             (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
         ):
-            side = cv2.resize(image, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
-            sides.append(with_caption(draw_boxes(side, boxes, color, 2, ZOOM), caption))
+            sides.append(with_caption(draw_boxes(image, boxes, color, scale=ZOOM), caption))
         paths.append(write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1)))
     return paths
 
 
 def draw_mining(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list:
     """For a few training tiles: which RoIs OHEM mines among all proposals."""
-    folder.mkdir(parents=True, exist_ok=True)
     model.train()
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 8]
@@ -129,8 +127,7 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def write(path: Path, picture: np.ndarray) -> Path:
-    if not cv2.imwrite(str(path), picture[:, :, ::-1]):
-        raise SystemExit(f"{path} could not be written; is the disk full?")
+    write_atomically(path, encode(picture, path.suffix))
     return path
 
 
