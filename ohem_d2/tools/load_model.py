@@ -169,7 +169,7 @@ def load_cfg(
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
-        raise InputError(
+        raise ValueError(
             "this is a LazyConfig, and the commands take configurations in YAML with Detectron2's "
             "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
         )
@@ -178,7 +178,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     except KeyError as e:
         raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
     except (AttributeError, TypeError) as e:
-        raise InputError("there are no lines KEY: VALUE, as a configuration in YAML has") from e
+        raise ValueError("there are no lines KEY: VALUE, as a configuration in YAML has") from e
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:

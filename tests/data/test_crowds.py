@@ -11,12 +11,25 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
-from models import batch, config, detector, random_proposals
-from test_roi_heads import train_heads
+from detectron2.utils.events import EventStorage
+from models import batch, config, detector, random_proposals, roi_inputs
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
 from ohem_d2.data.crowds import inside_ignore_region
 from ohem_d2.training.trainer import OHEMTrainer
+
+
+def train_heads(model, inputs):
+    """What the ROI heads train on, image by image."""
+    trained = []
+    seam = model.roi_heads.label_and_sample_proposals
+    model.roi_heads.label_and_sample_proposals = lambda *args: (
+        trained.append(seam(*args)) or trained[-1]
+    )
+    with EventStorage():
+        model.roi_heads(*roi_inputs(model, inputs))
+    del model.roi_heads.label_and_sample_proposals
+    return trained[0]
 
 
 def regions(num_instances=4):
@@ -128,15 +141,21 @@ def test_refined_background_in_a_crowd_is_not_mined():
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    trained = []
-    match = model.roi_heads._match_and_label_boxes
-    model.roi_heads._match_and_label_boxes = lambda rois, stage, targets: (
-        trained.append(match(rois, stage, targets)) or trained[-1]
-    )
+    minings = []
+
+    class Watcher:
+        def due(self):
+            return True
+
+        def show(self, mining):
+            minings.append(mining)
+
+    model.roi_heads.watcher = Watcher()
     train_heads(model, inputs)
-    assert len(trained) == 2
-    for rois, x in zip(sum(trained, []), 2 * inputs):
-        inside = inside_ignore_region(rois.proposal_boxes, x["instances"], 0.5)
+    assert [mining.stage for mining in minings] == [0, 1, 2]
+    for mining in minings:
+        rois = mining.rois[mining.hard]
+        inside = inside_ignore_region(rois.proposal_boxes, inputs[0]["instances"], 0.5)
         background = rois.gt_classes == 80
         assert background.any() and not (inside & background).any()
 
@@ -146,10 +165,10 @@ def test_the_share_is_that_of_the_settings(share):
     cfg = config(budget=500, ohem={"nms_scope": "none", "ignore_ioa_thresh": share})
     model, inputs = detector(cfg), batch(cfg)
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
-    _, everything, _ = train_heads(model, inputs)
+    everything = train_heads(model, inputs)
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    _, mined, _ = train_heads(model, inputs)
+    mined = train_heads(model, inputs)
     for rois, kept, x in zip(everything, mined, inputs):
         inside = inside_ignore_region(rois.proposal_boxes, x["instances"], share)
         assert len(kept) == len(rois) - int((inside & (rois.gt_classes == 80)).sum())
@@ -184,7 +203,7 @@ def test_crowds_of_coco():
             inputs = mapper(cfg, is_train=True, augmentations=[])(record)
             crowds = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])(record)["instances"]
             inputs["proposals"] = random_proposals(inputs["instances"], 1000)
-            _, (mined,), _ = train_heads(model, [inputs])
+            (mined,) = train_heads(model, [inputs])
             inside = inside_ignore_region(mined.proposal_boxes, crowds, 0.5)
             mined_inside[mapper] += int((inside & (mined.gt_classes == 80)).sum())
     assert mined_inside[DatasetMapper] > 0 and mined_inside[CrowdDatasetMapper] == 0
@@ -197,10 +216,10 @@ def test_background_in_a_crowd_is_not_mined(name, num_objects):
     cfg = config(name, budget=500, ohem={"nms_scope": "none", **stages})
     model, inputs = detector(cfg), batch(cfg, num_objects)
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
-    _, everything, _ = train_heads(model, inputs)
+    everything = train_heads(model, inputs)
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    _, mined, _ = train_heads(model, inputs)
+    mined = train_heads(model, inputs)
     for image, before in zip(mined, everything):
 
         def in_crowd(rois):
