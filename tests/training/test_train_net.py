@@ -127,7 +127,7 @@ class MyHeads(OHEMMixin, StandardROIHeads):
 
 def test_heads_and_keys_of_ones_own(coco, tmp_path):
     (tmp_path / "my_heads.py").write_text(MODULE)
-    overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "2")
+    overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
     out = processes.run(
         command(QUICK, coco, tmp_path, *overrides, flags=("--import", "my_heads")),
         PYTHONPATH=os.pathsep.join((str(ROOT), str(tmp_path))),
