@@ -46,6 +46,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    if cfg.SOLVER.ACCUMULATION_STEPS == 1:
+        # What is saved can then be read by scripts that do not know the key.
+        del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
     default_setup(cfg, args)
     if classes:
