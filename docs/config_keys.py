@@ -30,8 +30,8 @@ class Key:
 
 
 def all_keys() -> list[Key]:
-    """In the order of the code."""
-    return [*_settings(), *_other_keys()]
+    """In the order of the code; a key that two functions add is listed once."""
+    return list({key.name: key for key in (*_settings(), *_other_keys())}.values())
 
 
 def _settings() -> Iterator[Key]:
