@@ -76,7 +76,7 @@ def draw_mined_rois(
         _outline(picture, boxes[~foreground], BACKGROUND, thickness)
         _outline(picture, boxes[foreground], FOREGROUND, thickness)
     if ground_truth is not None:
-        _outline(picture, ground_truth * scale, GROUND_TRUTH, 1)
+        _outline(picture, ground_truth * scale, GROUND_TRUTH, 2)
     # The hardest last, so that its label is on top.
     for box, foreground, label in reversed(list(zip(mined, is_foreground, labels))):
         _write(picture, label, box[:2], FOREGROUND if foreground else BACKGROUND)
