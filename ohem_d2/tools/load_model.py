@@ -150,7 +150,7 @@ def load_cfg(
             _merge_file(cfg, config_file)
         _merge_overrides(cfg, overrides)
         cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
-        if "://" not in cfg.MODEL.WEIGHTS and cfg.MODEL.WEIGHTS:
+        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
             must_exist(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
     heads = cfg.MODEL.ROI_HEADS
     if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
@@ -259,13 +259,11 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
             f"{', '.join(missing)}"
         )
     checkpointer = _Checkpointer(model)
+    untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
         with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
-        parameters = dict(model.named_parameters())
-        untrained = [name for name in checkpointer.untrained if name in parameters]
-    else:
-        untrained = [name for name, _ in model.named_parameters()]
+        untrained = [name for name in untrained if name in checkpointer.untrained]
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

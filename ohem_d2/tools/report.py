@@ -186,10 +186,6 @@ def render(
     environment.filters["data_uri"] = data_uri
     # An evaluation after the last iteration is logged as if there were another one.
     done = series.get("total_loss") or max(series.values(), key=lambda s: s[0][-1])
-    totals = dict.fromkeys(("objects", "candidates", "mined"), 0)
-    for count in sweep.classes if sweep else ():
-        for kind in totals:
-            totals[kind] += getattr(count, kind)
     return environment.get_template("report.html.j2").render(
         run=run.resolve().name,
         iterations=done[0][-1] + 1,
@@ -202,28 +198,21 @@ def render(
         panels=list(curves(series)),
         facts=facts(cfg) if cfg else {},
         sweep=sweep,
-        totals={kind: max(total, 1) for kind, total in totals.items()},
     )
 
 
 def data_uri(content: str | bytes, kind: str) -> str:
     """The content, of that MIME type, as an address that has it all."""
-    if isinstance(content, str):
-        content = content.encode()
+    content = content.encode() if isinstance(content, str) else content
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def facts(cfg: CfgNode) -> dict[str, object]:
     """What of the configuration decides what is mined."""
-    heads = cfg.MODEL.ROI_HEADS
+    heads, solver = cfg.MODEL.ROI_HEADS, cfg.SOLVER
+    budget = {key: heads[key] for key in ("NAME", "BATCH_SIZE_PER_IMAGE")}
+    ohem = {f"OHEM.{key}": '""' if value == "" else value for key, value in heads.OHEM.items()}
     return {
-        "MODEL.ROI_HEADS.NAME": heads.NAME,
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": heads.BATCH_SIZE_PER_IMAGE,
-        **{
-            f"MODEL.ROI_HEADS.OHEM.{key}": '""' if value == "" else value
-            for key, value in heads.OHEM.items()
-        },
-        "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
-        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR,
-        "SOLVER.MAX_ITER": cfg.SOLVER.MAX_ITER,
+        **{f"MODEL.ROI_HEADS.{key}": value for key, value in {**budget, **ohem}.items()},
+        **{f"SOLVER.{key}": solver[key] for key in ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER")},
     }
