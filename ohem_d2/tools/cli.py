@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def main_of_old_name(name: str) -> None:
-    """``python -m ohem_d2.inspect`` and the like, as before version 0.3."""
+    """``python -m ohem_d2.inspect`` and the like, which still work."""
     print(f"This is now `python -m ohem_d2 {name}`; the old name will go.", file=sys.stderr)
     setup_logger()
     main([name, *sys.argv[1:]])
