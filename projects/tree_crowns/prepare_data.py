@@ -14,12 +14,11 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import torch
-
-from ohem_d2.data.voc import read_voc
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -142,8 +141,13 @@ def read_photograph(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def read_crowns(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
     """Boxes of shape (M, 4), absolute XYXY pixels of the photograph, from its VOC XML."""
-    crowns = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
-    return np.array([crown.box for crown in crowns])
+    root = ElementTree.fromstring(wheel.read(f"deepforest/data/{name}.xml"))
+    return np.array(
+        [
+            [float(box.find(key).text) for key in ("xmin", "ymin", "xmax", "ymax")]
+            for box in root.iter("bndbox")
+        ]
+    )
 
 
 def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
