@@ -14,9 +14,12 @@ except ModuleNotFoundError as e:
 
 from .config import OHEMSettings, add_ohem_config
 from .data.crowds import CrowdDatasetMapper, IgnoreRegions
+from .heads.cascade import OHEMCascadeROIHeads
+from .heads.focal import FocalLossOutputLayers, FocalROIHeads, OHEMFocalROIHeads
 from .heads.keypoints import OHKMKeypointHead
+from .heads.mixin import OHEMMixin
 from .heads.rotated import OHEMRROIHeads
-from .heads.standard import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from .heads.standard import OHEMRes5ROIHeads, OHEMROIHeads
 from .mining.losses import per_roi_losses
 from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
@@ -25,8 +28,11 @@ __version__ = "0.2.0"
 
 __all__ = [
     "CrowdDatasetMapper",
+    "FocalLossOutputLayers",
+    "FocalROIHeads",
     "IgnoreRegions",
     "OHEMCascadeROIHeads",
+    "OHEMFocalROIHeads",
     "OHEMMixin",
     "OHEMROIHeads",
     "OHEMRROIHeads",

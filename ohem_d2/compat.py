@@ -7,6 +7,7 @@ would be. The rest of the package asks here.
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,3 +74,24 @@ def features() -> dict[str, bool]:
         # Where it does not (v0.6), a resumed run of DefaultTrainer begins without momentum.
         "checkpoints with the optimizer": "state_dict" in vars(DefaultTrainer),
     }
+
+
+def not_compiled(function: Callable) -> Callable:
+    """Run it, and all that it calls, as plain Python where ``torch.compile`` comes by."""
+    return _dynamo_disable(function, recursive=True)
+
+
+def not_compiled_itself(function: Callable) -> Callable:
+    """The same for the function alone: what it calls is compiled."""
+    return _dynamo_disable(function, recursive=False)
+
+
+def _dynamo_disable(function: Callable, recursive: bool) -> Callable:
+    module = getattr(torch, "compiler", None) or torch._dynamo  # PyTorch 2.0 has the latter alone
+    return module.disable(function, recursive=recursive)
+
+
+def nothing_compiled() -> contextlib.AbstractContextManager:
+    """Within the context, modules that were compiled run as plain ones (since PyTorch 2.6)."""
+    set_stance = getattr(getattr(torch, "compiler", None), "set_stance", None)
+    return set_stance("force_eager") if set_stance else contextlib.nullcontext()

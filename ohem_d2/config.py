@@ -6,9 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 
 _NODE = "MODEL.ROI_HEADS.OHEM"
+
+# Keys that earlier versions had, with the value that asked for nothing, as files that Detectron2
+# dumped then have it, and what to do about another one
+_REMOVED = {
+    "MAX_NEG_PER_POS": (-1, "delete it; RANK_LOC_WEIGHT shifts the balance"),
+    "MIN_NEG_PER_IMAGE": (0, "delete it; MAX_FG_FRACTION leaves background a share"),
+}
 
 # Default of OHKM_TOPK, of 17 joints: the best of those that the paper tries
 TOPK = 8
@@ -42,23 +50,18 @@ class OHEMSettings:
     budget: str = "image"
     # At most this share of the budget is foreground. 1.0: no cap (the paper).
     max_fg_fraction: float = 1.0
-    # At most this many background RoIs for each mined foreground one. -1: no cap (the paper).
-    max_neg_per_pos: int = -1
-    # At least this many background RoIs of each image, as far as there are so many; it precedes
-    # max_neg_per_pos. With budget "batch", N times as many of the batch.
-    min_neg_per_image: int = 0
     # Background RoIs whose IoU with every object is below this are no candidates: the paper's
     # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without.
     bg_iou_low: float = 0.0
     # Keep only this many proposals of an image, those with the highest objectness, before the
     # read-only pass; ground-truth boxes come on top. 0: all R.
     max_candidates: int = 0
-    # RoIs that pass through the head at a time in the read-only pass: bounds its memory. The
-    # mined RoIs do not depend on it. 0: as many as the hard mini-batch has, or more if their pooled
-    # features take less than 32 MiB.
+    # RoIs that pass through the head at a time in the read-only pass: bounds its memory. Without
+    # dropout the mined RoIs do not depend on it. 0: as many as the hard mini-batch has, or more if
+    # their pooled features take less than 32 MiB, 200 MiB on a GPU.
     chunk_size: int = 0
     # Dropout is active in the read-only pass, with masks of its own, as in the authors' release.
-    # That is, nn.Dropout and nn.Dropout1d to 3d are; other random layers rest while scoring.
+    # That is, PyTorch's dropout layers are; other random layers rest while scoring.
     readonly_dropout: bool = True
     # "bfloat16" or "float16": the precision of the head in the read-only pass, by autocast; "" is
     # that of the training pass. Losses and ranking are in float32 in any case.
@@ -92,12 +95,9 @@ class OHEMSettings:
         self._allow_choice("readonly_precision", ("", "bfloat16", "float16"))
         self._allow_number("screening", lambda v: v == 0 or v >= 1, "0 or a number >= 1")
         self._allow_number("max_fg_fraction", lambda v: 0 < v <= 1, "a share above 0, up to 1")
-        self._allow_number(
-            "max_neg_per_pos", lambda v: v == -1 or v > 0, "-1 or a whole number > 0", whole=True
-        )
         self._allow_number("bg_iou_low", lambda v: 0 <= v < 1, "an IoU from 0 to below 1")
         self._allow_number("ignore_ioa_thresh", lambda v: 0 < v <= 1, "a share above 0, up to 1")
-        for name in ("min_neg_per_image", "max_candidates", "chunk_size", "warmup_iters"):
+        for name in ("max_candidates", "chunk_size", "warmup_iters"):
             self._allow_number(name, lambda v: v >= 0, "a whole number >= 0", whole=True)
         if not isinstance(self.readonly_dropout, bool):
             raise self._error("readonly_dropout", "True or False")
@@ -110,7 +110,7 @@ class OHEMSettings:
             )
         if self.screening > 0:
             # The stand-in ranks by loss alone, image by image.
-            for name in ("budget", "max_fg_fraction", "max_neg_per_pos", "min_neg_per_image"):
+            for name in ("budget", "max_fg_fraction"):
                 if getattr(self, name) != getattr(OHEMSettings, name):
                     raise self._error(
                         name, "left at its default with SCREENING, which picks RoIs before it"
@@ -137,7 +137,14 @@ class OHEMSettings:
             KeyError: for a key that OHEM does not know.
             ValueError: for a value that is not allowed.
         """
-        settings = cls.from_dict(cfg.MODEL.ROI_HEADS.get("OHEM", {}))
+        node = cfg.MODEL.ROI_HEADS.get("OHEM", {})
+        if not isinstance(node, Mapping):
+            raise ValueError(
+                f"{_NODE} = {node!r}; it is a node of keys, and heads mine by their name: set "
+                "MODEL.ROI_HEADS.NAME, to OHEMROIHeads for example, and leave the node to "
+                "ohem_d2.add_ohem_config(cfg)"
+            )
+        settings = cls.from_dict(node)
         if settings.warmup_iters > 0 and settings.warmup_iters >= cfg.SOLVER.MAX_ITER:
             raise settings._error(
                 "warmup_iters", f"below SOLVER.MAX_ITER, which is {cfg.SOLVER.MAX_ITER}"
@@ -153,6 +160,12 @@ class OHEMSettings:
             KeyError, ValueError: as :meth:`from_cfg`.
         """
         keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        for key, (nothing, advice) in _REMOVED.items():
+            if values.get(key, nothing) != nothing:
+                raise KeyError(
+                    f"{_NODE}.{key} = {values[key]!r}: this key was removed in 0.3; {advice}"
+                )
+        values = {key: value for key, value in values.items() if key.upper() not in _REMOVED}
         for key in values:
             if key.upper() not in keys:
                 close = difflib.get_close_matches(key.upper(), keys, n=1)
@@ -173,12 +186,6 @@ class OHEMSettings:
                 f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {batch_size_per_image!r} is the number of "
                 "hard RoIs mined in an image; allowed: a whole number >= 1"
             )
-        if self.min_neg_per_image >= batch_size_per_image:
-            raise self._error(
-                "min_neg_per_image",
-                f"below BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}, so that foreground "
-                "has a place",
-            )
         if int(self.max_fg_fraction * batch_size_per_image) < 1:
             raise self._error(
                 "max_fg_fraction",
@@ -190,6 +197,12 @@ class OHEMSettings:
                 f"0 or at least BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}: "
                 "with fewer there is nothing to choose from",
             )
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """Of autocast in the read-only pass; None leaves autocast as it is."""
+        precision = getattr(torch, self.readonly_precision or "float32")
+        return None if precision is torch.float32 else precision
 
     def _error(self, name: str, allowed: str) -> ValueError:
         return ValueError(f"{_NODE}.{name.upper()} = {getattr(self, name)!r}; allowed: {allowed}")
@@ -209,8 +222,8 @@ class OHEMSettings:
 def add_ohem_config(cfg: CfgNode) -> None:
     """
     Add OHEM's keys with their defaults to a Detectron2 config, in place: the node
-    ``MODEL.ROI_HEADS.OHEM``, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK`` and
-    ``SOLVER.ACCUMULATION_STEPS``. A config that has them, as by ``ohem_d2.env``, stays as it is.
+    ``MODEL.ROI_HEADS.OHEM``, those of the focal loss, and ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``. A
+    config that has them, as by ``ohem_d2.env``, stays as it is.
     """
     if "OHEM" in cfg.MODEL.ROI_HEADS:
         return
@@ -219,6 +232,11 @@ def add_ohem_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)
     # How many joints of a person OHKMKeypointHead trains on, those with the highest loss.
     cfg.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = TOPK
-    # An iteration of OHEMTrainer is so many batches of IMS_PER_BATCH images, one after another, of
-    # whose gradients the mean is taken: N images an iteration at the memory of fewer.
-    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Of FocalROIHeads and OHEMFocalROIHeads: the focal loss in the place of the cross entropy, over
+    # the "softmax" of all classes and background, or a "sigmoid" of each class.
+    cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_TYPE = "softmax"
+    # The power of 1 - p that a loss is multiplied by, p being the probability of the right answer.
+    # 0.0: the cross entropy.
+    cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA = 2.0
+    # The weight of foreground; that of background is 1 - alpha. -1.0: neither has one.
+    cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA = -1.0

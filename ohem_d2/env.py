@@ -8,7 +8,7 @@ names, and calls its ``setup_environment``, when it is itself imported::
 
 # Detectron2 is half imported by now, and ohem_d2 may be, so modules are imported one by one.
 from ohem_d2.config import add_ohem_config
-from ohem_d2.heads import keypoints, rotated, standard  # noqa: F401, registers the heads
+from ohem_d2.heads import cascade, focal, keypoints, rotated, standard  # noqa: F401, registers
 
 
 def setup_environment() -> None:

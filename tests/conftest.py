@@ -20,7 +20,7 @@ def seeded():
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Images of tests would be one tile, in which scoring leaves RoIs in their order."""
-    monkeypatch.setattr(ohem_d2.mining.scoring, "_TILE", 16)
+    monkeypatch.setattr(ohem_d2.mining.scoring, "TILE", 16)
 
 
 @pytest.fixture

@@ -57,24 +57,14 @@ def select(losses, boxes, gt_classes, num_samples, nms_thresh=0.7, nms_scope="cl
     return [candidates[i] for i in kept][:num_samples]
 
 
-def cut(is_foreground: Sequence[bool], num_samples, max_fg_fraction, max_neg_per_pos, min_neg):
-    """
-    The chosen places in a list of RoIs from hard to easy: take the first, then trade background
-    beyond the cap for foreground one by one.
-    """
-    foreground = [i for i, fg in enumerate(is_foreground) if fg]
-    background = [i for i, fg in enumerate(is_foreground) if not fg]
-    most = min(int(max_fg_fraction * num_samples), num_samples - min(min_neg, len(background)))
-    foreground = foreground[:most]
-    chosen = sorted(foreground + background)[:num_samples]
-    fg = [i for i in chosen if is_foreground[i]]
-    bg = [i for i in chosen if not is_foreground[i]]
-    if max_neg_per_pos >= 0:
-        while len(bg) > max(min_neg, math.floor(max_neg_per_pos * len(fg))):
-            bg.pop()
-            if len(fg) < len(foreground):
-                fg.append(foreground[len(fg)])
-    return sorted(fg + bg)
+def cut(is_foreground: Sequence[bool], num_samples, max_fg_fraction):
+    """The chosen places in a list of RoIs from hard to easy: the first that the cap lets pass."""
+    chosen, num_fg = [], 0
+    for i, fg in enumerate(is_foreground):
+        if len(chosen) < num_samples and not (fg and num_fg >= int(max_fg_fraction * num_samples)):
+            chosen.append(i)
+            num_fg += fg
+    return chosen
 
 
 def softmax_cross_entropy(scores: np.ndarray, gt_classes: np.ndarray) -> list[float]:

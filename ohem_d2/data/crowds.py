@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_ioa
+from detectron2.structures import Boxes, BoxMode
 
 
 class IgnoreRegions:
@@ -74,18 +74,3 @@ class CrowdDatasetMapper(DatasetMapper):
         boxes.clip(image_shape)
         instances = dataset_dict["instances"]
         instances.ignore_regions = IgnoreRegions(boxes[boxes.nonempty()], len(instances))
-
-
-def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> torch.Tensor:
-    """
-    Args:
-        boxes: R boxes of an image, absolute XYXY pixels.
-        target: the ground truth of the image, with ``ignore_regions`` or without.
-        ioa_thresh: share of a box's own area that lies in one region.
-
-    Returns:
-        bool of shape (R,): whether at least that share does.
-    """
-    if not target.has("ignore_regions") or len(target.ignore_regions.boxes) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return pairwise_ioa(target.ignore_regions.boxes, boxes).amax(dim=0) >= ioa_thresh

@@ -2,7 +2,6 @@
 OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -10,11 +9,12 @@ from detectron2.layers import batched_nms_rotated
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, RROIHeads
 
 from ..compat import has_compiled_ops
-from ..mining.selection import nms_by_loss
-from .standard import OHEMMixin
+from ..mining.record import MiningWatcher
+from ..monitor.pictures import MiningPictures
+from .loss_layer import LossLayerMixin
 
 
-def _batched_nms(
+def batched_nms_of_rotated(
     boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
 ) -> torch.Tensor:
     """Of boxes (R, 5): center, width, height in absolute pixels, angle in degrees."""
@@ -25,7 +25,7 @@ def _batched_nms(
 
 
 @ROI_HEADS_REGISTRY.register()
-class OHEMRROIHeads(OHEMMixin, RROIHeads):
+class OHEMRROIHeads(LossLayerMixin, RROIHeads):
     """
     ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes.
 
@@ -33,30 +33,29 @@ class OHEMRROIHeads(OHEMMixin, RROIHeads):
     boxes only.
     """
 
-    _nms_by_loss = staticmethod(functools.partial(nms_by_loss, batched_nms=_batched_nms))
+    batched_nms = staticmethod(batched_nms_of_rotated)
 
-    @classmethod
-    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
-        return {**super().from_config(cfg, input_shape), "watcher": None}
+    def __init__(self, *args: Any, watcher: MiningWatcher | None = None, **kwargs: Any):
+        """
+        See the parent.
 
-    @staticmethod
-    def _upright(boxes: Any) -> torch.Tensor:
-        centers = boxes.get_centers()  # enough to put RoIs in an order
-        return torch.cat([centers, centers], dim=1)
-
-    def screened_branch(self) -> None:
-        """None: the stand-in pools upright boxes."""
-
-    def _check_head(self) -> None:
+        Raises:
+            ImportError: also if Detectron2's compiled part does not load.
+        """
         if not has_compiled_ops():
             raise ImportError(
                 f"{type(self).__name__} has rotated boxes, which take Detectron2's compiled part. "
                 "Install it with pip install "
                 "'git+https://github.com/facebookresearch/detectron2.git'"
             )
+        super().__init__(*args, **kwargs)
+        # Pictures are of upright boxes.
+        self.watcher = None if isinstance(watcher, MiningPictures) else watcher
         if self.ohem.bg_iou_low > 0:
             raise ValueError(
                 f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {self.ohem.bg_iou_low} is for upright boxes; "
                 "allowed: 0.0"
             )
-        super()._check_head()
+
+    def screened_branch(self) -> None:
+        """None: the stand-in pools upright boxes."""

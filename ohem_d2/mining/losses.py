@@ -1,11 +1,14 @@
 """
-The loss of each RoI, as FastRCNNOutputLayers defines it, before it takes the mean.
+The loss of each RoI, as the box predictor defines it, before it takes the mean.
 
 Shape shorthand in this module:
 
     R: number of RoIs, over all images
     K: number of foreground classes; class K is background
 """
+
+import functools
+from typing import Any
 
 import torch
 from detectron2.layers import cat, ciou_loss, diou_loss
@@ -17,51 +20,25 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..compat import uses_fed_loss, uses_sigmoid_ce
+from .wrappers import unwrapped
 
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 # What FastRCNNOutputLayers computes its losses with. A subclass that replaces one of these trains
-# on a loss that this module does not know.
+# on a loss that is not FastRCNNOutputLayers' any more.
 _KNOWN_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
 
-
-def check_predictor(box_predictor: nn.Module) -> None:
-    """
-    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on.
-
-    Raises:
-        TypeError: if the predictor has losses of its own and does not say what each RoI's is.
-        NotImplementedError: for the federated loss.
-    """
-    cls = type(box_predictor)
-    scorer = _definer(cls, "per_roi_losses")
-    for method in _KNOWN_METHODS:
-        definer = _definer(cls, method)
-        if definer is _definer(FastRCNNOutputLayers, method):
-            continue
-        # A class that replaces the losses again, below the one that describes them, voids the
-        # description.
-        if scorer is None or (definer is not None and not issubclass(scorer, definer)):
-            raise TypeError(
-                f"{cls.__name__} has a {method}() of its own, so OHEM does not know the loss of a "
-                f"single RoI. Give {(definer or cls).__name__} a method "
-                "per_roi_losses(self, predictions, proposals) that returns {'loss_cls': (R,), "
-                "'loss_box_reg': (R,)}, where the mean of each over the R RoIs is what losses() "
-                "returns under that name"
-            )
-    if scorer is None and uses_fed_loss(box_predictor):
-        # It draws classes at random in every call, from the labels of the RoIs it is given: the
-        # losses that rank all RoIs and those that train the hard ones would differ.
-        raise NotImplementedError(
-            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS = True draws other classes for training than for "
-            "ranking, so OHEM cannot rank by it; allowed: False"
-        )
+_HOW_TO_DESCRIBE = (
+    "describe it with a function @ohem_d2.per_roi_losses.register({0}) of (predictor, predictions, "
+    "proposals), or a method per_roi_losses(self, predictions, proposals) of {0}, that returns "
+    "{{'loss_cls': (R,), 'loss_box_reg': (R,)}}, where the mean of each over the R RoIs is what is "
+    "trained on"
+)
 
 
+@functools.singledispatch
 def per_roi_losses(
-    box_predictor: nn.Module,
-    predictions: tuple[torch.Tensor, torch.Tensor],
-    proposals: list[Instances],
+    box_predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, torch.Tensor]:
     """
     The classification and the localization loss of every RoI (paper Sec. 4.1), weighted with the
@@ -72,10 +49,17 @@ def per_roi_losses(
     float32 whatever the predictions' type and autocast say, so that a ranking does not depend on
     rounding.
 
+    It is a generic function: a predictor with losses of its own is described from outside by ::
+
+        @ohem_d2.per_roi_losses.register(TheirPredictor)
+        def _(box_predictor, predictions, proposals):
+            return {"loss_cls": ..., "loss_box_reg": ...}
+
     Args:
-        box_predictor: a ``FastRCNNOutputLayers``; or a module with losses of its own and a method
-            ``per_roi_losses(predictions, proposals)``, which is then called.
-        predictions: scores of shape (R, K + 1), deltas of shape (R, 4K) or (R, 4).
+        box_predictor: a ``FastRCNNOutputLayers``, a predictor of a registered class, one with a
+            method ``per_roi_losses(predictions, proposals)``, or a wrapper of such.
+        predictions: what it predicts; of ``FastRCNNOutputLayers`` scores of shape (R, K + 1) and
+            deltas of shape (R, 4K) or (R, 4).
         proposals: labelled, with ``proposal_boxes`` and ``gt_boxes`` in absolute XYXY pixels and
             ``gt_classes`` in [0, K], R in all. Where an image has no object, ``gt_boxes`` may be
             missing.
@@ -88,40 +72,134 @@ def per_roi_losses(
         TypeError, NotImplementedError: see :func:`check_predictor`.
     """
     check_predictor(box_predictor)
-    scores, deltas = predictions = tuple(prediction.float() for prediction in predictions)
-    if hasattr(box_predictor, "per_roi_losses"):
-        with torch.autocast(scores.device.type, enabled=False):
-            losses = box_predictor.per_roi_losses(predictions, proposals)
-        shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
-        if shapes != dict.fromkeys(("loss_cls", "loss_box_reg"), (len(scores),)):
-            raise TypeError(
-                f"{type(box_predictor).__name__}.per_roi_losses() returned {shapes}; it has to "
-                f"return loss_cls and loss_box_reg, each of shape ({len(scores)},)"
-            )
-        return {name: loss.float() for name, loss in losses.items()}
+    return losses_to_rank_by(box_predictor, predictions, proposals)
 
-    gt_classes = cat([p.gt_classes for p in proposals])
-    proposal_boxes = cat([p.proposal_boxes.tensor for p in proposals])
-    gt_boxes = cat(
-        [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
-    )
+
+@per_roi_losses.register(FastRCNNOutputLayers)
+def _of_fast_rcnn(
+    box_predictor: FastRCNNOutputLayers,
+    predictions: tuple[torch.Tensor, torch.Tensor],
+    proposals: list[Instances],
+) -> dict[str, torch.Tensor]:
+    check_predictor(box_predictor)
+    if hasattr(box_predictor, "per_roi_losses"):  # its own description goes before this one
+        return losses_to_rank_by(box_predictor, predictions, proposals)
+    scores, deltas = (prediction.float() for prediction in predictions)
     with torch.autocast(scores.device.type, enabled=False):
+        gt_classes = cat([p.gt_classes for p in proposals])
         if uses_sigmoid_ce(box_predictor):
             loss_cls = sigmoid_cross_entropy(scores, gt_classes)
         else:
             loss_cls = F.cross_entropy(scores, gt_classes, reduction="none")
-        loss_box_reg = box_regression(
-            deltas,
-            proposal_boxes,
-            gt_boxes,
-            gt_classes,
-            box2box_transform=box_predictor.box2box_transform,
-            num_classes=box_predictor.num_classes,
-            loss_type=box_predictor.box_reg_loss_type,
-            smooth_l1_beta=box_predictor.smooth_l1_beta,
-        )
+        return weighted(box_predictor, loss_cls, deltas, proposals)
+
+
+def weighted(
+    box_predictor: FastRCNNOutputLayers,
+    loss_cls: torch.Tensor,
+    deltas: torch.Tensor,
+    proposals: list[Instances],
+) -> dict[str, torch.Tensor]:
+    """
+    What :func:`per_roi_losses` returns, for predictors that differ from ``FastRCNNOutputLayers`` in
+    the classification loss alone.
+
+    Args:
+        loss_cls: of shape (R,), not weighted yet.
+        deltas, proposals: see :func:`per_roi_losses`.
+    """
+    loss_box_reg = box_regression(
+        deltas,
+        cat([p.proposal_boxes.tensor for p in proposals]),
+        cat([(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]),
+        cat([p.gt_classes for p in proposals]),
+        box2box_transform=box_predictor.box2box_transform,
+        num_classes=box_predictor.num_classes,
+        loss_type=box_predictor.box_reg_loss_type,
+        smooth_l1_beta=box_predictor.smooth_l1_beta,
+    )
     losses = {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
     return {name: loss * box_predictor.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+
+def losses_to_rank_by(
+    box_predictor: nn.Module, predictions: Any, proposals: list[Instances]
+) -> dict[str, torch.Tensor]:
+    """
+    :func:`per_roi_losses` as the ranking takes them, whoever wrote them: of float32 predictions,
+    outside of autocast, in float32, and of the right shape.
+
+    Raises:
+        TypeError: also if they are not as described there.
+    """
+    inner = described(box_predictor)
+    predictions = _float32(predictions)
+    describer = _describer(type(inner))
+    describe = vars(describer).get("per_roi_losses") or per_roi_losses.registry[describer]
+    device = next((p.device.type for p in inner.parameters()), "cpu")
+    with torch.autocast(device, enabled=False):
+        losses = describe(inner, predictions, proposals)
+    num_rois = sum(len(p) for p in proposals)
+    shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
+    if shapes != dict.fromkeys(("loss_cls", "loss_box_reg"), (num_rois,)):
+        raise TypeError(
+            f"per_roi_losses of {type(inner).__name__} returned {shapes}; it has to return "
+            f"loss_cls and loss_box_reg, each of shape ({num_rois},)"
+        )
+    return {name: loss.float() for name, loss in losses.items()}
+
+
+def described(box_predictor: nn.Module) -> nn.Module:
+    """The predictor in its wrappers, if any: what has losses or a description of them."""
+    return unwrapped(box_predictor, lambda m: _describer(type(m)) or hasattr(type(m), "losses"))
+
+
+def check_predictor(box_predictor: nn.Module) -> None:
+    """
+    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on.
+
+    Raises:
+        TypeError: if the predictor has losses of its own and does not say what each RoI's is.
+        NotImplementedError: for the federated loss.
+    """
+    box_predictor = described(box_predictor)
+    cls = type(box_predictor)
+    describer = _describer(cls)
+    if describer is None:
+        raise TypeError(
+            f"{cls.__name__} is no FastRCNNOutputLayers, so OHEM does not know the loss of a "
+            f"single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
+        )
+    for method in _KNOWN_METHODS:
+        definer = _definer(cls, method)
+        # A class that replaces the losses again, below the one that describes them, voids the
+        # description.
+        if definer is not None and not issubclass(describer, definer):
+            raise TypeError(
+                f"{cls.__name__} has a {method}() of its own, so OHEM does not know the loss of a "
+                f"single RoI: {_HOW_TO_DESCRIBE.format(definer.__name__)}"
+            )
+    if describer is FastRCNNOutputLayers and uses_fed_loss(box_predictor):
+        # It draws classes at random in every call, from the labels of the RoIs it is given: the
+        # losses that rank all RoIs and those that train the hard ones would differ.
+        raise NotImplementedError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS = True draws other classes for training than for "
+            "ranking, so OHEM cannot rank by it; allowed: False"
+        )
+
+
+def _describer(cls: type) -> type | None:
+    """The class among ``cls`` and its bases that says what the loss of a RoI is."""
+    known = [c for c in cls.__mro__ if c in per_roi_losses.registry and c is not object]
+    return next((c for c in cls.__mro__ if c in known or "per_roi_losses" in vars(c)), None)
+
+
+def _float32(predictions: Any) -> Any:
+    if isinstance(predictions, torch.Tensor):
+        return predictions.float() if predictions.is_floating_point() else predictions
+    if isinstance(predictions, (tuple, list)) and type(predictions) in (tuple, list):
+        return type(predictions)(_float32(part) for part in predictions)
+    return predictions
 
 
 def sigmoid_cross_entropy(scores: torch.Tensor, gt_classes: torch.Tensor) -> torch.Tensor:
@@ -164,31 +242,37 @@ def box_regression(
     Returns:
         Tensor of shape (R,).
     """
-    foreground = torch.nonzero((gt_classes >= 0) & (gt_classes < num_classes)).squeeze(1)
-    proposal_boxes, gt_boxes = proposal_boxes[foreground], gt_boxes[foreground]
-    if deltas.shape[1] == proposal_boxes.shape[1]:
-        fg_deltas = deltas[foreground]
-    else:
-        per_class = deltas.view(len(deltas), num_classes, proposal_boxes.shape[1])
-        fg_deltas = per_class[foreground, gt_classes[foreground]]
+    # All RoIs go through, background with a box and deltas that do no harm: to pick the foreground
+    # would make the host wait for the device.
+    foreground = ((gt_classes >= 0) & (gt_classes < num_classes))[:, None]
+    size = proposal_boxes.shape[1]
+    harmless = proposal_boxes.new_tensor([0.0, 0.0, 1.0, 1.0] if size == 4 else [1.0] * size)
+    proposal_boxes = torch.where(foreground, proposal_boxes, harmless)
+    gt_boxes = torch.where(foreground, gt_boxes, harmless)
+    if deltas.shape[1] != size:
+        every = torch.arange(len(deltas), device=deltas.device)
+        deltas = deltas.view(len(deltas), num_classes, size)[
+            every, gt_classes.clamp(0, num_classes - 1)
+        ]
+    deltas = torch.where(foreground, deltas, 0.0)
 
     if loss_type == "smooth_l1":
         target = box2box_transform.get_deltas(proposal_boxes, gt_boxes)
-        loss = smooth_l1_loss(fg_deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
+        loss = smooth_l1_loss(deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
     elif loss_type in _IOU_LOSSES:
-        boxes = box2box_transform.apply_deltas(fg_deltas, proposal_boxes)
+        boxes = box2box_transform.apply_deltas(deltas, proposal_boxes)
         # The IoU losses assert that boxes are in order, which a NaN is not. Such a RoI gets its
         # NaN back afterwards.
         finite = torch.isfinite(boxes).all(dim=1)
         boxes = torch.where(finite[:, None], boxes, proposal_boxes)
         loss = _IOU_LOSSES[loss_type](boxes, gt_boxes, reduction="none")
-        loss = torch.where(finite, loss, loss.new_full((), float("nan")))
+        loss = torch.where(finite, loss, float("nan"))
     else:
         raise ValueError(
             f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = {loss_type!r}; allowed: smooth_l1, "
             + ", ".join(_IOU_LOSSES)
         )
-    return deltas.new_zeros(len(deltas)).index_put((foreground,), loss)
+    return torch.where(foreground[:, 0], loss, 0.0)
 
 
 def _definer(cls: type, method: str):

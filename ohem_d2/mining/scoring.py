@@ -1,22 +1,97 @@
-"""The read-only pass: run a model over RoIs and leave no trace in it."""
+"""The read-only pass: run a network over all RoIs, chunk by chunk, and leave no trace in it."""
 
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.profiler import record_function
 
-# Dropout masks are drawn for so many RoIs at a time, each block from a seed of its own, whatever
-# the chunks are that pass through the network.
-_MASK_BLOCK = 64
+from .losses import losses_to_rank_by
+from .quiet import QuietStorage
+
+# RoIs, one ``Instances`` for each image -> box predictor, its predictions
+Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
+
+# With CHUNK_SIZE 0 the pooled RoIs of a chunk take as much as this, or are as many as those that
+# the training pass takes at a time anyway. On a GPU, where every chunk makes the host wait, that
+# is 4,000 RoIs of an FPN head in float32.
+_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
 
 # Pixels of a side, and more than there are in a row. Smaller ones were no faster.
-_TILE, _MAX_TILES = 128, 2**12
+TILE, _MAX_TILES = 128, 2**12
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_DROPOUTS = nn.modules.dropout._DropoutNd
+_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+@contextlib.contextmanager
+def read_only(
+    network: nn.Module, *, seed: int | None = None, precision: torch.dtype | None = None
+) -> Iterator[None]:
+    """
+    Within the context the network can be run without leaving a trace: no gradient is recorded, no
+    statistic of a normalization is updated, no event is logged, no random state moves, and
+    autocast remembers none of the casts.
+
+    The network is in evaluation mode, so batch normalization takes its running statistics and a
+    RoI's result does not depend on the others in its chunk. Dropout is the exception that the
+    authors' release makes.
+
+    Args:
+        network: what is going to be run, or a parent of it.
+        seed: dropout layers that are active in training are active here, with masks drawn from
+            this seed; None: they rest.
+        precision: of autocast; None leaves autocast as it is.
+    """
+    resting = [m for m in network.modules() if m.training]
+    if seed is not None:
+        resting = [m for m in resting if not isinstance(m, _DROPOUTS)]
+    with _no_trace(network, resting, seed or 0, precision):
+        yield
+
+
+@contextlib.contextmanager
+def in_training_mode(network: nn.Module) -> Iterator[None]:
+    """
+    As :func:`read_only`, but the network is in training mode, except for what makes a result
+    depend on chance or on the batch: dropout and batch normalization.
+    """
+    layers = (_DROPOUTS, _BATCH_NORMS)
+    resting = [m for m in network.modules() if m.training and isinstance(m, layers)]
+    with _no_trace(network, resting, 0, None):
+        yield
+
+
+@contextlib.contextmanager
+def _no_trace(
+    network: nn.Module, resting: list[nn.Module], seed: int, precision: torch.dtype | None
+) -> Iterator[None]:
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    on_cuda = device.type == "cuda"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(QuietStorage())
+        stack.enter_context(torch.random.fork_rng(devices=[device] if on_cuda else []))
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        # A parameter cast without gradients would be taken from the cache by the training pass
+        # in the same autocast region, which then would not reach the parameter.
+        stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
+        torch.set_autocast_cache_enabled(False)
+        if precision is not None:
+            stack.enter_context(torch.autocast(device.type, dtype=precision))
+        for module in resting:
+            module.training = False
+            stack.callback(setattr, module, "training", True)
+        yield
 
 
 def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
@@ -35,7 +110,7 @@ def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Inst
         ]
 
 
-def by_location(boxes: torch.Tensor) -> torch.Tensor:
+def by_location(centers: torch.Tensor) -> torch.Tensor:
     """
     RoIs of an image in the order of their centers, tile of the image by tile.
 
@@ -43,102 +118,87 @@ def by_location(boxes: torch.Tensor) -> torch.Tensor:
     processor's cache, where proposals in the order of an RPN's scores jump about the maps.
 
     Args:
-        boxes: of shape (R, 4), absolute XYXY pixels.
+        centers: of shape (R, 2), x and y in absolute pixels.
 
     Returns:
         int64 indices of shape (R,).
     """
-    column, row = ((boxes[:, :2] + boxes[:, 2:]) / 2 // _TILE).unbind(dim=1)
+    column, row = (centers // TILE).unbind(dim=1)
     return torch.sort(row * _MAX_TILES + column, stable=True).indices
 
 
-class ReadOnlyPass:
+def automatic_chunk_size(network: nn.Module, feature: torch.Tensor, num_trained: int) -> int:
     """
-    A context in which a module can be run without leaving a trace: no gradient is recorded, no
-    statistic of a normalization is updated, no event is logged, no random state moves, and
-    autocast remembers none of the casts.
+    Args:
+        network: that pools RoIs.
+        feature: a map that it pools from, of shape (N, C, H, W).
+        num_trained: RoIs that the training pass takes at a time.
+    """
+    pooler = next((m for m in network.modules() if isinstance(m, ROIPooler)), None)
+    if pooler is None:
+        return num_trained
+    height, width = pooler.output_size
+    roi_bytes = feature.shape[1] * height * width * feature.element_size()
+    most = _CHUNK_BYTES.get(feature.device.type, _CHUNK_BYTES["cpu"])
+    return max(num_trained, most // roi_bytes)
 
-    The module is in evaluation mode, so batch normalization takes its running statistics and a
-    RoI's result does not depend on the others in its chunk. Dropout is the exception that the
-    authors' release makes: it stays active, with masks that depend on the seed and on the RoI's
-    place among all RoIs, and not on the chunk that it is in.
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """
+    What ROI heads hand to the miner: how to score RoIs.
+
+    Attributes:
+        network: what is run, or a parent of it.
+        score: the network's predictions for RoIs.
+        coarse_score: a cheap stand-in for ``score``, for SCREENING.
+        chunk_size: RoIs at a time.
+        seed, precision: see :func:`read_only`.
+        look: is shown the predictions for each chunk: box predictor, predictions, RoIs.
+        agreed: from the number of passes over the network that the RoIs of this process take to
+            the number that all processes make. Where parameters are sharded, each pass is one for
+            all of them.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        dropout: bool,
-        seed: int,
-        iteration: int = 0,
-        precision: torch.dtype | None = None,
-    ):
+    network: nn.Module
+    score: Score
+    coarse_score: Score | None = None
+    chunk_size: int = 2**30
+    seed: int | None = None
+    precision: torch.dtype | None = None
+    look: Callable[[nn.Module, Any, list[Instances]], None] | None = None
+    agreed: Callable[[int], int] = int
+
+    def losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
         """
         Args:
-            module: what is going to be run, or a parent of it.
-            dropout: whether dropout layers that are active in training are active here.
-            seed: masks are the same for the same seed.
-            iteration: what events, if any are logged, would be logged for; they are discarded.
-            precision: of autocast; None leaves autocast as it is.
+            rois: labelled, see :func:`ohem_d2.per_roi_losses`; R in all.
+
+        Returns:
+            the losses that they are ranked by, each float32 of shape (R,). Without dropout they
+            do not depend on the chunks.
         """
-        self._training = [m for m in module.modules() if m.training]
-        self._dropouts = [m for m in self._training if dropout and isinstance(m, _DROPOUTS)]
-        self._seed = seed
-        self._iteration = iteration
-        self._precision = precision
-        self._device = next((p.device.type for p in module.parameters()), "cpu")
-        self._num_seen = 0  # RoIs in the chunks that are done
-        self._num_calls = 0  # of dropout layers, in the present chunk
+        return self._losses(rois, self.score, self.seed, self.look)
 
-    def __enter__(self) -> "ReadOnlyPass":
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(EventStorage(self._iteration))
-            cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-            stack.enter_context(torch.random.fork_rng(devices=cuda))
-            # A parameter cast without gradients would be taken from the cache by the training
-            # pass in the same autocast region, which then would not reach the parameter.
-            stack.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
-            torch.set_autocast_cache_enabled(False)
-            if self._precision is not None:
-                stack.enter_context(torch.autocast(self._device, dtype=self._precision))
-            stack.callback(self._restore_mode)
-            for module in self._training:
-                module.training = False
-            for module in self._dropouts:
-                stack.callback(module.register_forward_hook(self._drop).remove)
-            self._stack = stack.pop_all()
-        return self
+    def coarse_losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
+        """As :meth:`losses`, of the stand-in; without dropout, so that chance has no part."""
+        return self._losses(rois, self.coarse_score, None, None)
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._stack.close()
-
-    def next_chunk(self, num_rois: int) -> None:
-        """Tell that a chunk of ``num_rois`` RoIs is done."""
-        self._num_seen += num_rois
-        self._num_calls = 0
-
-    def _restore_mode(self) -> None:
-        for module in self._training:
-            module.training = True
-
-    def _drop(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Apply to the output of a dropout layer, in evaluation mode the identity, its mask."""
-        if module.p == 1:
-            return torch.zeros_like(output)
-        # nn.Dropout drops elements; its relatives for images and volumes drop whole channels.
-        shape = output.shape[1:]
-        if not isinstance(module, nn.Dropout):
-            shape = (output.shape[1],) + (1,) * (output.dim() - 2)
-        begin, end = self._num_seen, self._num_seen + len(output)
-        blocks = [torch.empty((0, *shape), device=output.device)]
-        for block in range(begin // _MASK_BLOCK, -(-end // _MASK_BLOCK)):
-            generator = torch.Generator(output.device)
-            generator.manual_seed(hash((self._seed, self._num_calls, block)) % 2**63)
-            blocks.append(
-                torch.rand((_MASK_BLOCK, *shape), generator=generator, device=output.device)
-            )
-        self._num_calls += 1
-        offset = begin - begin // _MASK_BLOCK * _MASK_BLOCK
-        keep = torch.cat(blocks)[offset : offset + len(output)] >= module.p
-        return output * keep / (1 - module.p)
+    def _losses(self, rois, score, seed, look):
+        orders = [by_location(roi.proposal_boxes.get_centers()) for roi in rois]
+        rois = [roi[order] for roi, order in zip(rois, orders)]
+        chunks = list(in_chunks(rois, self.chunk_size))
+        losses = []
+        with read_only(self.network, seed=seed, precision=self.precision):
+            for chunk in chunks:
+                predictor, predictions = score(chunk)
+                if look is not None:
+                    look(predictor, predictions, chunk)
+                with record_function("ohem/loss"):
+                    losses.append(losses_to_rank_by(predictor, predictions, chunk))
+            for _ in range(self.agreed(len(chunks)) - len(chunks)):
+                score([roi[:0] for roi in rois])
+        starts = itertools.accumulate((len(order) for order in orders), initial=0)
+        place = torch.cat([order + start for order, start in zip(orders, starts)])
+        ordered = {name: torch.cat([part[name] for part in losses]) for name in losses[0]}
+        return {n: torch.empty_like(x).index_copy_(0, place, x) for n, x in ordered.items()}

@@ -14,11 +14,14 @@ Shape shorthand in this module:
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from detectron2.structures import Instances
 from torch import nn
 from torch.nn import functional as F
+
+from .wrappers import unwrapped
 
 # T: on the project's data it has the lowest cost of those that find the hard RoIs, see
 # docs/benchmark.md.
@@ -57,6 +60,7 @@ def first_linear(box_head: nn.Module, side: int) -> str | None:
     The name of the layer that the interpolation can be folded into: what a sequence of layers
     begins with after flattening, if that is linear on RoIs of S x S bins; else None.
     """
+    box_head = _layers(box_head)
     if not isinstance(box_head, nn.Sequential):
         return None
     for name, module in box_head.named_children():
@@ -86,7 +90,32 @@ def coarse_head(
     Returns:
         a function from RoIs of shape (R, C, T, T) to what ``box_head`` makes of them.
     """
-    name = first_linear(box_head, side)
+    box_head, name = _layers(box_head), first_linear(box_head, side)
     weight = box_head.get_parameter(f"{name}.weight")
     weights = {f"{name}.weight": fold_interpolation(weight, side, bins)}
     return lambda pooled: torch.func.functional_call(box_head, weights, (pooled,))
+
+
+def coarse_scorer(
+    pooler: nn.Module, box_head: nn.Module, box_predictor: nn.Module, maps: Sequence[torch.Tensor]
+) -> Callable[[list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
+    """
+    Args:
+        pooler, box_head, box_predictor: of a branch that :func:`can_fold` holds for.
+        maps: feature maps, as the pooler takes them.
+
+    Returns:
+        a stand-in for scoring with these modules: from RoIs to the predictor and its predictions.
+    """
+    head = coarse_head(box_head, pooler.output_size[0], BINS)
+    pooler = coarse_pooler(pooler, BINS)
+
+    def score(rois: list[Instances]) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+        pooled = pooler(list(maps), [roi.proposal_boxes for roi in rois])
+        return box_predictor, box_predictor(head(pooled))
+
+    return score
+
+
+def _layers(box_head: nn.Module) -> nn.Module:
+    return unwrapped(box_head, lambda module: isinstance(module, nn.Sequential))

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.profiler import record_function
 from torchvision.ops import box_iou, nms
 
 BatchedNMS = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -53,15 +54,63 @@ def select_hard_examples(
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
     candidates = torch.nonzero(gt_classes >= 0).squeeze(1)
-    survivors = nms_by_loss(
+    _, hard = hardest(
         losses[candidates],
         boxes[candidates],
         gt_classes[candidates],
         torch.zeros_like(candidates),
+        num_samples=num_samples,
         nms_thresh=nms_thresh,
         nms_scope=nms_scope,
     )
-    return candidates[survivors[:num_samples]]
+    return candidates[hard]
+
+
+def hardest(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    image_index: torch.Tensor,
+    *,
+    num_samples: int,
+    num_images: int = 1,
+    num_classes: int = 0,
+    nms_thresh: float,
+    nms_scope: str,
+    budget: str = "image",
+    max_fg_fraction: float = 1.0,
+    batched_nms: BatchedNMS | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The hard examples of all images (paper Sec. 4.2), see :func:`nms_by_loss` and
+    :func:`cut_to_budget`.
+
+    Args:
+        num_classes: K; classes below are foreground. Only MAX_FG_FRACTION asks for it.
+
+    Returns:
+        int64, into the R RoIs, hardest first: the survivors of the NMS, and those that are chosen.
+    """
+    with record_function("ohem/nms"):
+        survivors = nms_by_loss(
+            losses,
+            boxes,
+            gt_classes,
+            image_index,
+            nms_thresh=nms_thresh,
+            nms_scope=nms_scope,
+            batched_nms=batched_nms,
+        )
+    with record_function("ohem/cut"):
+        kept = cut_to_budget(
+            gt_classes[survivors] < num_classes,
+            image_index[survivors],
+            num_images,
+            num_samples,
+            budget=budget,
+            max_fg_fraction=max_fg_fraction,
+        )
+        return survivors, survivors[kept]
 
 
 def order_by_loss(losses: torch.Tensor) -> torch.Tensor:
@@ -176,15 +225,11 @@ def cut_to_budget(
     *,
     budget: str = "image",
     max_fg_fraction: float = 1.0,
-    max_neg_per_pos: int = -1,
-    min_neg_per_image: int = 0,
 ) -> torch.Tensor:
     """
-    Take the hardest RoIs that the budget and the optional caps allow.
-
-    Without caps these are simply the ``num_samples`` first of each image. A cap takes the easiest
-    RoIs of the kind that it limits away, and the hardest of the other kind that were left out
-    take their places; if there are none, the budget is not filled.
+    Take the hardest RoIs that the budget allows: the ``num_samples`` first of each image. A cap on
+    foreground takes the easiest foreground away, and the hardest background that was left out
+    takes its place; if there is none, the budget is not filled.
 
     Args:
         is_foreground: bool of shape (R,), for RoIs sorted from the hardest to the easiest.
@@ -192,41 +237,19 @@ def cut_to_budget(
         num_images: N.
         num_samples: B/N.
         budget: "image": ``num_samples`` of each image; "batch": N times as many of all together.
-            The caps then hold for all together as well.
+            The cap then holds for all together as well.
         max_fg_fraction: at most this share of the budget is foreground.
-        max_neg_per_pos: at most so many background RoIs for each foreground one; -1: no cap.
-        min_neg_per_image: so many background RoIs, if there are, even beyond ``max_neg_per_pos``.
 
     Returns:
         bool of shape (R,), the chosen RoIs.
     """
     if budget == "batch":
         image_index = torch.zeros_like(image_index)
-        num_samples, min_neg_per_image = num_samples * num_images, min_neg_per_image * num_images
-        num_images = 1
+        num_samples, num_images = num_samples * num_images, 1
     unit = _one_hot(image_index, num_images)  # (R, U)
-    fg_rank, num_fg = _rank_within(unit, image_index, is_foreground)
-    bg_rank, num_bg = _rank_within(unit, image_index, ~is_foreground)
-
-    floor = num_bg.clamp(max=min_neg_per_image)
-    most_fg = (num_fg.clamp(max=int(max_fg_fraction * num_samples))).minimum(num_samples - floor)
-    allowed = ~is_foreground | (fg_rank < most_fg[image_index])
-    rank, _ = _rank_within(unit, image_index, allowed)
-    in_top = is_foreground & allowed & (rank < num_samples)
-    take_fg = (unit * in_top[:, None]).sum(dim=0)  # (U,)
-    most_bg = num_bg
-    if max_neg_per_pos >= 0:
-        # Background beyond the cap leaves places to further foreground, each of which raises the
-        # cap in turn: find the smallest number of foreground that fills the budget.
-        tries = torch.arange(num_samples + 1, device=unit.device)
-        cap = (tries * max_neg_per_pos).clamp(min=min_neg_per_image)
-        filled = (tries + num_bg[:, None].minimum(cap) >= num_samples) & (tries >= take_fg[:, None])
-        smallest = torch.where(filled.any(dim=1), filled.int().argmax(dim=1), most_fg)
-        take_fg = smallest.minimum(most_fg)
-        most_bg = num_bg.minimum(cap[take_fg])
-    take_bg = most_bg.minimum(num_samples - take_fg)
-    fg_taken, bg_taken = fg_rank < take_fg[image_index], bg_rank < take_bg[image_index]
-    return torch.where(is_foreground, fg_taken, bg_taken)
+    capped = _rank_within(unit, image_index, is_foreground) >= int(max_fg_fraction * num_samples)
+    allowed = ~(is_foreground & capped)
+    return allowed & (_rank_within(unit, image_index, allowed) < num_samples)
 
 
 def image_of_each(sizes: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -263,13 +286,7 @@ def _one_hot(index: torch.Tensor, num: int) -> torch.Tensor:
     return (index[:, None] == torch.arange(num, device=index.device)).long()
 
 
-def _rank_within(
-    unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    For RoIs in their order: how many of the same unit and kind come before each, of shape (R,),
-    and how many each unit has in all, of shape (U,).
-    """
+def _rank_within(unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+    """For RoIs of a ``kind`` in their order: how many of the same unit come before each, (R,)."""
     count = (unit * kind[:, None]).cumsum(dim=0)  # (R, U)
-    total = count[-1] if len(count) else count.sum(dim=0)
-    return count.gather(1, image_index[:, None]).squeeze(1) - 1, total
+    return count.gather(1, image_index[:, None]).squeeze(1) - 1

@@ -7,9 +7,15 @@ import logging
 import torch
 from detectron2.utils.events import get_event_storage
 
+from ..mining.record import Record
+
 # A child of Detectron2's logger, so that every script that sets up that one shows our lines.
 LOGGER_NAME = "detectron2.ohem_d2"
 logger = logging.getLogger(LOGGER_NAME)
+
+# Detectron2's own scalars of what it samples. Where all RoIs are labelled they would count these,
+# so they are kept back, and logged for what was mined.
+COUNTS = ("roi_head/num_fg_samples", "roi_head/num_bg_samples")
 
 # A kind starves if over so many iterations it is at most this share of the mined RoIs, and at
 # most that share of the candidates of its kind was mined. Background is the larger part of what
@@ -22,12 +28,11 @@ _REMEDIES = {
     "background": (
         "The localization loss outweighs the classification loss in the ranking. Lower "
         "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA; "
-        "MODEL.ROI_HEADS.OHEM.MIN_NEG_PER_IMAGE and MAX_FG_FRACTION enforce a share"
+        "MODEL.ROI_HEADS.OHEM.MAX_FG_FRACTION enforces a share"
     ),
     "foreground": (
         "Foreground is learned, or drowns in background. Raise "
-        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT; MODEL.ROI_HEADS.OHEM.MAX_NEG_PER_POS enforces a "
-        "share"
+        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
     ),
 }
 
@@ -51,22 +56,15 @@ class MiningEvents:
         self._available = {"foreground": 0.0, "background": 0.0}
         self._window_start: int | None = None
 
-    def log(
-        self,
-        *,
-        losses: dict[str, torch.Tensor],
-        ranking: torch.Tensor,
-        is_foreground: torch.Tensor,
-        image_index: torch.Tensor,
-        num_images: int,
-        num_survivors: int,
-        chosen: torch.Tensor,
-    ) -> None:
+    def log(self, record: Record, stage: int = 0, prefix: str = "") -> None:
         """
         Args:
-            losses, ranking, is_foreground, image_index: of the R candidates, each of shape (R,).
-            chosen: int64, indices of the mined ones.
+            record: of a selection.
+            stage: of a cascade, as Detectron2 counts the RoIs of each.
+            prefix: of our scalars' names.
         """
+        losses, ranking, chosen = record.losses, record.ranking, record.chosen
+        num_images = len(record.rois)
         finite = torch.isfinite(ranking)
         for loss in losses.values():  # also of one that is left out of the ranking
             finite = finite & torch.isfinite(loss)
@@ -74,12 +72,12 @@ class MiningEvents:
         hard[chosen] = True
         cuts = torch.where(finite, ranking, float("inf"))[chosen]
         cuts = torch.full((num_images,), float("inf"), device=cuts.device).scatter_reduce(
-            0, image_index[chosen], cuts, "amin"
+            0, record.image_index[chosen], cuts, "amin"
         )
         # One transfer from the device for all numbers.
         numbers = {
-            "candidate_fg": is_foreground.sum(),
-            "fg": (is_foreground & hard).sum(),
+            "candidate_fg": record.is_foreground.sum(),
+            "fg": (record.is_foreground & hard).sum(),
             "nonfinite": (~finite).sum(),
             "cut": _mean(cuts, torch.isfinite(cuts)),
         }
@@ -90,18 +88,21 @@ class MiningEvents:
         n = dict(zip(numbers, values))
 
         storage = get_event_storage()
+        num_fg, num_bg = n["fg"] / num_images, (len(chosen) - n["fg"]) / num_images
         scalars = {
             "num_candidates": len(ranking) / num_images,
-            "num_survivors": num_survivors / num_images,
-            "num_fg": n["fg"] / num_images,
-            "num_bg": (len(chosen) - n["fg"]) / num_images,
+            "num_survivors": len(record.survivors) / num_images,
+            "num_fg": num_fg,
+            "num_bg": num_bg,
             "num_nonfinite": n["nonfinite"] / num_images,
             "cut": n["cut"],
         }
         for name in ("cls_all", "loc_all", "cls_hard", "loc_hard"):
             scalars[f"mean_{name}"] = n[name]
         for name, value in scalars.items():
-            storage.put_scalar(f"ohem/{name}", value)
+            storage.put_scalar(f"{prefix}ohem/{name}", value)
+        for name, value in zip(COUNTS, (num_fg, num_bg)):
+            storage.put_scalar(f"stage{stage}/{name}" if stage else name, value)
 
         if n["nonfinite"] > 0:
             self._warn_once(

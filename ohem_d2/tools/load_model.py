@@ -19,7 +19,7 @@ from torch import nn
 
 from ..config import add_ohem_config
 from ..data.datasets import must_exist
-from ..heads.standard import OHEMMixin
+from ..heads.mixin import OHEMMixin
 from ..monitor.scalars import LOGGER_NAME
 from ..training.accumulation import add_accumulation_config
 from .errors import InputError, naming
@@ -30,6 +30,7 @@ _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",
     "Res5ROIHeads": "OHEMRes5ROIHeads",
     "CascadeROIHeads": "OHEMCascadeROIHeads",
+    "FocalROIHeads": "OHEMFocalROIHeads",
 }
 
 _OWN_KEY = (

@@ -11,25 +11,12 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.events import EventStorage
-from models import batch, config, detector, random_proposals, roi_inputs
+from models import batch, config, detector, random_proposals
+from steps import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.data.crowds import inside_ignore_region
+from ohem_d2.mining.labelling import inside_ignore_region
 from ohem_d2.training.trainer import OHEMTrainer
-
-
-def train_heads(model, inputs):
-    """What the ROI heads train on, image by image."""
-    trained = []
-    seam = model.roi_heads.label_and_sample_proposals
-    model.roi_heads.label_and_sample_proposals = lambda *args: (
-        trained.append(seam(*args)) or trained[-1]
-    )
-    with EventStorage():
-        model.roi_heads(*roi_inputs(model, inputs))
-    del model.roi_heads.label_and_sample_proposals
-    return trained[0]
 
 
 def regions(num_instances=4):
@@ -165,10 +152,10 @@ def test_the_share_is_that_of_the_settings(share):
     cfg = config(budget=500, ohem={"nms_scope": "none", "ignore_ioa_thresh": share})
     model, inputs = detector(cfg), batch(cfg)
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
-    everything = train_heads(model, inputs)
+    _, everything, _ = train_heads(model, inputs)
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    mined = train_heads(model, inputs)
+    _, mined, _ = train_heads(model, inputs)
     for rois, kept, x in zip(everything, mined, inputs):
         inside = inside_ignore_region(rois.proposal_boxes, x["instances"], share)
         assert len(kept) == len(rois) - int((inside & (rois.gt_classes == 80)).sum())
@@ -203,7 +190,7 @@ def test_crowds_of_coco():
             inputs = mapper(cfg, is_train=True, augmentations=[])(record)
             crowds = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])(record)["instances"]
             inputs["proposals"] = random_proposals(inputs["instances"], 1000)
-            (mined,) = train_heads(model, [inputs])
+            _, (mined,), _ = train_heads(model, [inputs])
             inside = inside_ignore_region(mined.proposal_boxes, crowds, 0.5)
             mined_inside[mapper] += int((inside & (mined.gt_classes == 80)).sum())
     assert mined_inside[DatasetMapper] > 0 and mined_inside[CrowdDatasetMapper] == 0
@@ -216,10 +203,10 @@ def test_background_in_a_crowd_is_not_mined(name, num_objects):
     cfg = config(name, budget=500, ohem={"nms_scope": "none", **stages})
     model, inputs = detector(cfg), batch(cfg, num_objects)
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
-    everything = train_heads(model, inputs)
+    _, everything, _ = train_heads(model, inputs)
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    mined = train_heads(model, inputs)
+    _, mined, _ = train_heads(model, inputs)
     for image, before in zip(mined, everything):
 
         def in_crowd(rois):

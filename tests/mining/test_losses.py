@@ -197,7 +197,7 @@ def test_described_losses_are_made_float32_and_checked():
         losses = per_roi_losses(model, predict(model, proposals), proposals)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     model = predictor(WrongShape)
-    with pytest.raises(TypeError, match=r"WrongShape.per_roi_losses\(\) returned .*\(50,\)"):
+    with pytest.raises(TypeError, match=r"of WrongShape returned .*\(50,\)"):
         per_roi_losses(model, predict(model, proposals), proposals)
 
 

@@ -3,9 +3,6 @@ OHEM with other parts of Detectron2 and with heads of others: each model trains 
 trains on is the mined batch, and it predicts as the plain model does.
 """
 
-import copy
-import itertools
-
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -18,116 +15,17 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, ROIHeads, StandardROIHeads
 from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.projects.point_rend.roi_heads import PointRendROIHeads
-from detectron2.utils.events import EventStorage
-from models import batch, config, detector, gradients
-from test_roi_heads import Fixed, assert_same
+from models import batch, config, gradients
+from steps import (
+    assert_equal,
+    assert_trains_on_the_mined_batch,
+    pair_of,
+    step,
+    train_and_compare_predictions,
+)
 from torch import nn
 
-from ohem_d2 import OHEMMixin, per_roi_losses, select_hard_examples
-
-
-def step(model, inputs, seed=3):
-    """A training step: its losses, and the RoIs that it trains on as they were sampled."""
-    trained, heads = [], model.roi_heads
-    seam = heads.label_and_sample_proposals
-
-    def spy(*args):
-        sampled = seam(*args)
-        # Instances are changed later on by train_on_pred_boxes.
-        trained.append([copy.copy(image) for image in sampled])
-        for image, kept in zip(sampled, trained[-1]):
-            kept._fields = dict(image.get_fields())
-        return sampled
-
-    heads.label_and_sample_proposals = spy
-    model.zero_grad()
-    torch.manual_seed(seed)  # an RPN samples, PointRend draws points
-    try:
-        with EventStorage() as storage:
-            losses = model(inputs)
-            sum(losses.values()).backward()
-    finally:
-        del heads.label_and_sample_proposals
-    return losses, trained[0], storage.latest()
-
-
-def boxes_of(images):
-    return [image.proposal_boxes.tensor for image in images]
-
-
-def assert_trains_on_the_mined_batch(ours, plain, inputs, select=select_hard_examples):
-    """
-    The choice is remade by hand, from the plain model on all RoIs; then the plain model, made to
-    train on this choice, has the losses and the gradients of ours.
-    """
-    budget = ours.roi_heads.batch_size_per_image
-    losses, trained, events = step(ours, inputs)
-    assert events["ohem/num_candidates"][0] > budget
-    predictor = plain.roi_heads.box_predictor
-    predictor = predictor[0] if isinstance(predictor, nn.ModuleList) else predictor
-    seen = []
-    hook = predictor.register_forward_hook(lambda *args: seen.append(args[2]))
-    with Fixed(plain.roi_heads, itertools.repeat(slice(None))):
-        _, everything, _ = step(plain, inputs)
-    hook.remove()
-    ranking = per_roi_losses(predictor, [p.detach() for p in seen[0]], everything)
-    ranking = sum(ranking.values()).split([len(image) for image in everything])
-    chosen = [
-        select(loss, boxes, image.gt_classes, budget)
-        for loss, boxes, image in zip(ranking, boxes_of(everything), everything)
-    ]
-    for hard, boxes, index in zip(boxes_of(trained), boxes_of(everything), chosen):
-        assert len(hard) <= budget and torch.equal(hard, boxes[index])
-    with Fixed(plain.roi_heads, chosen):
-        plain_losses, _, _ = step(plain, inputs)
-    assert_same(losses, plain_losses)
-    assert_same(gradients(ours), gradients(plain))
-
-
-def train_and_compare_predictions(ours, plain, inputs):
-    parameters = [p for p in ours.parameters() if p.requires_grad]
-    before = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.SGD(parameters, lr=1e-3)
-    for seed in range(2):
-        losses, trained, events = step(ours, inputs, seed)
-        assert all(torch.isfinite(loss) for loss in losses.values())
-        mined = events["ohem/num_fg"][0] + events["ohem/num_bg"][0]
-        assert mined * len(trained) == sum(len(image) for image in trained)
-        optimizer.step()
-    assert any(not torch.equal(a, b) for a, b in zip(before, parameters))
-    plain.load_state_dict(ours.state_dict(), strict=True)
-    inputs = [{k: v for k, v in x.items() if k != "instances"} for x in inputs]
-    with torch.no_grad():
-        torch.manual_seed(0)
-        outputs = ours.eval()(inputs)
-        torch.manual_seed(0)
-        assert_equal(outputs, plain.eval()(inputs))
-    assert sum(len(x["instances"]) for x in outputs) > 0
-
-
-def assert_equal(ours, theirs):
-    for a, b in zip(ours, theirs):
-        assert a.keys() == b.keys()
-        if "sem_seg" in a:
-            assert torch.equal(a["sem_seg"], b["sem_seg"])
-            assert torch.equal(a["panoptic_seg"][0], b["panoptic_seg"][0])
-        fields = a["instances"].get_fields()
-        assert fields.keys() == b["instances"].get_fields().keys()
-        for name, value in fields.items():
-            value, other = (getattr(v, "tensor", v) for v in (value, b["instances"].get(name)))
-            assert torch.equal(value, other), name
-
-
-def pair(cfg, plain_name):
-    """A model and the plain one of the same weights."""
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    ours = detector(cfg)
-    cfg = cfg.clone()
-    cfg.MODEL.ROI_HEADS.NAME = plain_name
-    plain = detector(cfg)
-    plain.load_state_dict(ours.state_dict(), strict=True)
-    return ours, plain
-
+from ohem_d2 import OHEMMixin
 
 # A name of models.ZOO, and overrides
 SETTINGS = {
@@ -150,7 +48,7 @@ def test_branches_and_settings(name, overrides):
     cfg = config(name, *overrides)
     plain_name = cfg.MODEL.ROI_HEADS.NAME.removeprefix("OHEM")
     plain_name = {"ROIHeads": "StandardROIHeads"}.get(plain_name, plain_name)
-    ours, plain = pair(cfg, plain_name)
+    ours, plain = pair_of(cfg, plain_name)
     inputs = batch(cfg)
     assert_trains_on_the_mined_batch(ours, plain, inputs)
     train_and_compare_predictions(ours, plain, inputs)
@@ -158,7 +56,7 @@ def test_branches_and_settings(name, overrides):
 
 def test_frozen_trunk():
     cfg = config("fpn", "MODEL.BACKBONE.FREEZE_AT", 5)
-    ours, plain = pair(cfg, "StandardROIHeads")
+    ours, plain = pair_of(cfg, "StandardROIHeads")
     for model in (ours, plain):
         for part in (model.backbone, model.proposal_generator):
             part.requires_grad_(False)
@@ -176,7 +74,7 @@ def test_panoptic_fpn():
         *("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
         *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", 0.0),
     )
-    ours, plain = pair(cfg, "StandardROIHeads")
+    ours, plain = pair_of(cfg, "StandardROIHeads")
     inputs = batch(cfg)
     for x in inputs:
         x["sem_seg"] = torch.randint(0, 54, x["image"].shape[1:])
@@ -202,7 +100,7 @@ def test_pointrend(heads):
             *("MODEL.POINT_HEAD.SUBDIVISION_STEPS", 2, "TEST.DETECTIONS_PER_IMAGE", 10),
         ]
     )
-    ours, plain = pair(cfg, "PointRendROIHeads")
+    ours, plain = pair_of(cfg, "PointRendROIHeads")
     inputs = batch(cfg)
     assert_trains_on_the_mined_batch(ours, plain, inputs)
     assert "loss_mask_point" in step(ours, inputs)[0]
@@ -264,7 +162,7 @@ class OHEMUsersROIHeads(OHEMMixin, UsersROIHeads):
 
 def test_heads_of_a_users_own():
     cfg = config("fpn", "MODEL.ROI_HEADS.NAME", "OHEMUsersROIHeads")
-    ours, plain = pair(cfg, "UsersROIHeads")
+    ours, plain = pair_of(cfg, "UsersROIHeads")
     inputs = batch(cfg)
     assert_trains_on_the_mined_batch(ours, plain, inputs)
     train_and_compare_predictions(ours, plain, inputs)
@@ -289,7 +187,7 @@ class OHEMUsersBoxHead(OHEMMixin, UsersBoxHead):
 
 def test_a_box_head_of_a_users_own():
     cfg = config("mask", "MODEL.ROI_HEADS.NAME", "OHEMUsersBoxHead")
-    ours, plain = pair(cfg, "UsersBoxHead")
+    ours, plain = pair_of(cfg, "UsersBoxHead")
     inputs = batch(cfg)
     assert_trains_on_the_mined_batch(ours, plain, inputs)
     train_and_compare_predictions(ours, plain, inputs)
@@ -297,7 +195,7 @@ def test_a_box_head_of_a_users_own():
 
 def test_test_time_augmentation():
     cfg = config("mask", "TEST.AUG.MIN_SIZES", (96,), "TEST.DETECTIONS_PER_IMAGE", 10)
-    ours, plain = pair(cfg, "StandardROIHeads")
+    ours, plain = pair_of(cfg, "StandardROIHeads")
     train_and_compare_predictions(ours, plain, batch(cfg))
     image = batch(cfg)[0]["image"].byte()
     inputs = [{"image": image, "height": 96, "width": 128}]
@@ -310,7 +208,7 @@ def test_test_time_augmentation():
 
 def test_default_predictor(tmp_path):
     cfg = config("mask", "INPUT.MIN_SIZE_TEST", 96)
-    ours, plain = pair(cfg, "StandardROIHeads")
+    ours, plain = pair_of(cfg, "StandardROIHeads")
     train_and_compare_predictions(ours, plain, batch(cfg))
     DetectionCheckpointer(ours, str(tmp_path)).save("model")
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")

@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 from models import batch, config, detector, gradients, roi_inputs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ohem_d2.mining.record import Record
 from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
 from ohem_d2.monitor.scalars import MiningEvents
 
@@ -19,13 +21,16 @@ def mine(events, num_fg_mined, num_bg_mined, num_fg=40, num_bg=400):
     ranking = torch.arange(1.0, num_fg + num_bg + 1)
     chosen = torch.cat([torch.arange(num_fg_mined), num_fg + torch.arange(num_bg_mined)])
     events.log(
-        losses={"loss_cls": ranking, "loss_box_reg": torch.zeros_like(ranking)},
-        ranking=ranking,
-        is_foreground=foreground,
-        image_index=torch.zeros(num_fg + num_bg, dtype=torch.int64),
-        num_images=1,
-        num_survivors=num_fg + num_bg,
-        chosen=chosen,
+        Record(
+            rois=[Instances((9, 9))],
+            image_index=torch.zeros(num_fg + num_bg, dtype=torch.int64),
+            is_foreground=foreground,
+            losses={"loss_cls": ranking, "loss_box_reg": torch.zeros_like(ranking)},
+            ranking=ranking,
+            survivors=torch.arange(num_fg + num_bg),
+            chosen=chosen,
+            hard=[chosen],
+        )
     )
 
 
@@ -46,7 +51,7 @@ def warnings_of(caplog, steps):
     [
         ((63, 1, 100, 400), "background", "RANK_LOC_WEIGHT"),
         ((56, 8, 100, 400), "background", "SMOOTH_L1_BETA"),
-        ((0, 64, 40, 400), "foreground", "MAX_NEG_PER_POS"),
+        ((0, 64, 40, 400), "foreground", "BATCH_SIZE_PER_IMAGE"),
     ],
 )
 def test_starvation_is_warned_of_once_and_names_a_key(caplog, step, kind, key):
@@ -63,6 +68,8 @@ def test_starvation_is_warned_of_once_and_names_a_key(caplog, step, kind, key):
         [(0, 64, 0, 400)] * 450,  # there is none
         [(64, 0, 64, 0)] * 450,  # there is no background
         [(63, 1, 100, 400)] * 60 + [(32, 32)] * 390,  # for a while at the start
+        # Of the second window all its background was mined: the first one's is forgotten.
+        [(50, 50, 100, 400)] * 201 + [(100, 5, 100, 5)] * 249,
     ],
 )
 def test_no_false_alarm(caplog, steps):

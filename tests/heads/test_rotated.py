@@ -8,10 +8,10 @@ from detectron2.modeling.roi_heads import RROIHeads
 from detectron2.structures import RotatedBoxes
 from detectron2.utils.events import EventStorage
 from models import batch, config, detector, gradients, roi_inputs
-from test_other_heads import boxes_of
-from test_roi_heads import Fixed, assert_same
+from steps import Fixed, assert_same, boxes_of
 
 from ohem_d2 import OHEMMixin, OHEMROIHeads, OHEMRROIHeads, per_roi_losses
+from ohem_d2.mining.selection import nms_by_loss
 
 COMPILED = hasattr(torch.ops.detectron2, "nms_rotated")
 WITHOUT = "Detectron2 was installed without its compiled part, which rotated boxes need"
@@ -149,8 +149,14 @@ def test_nms_by_loss_is_that_of_the_loops(scope, operators):
     gt_classes = torch.randint(0, 3, (80,))
     losses = torch.rand(80)
     losses[7] = float("nan")
-    found = OHEMRROIHeads._nms_by_loss(
-        losses, boxes, gt_classes, image_index, nms_thresh=0.5, nms_scope=scope
+    found = nms_by_loss(
+        losses,
+        boxes,
+        gt_classes,
+        image_index,
+        nms_thresh=0.5,
+        nms_scope=scope,
+        batched_nms=OHEMRROIHeads.batched_nms,
     )
     losses[7] = float("inf")
     groups = {

@@ -1,0 +1,120 @@
+"""Which heads can be mined for, and what to do where they cannot."""
+
+from typing import Any
+
+from detectron2.modeling.roi_heads import RROIHeads
+from detectron2.structures import Instances
+from torch import nn
+
+from ..mining.losses import check_predictor
+from ..mining.screening import BINS, can_fold
+from .scored import Scored
+
+
+def check_heads(heads: nn.Module) -> None:
+    """
+    When they are constructed.
+
+    Raises:
+        ValueError: if settings do not fit the heads.
+        TypeError, NotImplementedError: if they or their predictor cannot be ranked by.
+    """
+    settings, name = heads.ohem, type(heads).__name__
+    settings.check_budget(heads.batch_size_per_image)
+    _check_background(heads)
+    _check_branch(heads)
+    if settings.cascade_stages == "all" and not isinstance(
+        getattr(heads, "box_predictor", None), nn.ModuleList
+    ):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' has no effect on {name}, which is no "
+            "cascade; allowed: 'first'"
+        )
+    if settings.implementation != "readonly" and not hasattr(heads, "loss_layer_seams"):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.OHEM.IMPLEMENTATION = {settings.implementation!r} takes heads whose "
+            f"first base is ohem_d2.heads.loss_layer.LossLayerMixin, which {name} has not; "
+            'allowed: "readonly"'
+        )
+    if settings.screening > 0:
+        branch = heads.screened_branch()
+        if branch is None or not can_fold(*branch[:2]):
+            raise ValueError(
+                f"MODEL.ROI_HEADS.OHEM.SCREENING = {settings.screening} takes a box head that "
+                f"begins with a fully connected layer on RoIs of more than {BINS} x {BINS} "
+                f"bins, which {name} has not; allowed: 0.0"
+            )
+    if isinstance(heads, RROIHeads) and heads.batched_nms is None:
+        raise TypeError(f"{name} has rotated boxes: list OHEMRROIHeads first among its bases")
+    predictor = getattr(heads, "box_predictor", None)
+    for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
+        if part is not None:
+            check_predictor(part)
+
+
+def _check_background(heads: nn.Module) -> None:
+    """Matchers of one's own need not have the attributes of Detectron2's."""
+    matcher, low = heads.proposal_matcher, heads.ohem.bg_iou_low
+    labels, thresholds = getattr(matcher, "labels", ()), getattr(matcher, "thresholds", ())
+    ends = [high for label, high in zip(labels, thresholds[1:]) if label == 0]
+    if ends and low >= max(ends):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {low} leaves no background; allowed: below "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS, {max(ends)}"
+        )
+
+
+def _check_branch(heads: nn.Module) -> None:
+    """To score as ``StandardROIHeads`` takes its parts. That it is right is proven later."""
+    if type(heads).score_rois is not Scored.score_rois:
+        return
+    parts = ("box_pooler", "box_head", "box_predictor")
+    missing = [part for part in parts if not callable(getattr(heads, part, None))]
+    several = [part for part in parts if isinstance(getattr(heads, part, None), nn.ModuleList)]
+    if missing or several or not hasattr(heads, "box_in_features"):
+        raise TypeError(
+            f"{type(heads).__name__} has to say how it scores RoIs: list OHEMCascadeROIHeads or "
+            "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else "
+            "override score_rois(self, features, proposals, stage=0) so that it predicts as "
+            "its forward() does"
+        )
+
+
+def check_labelled(heads: nn.Module, rois: Any, num_labelled: int) -> None:
+    """
+    Raises:
+        TypeError: if what the parent of the sampler hook returned are not all RoIs with labels.
+    """
+    name = f"{type(heads).__name__} cannot mine: its label_and_sample_proposals()"
+    if not isinstance(rois, list) or not all(isinstance(roi, Instances) for roi in rois):
+        raise TypeError(f"{name} does not return a list of Instances, one for each image")
+    if rois and num_labelled == 0:
+        raise TypeError(
+            f"{name} does not call _sample_proposals(), which is where OHEM takes all RoIs in "
+            "the place of a random sample"
+        )
+    for field in ("proposal_boxes", "gt_classes"):
+        if not all(roi.has(field) for roi in rois):
+            raise TypeError(f"{name} returns RoIs without {field}")
+
+
+def describe(heads: nn.Module) -> str:
+    """A line for the log."""
+    settings, budget = heads.ohem, heads.batch_size_per_image
+    nms = "no NMS"
+    if settings.nms_scope != "none":
+        nms = f"NMS by loss at IoU {settings.nms_thresh} ({settings.nms_scope})"
+    screening = ""
+    if settings.screening > 0:
+        screening = f" after screening at {settings.screening} times as many"
+    fraction = "POSITIVE_FRACTION is ignored"
+    if settings.warmup_iters > 0:
+        fraction = (
+            f"the first {settings.warmup_iters} iterations sample at random, "
+            "POSITIVE_FRACTION is ignored after them"
+        )
+    return (
+        f"OHEM is active: {type(heads).__name__}, the {budget} hardest RoIs "
+        f"per {settings.budget}{'' if settings.budget == 'image' else ' and image'}, {nms}, "
+        f"{settings.implementation}{screening}; {fraction}"
+    )

@@ -1,0 +1,109 @@
+"""
+The loss layer, the way to mine that the paper rejects (Sec. 4.2), kept to compare: one pass over
+all RoIs that ignores the losses of the easy ones. It has the same gradients at the cost of
+activations and backward work for all R.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from detectron2.modeling.roi_heads import Res5ROIHeads
+from detectron2.structures import Instances
+from torch import nn
+
+from ..mining import labelling, miner
+from ..mining.losses import losses_to_rank_by
+from ..mining.scoring import read_only
+from .mixin import OHEMMixin
+
+# A module whose output has a row for each RoI, the box predictor, and what turns that output into
+# its predictions
+Seam = tuple[nn.Module, nn.Module, Callable[[Any], Any]]
+
+
+class LossLayerMixin(OHEMMixin):
+    """
+    ``OHEMMixin`` that knows IMPLEMENTATION "loss_layer". All candidates pass through the head, and
+    the rows of the easy ones are taken out of its output, so that nothing flows back from them; the
+    list of proposals that the parent holds is cut down alike.
+    """
+
+    def loss_layer_seams(self) -> list[Seam]:
+        """Of each stage: where easy RoIs leave the training pass."""
+        if isinstance(self, Res5ROIHeads):
+            # The mask head goes on with the output of res5, so that is where they have to leave.
+            return [(self.res5, self.box_predictor, self._predictions_of_res5)]
+        predictors = self.box_predictor
+        predictors = predictors if isinstance(predictors, nn.ModuleList) else [predictors]
+        return [(predictor, predictor, lambda predictions: predictions) for predictor in predictors]
+
+    def _predictions_of_res5(self, box_features: torch.Tensor) -> Any:
+        return self.box_predictor(box_features.mean(dim=[2, 3]))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """See the parent."""
+        if not self.training or self.ohem.implementation != "loss_layer":
+            return super().__call__(*args, **kwargs)
+        with self._dropping_easy_rois():
+            return super().__call__(*args, **kwargs)
+
+    def choose_rois(
+        self, rois: list[Instances], targets: list[Instances], stage: int = 0
+    ) -> list[Instances]:
+        """See the parent; of the loss layer all candidates, in a list that is cut down later."""
+        if self.ohem.implementation != "loss_layer":
+            return super().choose_rois(rois, targets, stage)
+        kept = labelling.candidates(rois, targets, self.num_classes, self.ohem)
+        return [roi[index] for roi, index in zip(rois, kept)]
+
+    def label_and_sample_proposals(self, *args: Any, **kwargs: Any) -> list[Instances]:
+        """See the parent."""
+        sampled = super().label_and_sample_proposals(*args, **kwargs)
+        return self.to_be_cut_down(sampled)
+
+    def to_be_cut_down(self, rois: list[Instances]) -> list[Instances]:
+        """The same list, which the next seam takes the easy RoIs out of."""
+        call = self._call
+        if call is not None and call.mined is not None:
+            call.state["uncut"] = rois
+        return rois
+
+    @contextlib.contextmanager
+    def _dropping_easy_rois(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for stage, (module, *how) in enumerate(self.loss_layer_seams()):
+
+                def hook(_, inputs, output, stage=stage, how=how):
+                    return self._drop_easy(output, stage, *how)
+
+                stack.enter_context(module.register_forward_hook(hook))
+            yield
+
+    def _drop_easy(
+        self, output: Any, stage: int, predictor: nn.Module, to_predictions: Callable
+    ) -> Any:
+        rois = self._call.state.pop("uncut", None)
+        if rois is None:  # random sampling during a warm-up, or a later stage
+            return output
+        with read_only(self):
+            predictions = to_predictions(output)
+            losses = losses_to_rank_by(predictor, predictions, rois)
+            self.look_at_scores(predictor, predictions, rois)
+            record = miner.select(
+                rois,
+                losses,
+                self.ohem,
+                num_samples=self.batch_size_per_image,
+                num_classes=self.num_classes,
+                batched_nms=self.batched_nms,
+            )
+        self.report(record, stage)
+        starts = itertools.accumulate((len(p) for p in rois[:-1]), initial=0)
+        rows = torch.cat([index + start for index, start in zip(record.hard, starts)])
+        rois[:] = record.mined()
+        if isinstance(output, torch.Tensor):
+            return output[rows]
+        return tuple(part[rows] for part in output)

@@ -1,0 +1,172 @@
+"""OHEM as ROI heads: the sampler hook of Detectron2, handed to the miner."""
+
+from typing import Any
+
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
+from torch.profiler import record_function
+
+from ..compat import not_compiled, not_compiled_itself
+from ..mining import labelling
+from ..mining.miner import mine
+from ..mining.quiet import QuietStorage
+from ..mining.record import Mining, Record
+from ..mining.selection import BatchedNMS
+from ..monitor.scalars import COUNTS, MiningEvents
+from . import checks
+from .construction import Constructed
+from .parallel import reaching
+from .proof import Proof
+from .scored import Scored
+from .training_call import TrainingCall
+
+
+class OHEMMixin(Constructed, Scored):
+    """
+    Makes OHEM heads of ROI heads: list it first among the bases. ::
+
+        @ROI_HEADS_REGISTRY.register()
+        class MyOHEMHeads(OHEMMixin, MyHeads):
+            pass
+
+    It overrides the sampler hook, ``label_and_sample_proposals``: the parent labels all proposals,
+    a read-only pass gives each its loss, and the hard ones are kept (paper Sec. 4). The parent's
+    ``forward`` then trains on them as it would on a random sample. Inference is the parent's.
+
+    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else.
+    Others override :meth:`score_rois`; a subclass of ``CascadeROIHeads`` lists
+    ``OHEMCascadeROIHeads`` first instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``, one of
+    ``RROIHeads`` ``OHEMRROIHeads``. Whether heads are ranked by what they train on is proven in
+    the first iteration that mines.
+    """
+
+    # NMS of other boxes than upright ones, see ohem_d2.mining.selection.nms_by_loss
+    batched_nms: BatchedNMS | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """See ``ohem_d2.heads.construction.Constructed``."""
+        super().__init__(*args, **kwargs)
+        self._events, self._proof = MiningEvents(), Proof()
+        self._call: TrainingCall | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        See the parent's ``forward``. This wraps the call, and ``forward`` itself stays the
+        parent's, so that TorchScript compiles that and nothing of OHEM.
+        """
+        if not self.training:
+            return super().__call__(*args, **kwargs)
+        return self._training_call(*args, **kwargs)
+
+    @not_compiled_itself
+    def _training_call(self, *args: Any, **kwargs: Any) -> Any:
+        self._call = call = TrainingCall(self, args, kwargs)
+        try:
+            with self.register_forward_pre_hook(call.before_forward, with_kwargs=True):
+                result = super().__call__(*args, **kwargs)
+            self._proof.check(self, call, result)
+        finally:
+            self._call = None
+        return reaching(result, [p for p in self.parameters() if p.requires_grad])
+
+    @not_compiled
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances], *args: Any, **kwargs: Any
+    ) -> list[Instances]:
+        """
+        Label all proposals and keep the hard ones.
+
+        Args:
+            proposals, targets, args, kwargs: see the parent.
+
+        Returns:
+            one ``Instances`` for each image, with the parent's fields, hardest first. In a warm-up,
+            and where heads in evaluation mode are asked for a loss, what the parent samples.
+        """
+        call = self._call
+        if call is not None:
+            call.sampled = True
+            if call.repeats:
+                return [labelling.shallow_copy(p) for p in call.mined]
+        if not self.training or get_event_storage().iter < self.ohem.warmup_iters:
+            return super().label_and_sample_proposals(proposals, targets, *args, **kwargs)
+        if call is None:
+            raise RuntimeError(
+                f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
+                "feature maps, so it works only when called by forward(), and that by calling the "
+                "heads themselves"
+            )
+        with record_function("ohem/mine"):
+            most = self.ohem.max_candidates
+            proposals = [labelling.most_objectlike(p, most) for p in proposals]
+            light = labelling.with_deferred_masks(targets)
+            with record_function("ohem/label"), QuietStorage() as quiet:
+                call.num_labelled = 0
+                rois = super().label_and_sample_proposals(proposals, light, *args, **kwargs)
+                checks.check_labelled(self, rois, call.num_labelled)
+                call.num_labelled = None
+            quiet.pass_on(but=COUNTS)
+            mined = self.choose_rois(rois, targets)
+            with record_function("ohem/gather"):
+                mined = [labelling.with_copied_masks(p) for p in mined]
+        call.mined = [labelling.shallow_copy(p) for p in mined]
+        return mined
+
+    def _sample_proposals(
+        self,
+        matched_idxs: torch.Tensor,
+        matched_labels: torch.Tensor,
+        gt_classes: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See the parent, which samples at random. Where its labels are to be mined, all RoIs."""
+        if self._call is None or self._call.num_labelled is None:
+            return super()._sample_proposals(
+                matched_idxs, matched_labels, gt_classes, *args, **kwargs
+            )
+        self._call.num_labelled += 1
+        every = torch.arange(len(matched_idxs), device=matched_idxs.device)
+        return every, labelling.classes_of(
+            matched_idxs, matched_labels, gt_classes, self.num_classes
+        )
+
+    def choose_rois(
+        self, rois: list[Instances], targets: list[Instances], stage: int = 0
+    ) -> list[Instances]:
+        """
+        Args:
+            rois: of each image, labelled by the parent.
+            targets: the ground truth.
+            stage: of a cascade; else 0.
+
+        Returns:
+            the RoIs of each image that are trained on, hardest first.
+        """
+        record = mine(
+            self.scorer(self._call, len(rois), stage),
+            rois,
+            targets,
+            self.ohem,
+            num_samples=self.batch_size_per_image,
+            num_classes=self.num_classes,
+            batched_nms=self.batched_nms,
+        )
+        self.report(record, stage)
+        return record.mined()
+
+    def report(self, record: Record, stage: int = 0) -> None:
+        """Log what was mined, and show it to the watcher."""
+        call = self._call
+        with record_function("ohem/log"):
+            self._events.log(record, stage, self.prefix_of_scalars(stage))
+            if call.images is not None and self.watcher is not None and self.watcher.due():
+                boxes = (call.proposals if stage == 0 else record.rois)[0].proposal_boxes
+                image, target = call.images[0], call.targets[0]
+                self.watcher.show(Mining.of_first_image(record, image, boxes, target, stage))
+
+    def prefix_of_scalars(self, stage: int) -> str:
+        """What the names of the scalars of a selection begin with."""
+        return ""

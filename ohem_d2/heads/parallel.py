@@ -1,0 +1,70 @@
+"""What ROI heads that run in several processes owe to the other ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import nn
+
+_SHARDED = ("FSDPModule", "FullyShardedDataParallel")  # in PyTorch's second and first way
+
+
+def agreed_number(network: nn.Module, number: int) -> int:
+    """
+    Each pass over a module whose parameters are sharded is one for all processes.
+
+    Args:
+        network: that is run ``number`` times by this process.
+
+    Returns:
+        the highest number of all processes if a module in it is sharded, else the same.
+    """
+    if comm.get_world_size() == 1:
+        return number
+    parts = (module for module in network.modules() if module is not network)
+    if not any(base.__name__ in _SHARDED for part in parts for base in type(part).__mro__):
+        return number
+    return max(comm.all_gather(number))
+
+
+def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:
+    """
+    Some losses of no RoI at all, Detectron2's sigmoid cross entropy among them, are constants.
+    Their parameters would get no gradient, and other processes would wait for it.
+
+    Args:
+        result: of the heads' ``forward``; a dict of losses comes second, or there is none.
+        parameters: that the losses have to reach.
+
+    Returns:
+        the result, with losses of the same values that pass gradients of 0 to all parameters.
+    """
+    losses = losses_in(result)
+    if all(loss.requires_grad for loss in losses.values()):
+        return result
+    reach = {
+        name: loss if loss.requires_grad else _ZeroGradient.apply(loss, *parameters)
+        for name, loss in losses.items()
+    }
+    return (result[0], {**result[1], **reach}, *result[2:])
+
+
+def losses_in(result: Any) -> dict[str, torch.Tensor]:
+    """Of what a ``forward`` in training returned; empty if it did not return any."""
+    if not isinstance(result, tuple) or len(result) < 2 or not isinstance(result[1], Mapping):
+        return {}
+    return {name: loss for name, loss in result[1].items() if isinstance(loss, torch.Tensor)}
+
+
+class _ZeroGradient(torch.autograd.Function):
+    """The first argument. No product with a weight, which may be infinite, takes part."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*parameters)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        return (None, *(torch.zeros_like(p) for p in ctx.saved_tensors))
