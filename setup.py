@@ -35,7 +35,10 @@ setup(
     # ohem_d2.get_config_file() finds them.
     packages=[*find_packages(include=["ohem_d2", "ohem_d2.*"]), "ohem_d2.configs"],
     package_dir={"ohem_d2.configs": "configs"},
-    package_data={"ohem_d2": ["py.typed"], "ohem_d2.configs": ["**/*.yaml", "**/*.py"]},
+    package_data={
+        "ohem_d2": ["py.typed", "tools/report.html.j2"],
+        "ohem_d2.configs": ["**/*.yaml", "**/*.py"],
+    },
     zip_safe=False,
     python_requires=">=3.10",
     # Detectron2 is missing on purpose: it is not on PyPI under its own name, and a user of this
@@ -47,13 +50,9 @@ setup(
         "pycocotools>=2.0.2",  # COCO evaluation
         "omegaconf>=2.1",  # configurations in Python
         "tabulate>=0.8",  # collect_env, tables of what was mined
-        "matplotlib>=3.7",  # curves of the report
+        "matplotlib>=3.7",  # curves of the report, the font of pictures
+        "pillow>=8",  # pictures of what was mined
         "jinja2>=3",  # the report's page
         "numpy>=1.21",
     ],
-    extras_require={
-        # Drawing what was mined. No requirement: it comes in four packages, of which a user's
-        # environment has one, and pip would put another one, and a newer NumPy, over it.
-        "pictures": ["opencv-python>=4.5"],
-    },
 )

@@ -7,6 +7,7 @@ Train and evaluate detectors with OHEM. ::
         MODEL.ROI_HEADS.NAME OHEMROIHeads
     python train_net.py --config-file FILE --train-data coco:train.json:images/ \\
         --test-data coco:test.json:images/ OUTPUT_DIR output/mine
+    python train_net.py --config-file FILE --import my_heads
 
 The configuration file may also be the name of one in Detectron2's model zoo.
 """
@@ -15,21 +16,23 @@ import argparse
 import logging
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2 import add_ohem_config
 from ohem_d2.data.datasets import register_datasets
-from ohem_d2.tools.load_model import find_config_file
+from ohem_d2.tools.errors import InputError
+from ohem_d2.tools.load_model import add_import_argument, default_cfg, find_config_file
 from ohem_d2.training.trainer import OHEMTrainer
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration; also registers data sets and sets up logging."""
-    cfg = get_cfg()
-    add_ohem_config(cfg)
+    try:
+        cfg = default_cfg(args.modules)
+    except InputError as e:
+        raise SystemExit(e) from e
     if args.config_file:
         try:
             args.config_file = find_config_file(args.config_file)
@@ -43,6 +46,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+    if cfg.SOLVER.ACCUMULATION_STEPS == 1:
+        # What is saved can then be read by scripts that do not know the key.
+        del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
     default_setup(cfg, args)
     if classes:
@@ -83,6 +89,7 @@ if __name__ == "__main__":
         metavar="NAME",
         help="of VOC data that may not have all of them, such as a test set alone",
     )
+    add_import_argument(parser)
     arguments = parser.parse_args()
     launch(
         main,

@@ -36,7 +36,7 @@ train() {
 
 {
     date -u
-    step "environment" "$python" -m ohem_d2.collect_env
+    step "environment" "$python" -m ohem_d2 collect-env
     step "tests" "$python" -m pytest -q
     step "data" "$python" projects/tree_crowns/prepare_data.py
     step "mixed precision" train SOLVER.AMP.ENABLED True OUTPUT_DIR output/gpu_check_amp

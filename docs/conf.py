@@ -28,7 +28,8 @@ smartquotes = False
 napoleon_custom_sections = ["Returns"]
 # Names of other projects, whose documentation a build without a network cannot ask
 nitpick_ignore_regex = [
-    ("py:.*", r"(argparse|collections|nn|np|numpy|omegaconf|pathlib|torch|typing|yacs)\b.*"),
+    ("py:.*", r"(argparse|collections|contextlib|nn|np|numpy|omegaconf|pathlib)\b.*"),
+    ("py:.*", r"(torch|typing|yacs)\b.*"),
     ("py:.*", r"(detectron2|fvcore)\..*"),
 ]
 autodoc_member_order = "bysource"

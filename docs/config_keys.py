@@ -1,12 +1,14 @@
 """
 A Sphinx directive, ``config-keys``: every key that ohem_d2 adds to a configuration, with its
-default, the values that it takes, and the comment above it in ``ohem_d2/config.py``. It reads the
-code, so there is nothing to keep up to date.
+default, the values that it takes, and the comment above it in the code, so that there is nothing to
+keep up to date.
 """
 
 import ast
 import dataclasses
+import functools
 import inspect
+import operator
 import re
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +16,7 @@ from detectron2.config import get_cfg
 from sphinx.util.docutils import SphinxDirective
 
 from ohem_d2 import config
+from ohem_d2.training import accumulation
 
 NODE = "MODEL.ROI_HEADS.OHEM"
 
@@ -27,16 +30,14 @@ class Key:
 
 
 def all_keys() -> list[Key]:
-    """In the order of the code."""
-    return [*_settings(), *_other_keys()]
+    """In the order of the code; a key that two functions add is listed once."""
+    return list({key.name: key for key in (*_settings(), *_other_keys())}.values())
 
 
 def _settings() -> Iterator[Key]:
     (body,) = ast.parse(inspect.getsource(config.OHEMSettings)).body
-    comments = _comments(
-        config.OHEMSettings, (n for n in body.body if isinstance(n, ast.AnnAssign))
-    )
-    for field, comment in zip(dataclasses.fields(config.OHEMSettings), comments):
+    found = comments(config.OHEMSettings, (n for n in body.body if isinstance(n, ast.AnnAssign)))
+    for field, comment in zip(dataclasses.fields(config.OHEMSettings), found):
         # What a key takes is said by the error for a value that none takes.
         try:
             config.OHEMSettings(**{field.name: object()})
@@ -46,22 +47,23 @@ def _settings() -> Iterator[Key]:
 
 
 def _other_keys() -> Iterator[Key]:
-    """Those that :func:`add_ohem_config` adds beside the node of the settings."""
+    """Those that functions add beside the node of the settings."""
     cfg = get_cfg()
-    config.add_ohem_config(cfg)
-    (function,) = ast.parse(inspect.getsource(config.add_ohem_config)).body
-    assigned = [n for n in function.body if ast.unparse(n).startswith("cfg.")]
-    for node, comment in zip(assigned, _comments(config.add_ohem_config, assigned)):
-        name = ast.unparse(node.targets[0]).removeprefix("cfg.")
-        if name == NODE:
-            continue
-        value = cfg
-        for part in name.split("."):
-            value = value[part]
-        yield Key(name, value, "", comment)
+    for add in (config.add_ohem_config, accumulation.add_accumulation_config):
+        add(cfg)
+        assigned = [
+            node
+            for node in ast.walk(ast.parse(inspect.getsource(add)))
+            if isinstance(node, ast.Assign) and ast.unparse(node).startswith("cfg.")
+        ]
+        for node, comment in zip(assigned, comments(add, assigned)):
+            name = ast.unparse(node.targets[0]).removeprefix("cfg.")
+            if name != NODE:
+                value = functools.reduce(operator.getitem, name.split("."), cfg)
+                yield Key(name, value, "", comment)
 
 
-def _comments(thing: object, nodes: Sequence[ast.AST]) -> Iterator[str]:
+def comments(thing: object, nodes: Sequence[ast.AST]) -> Iterator[str]:
     """
     Of each node the comment in the lines above it. One that follows another node at once shares
     its comment.
@@ -96,7 +98,8 @@ def to_markdown(key: Key) -> str:
 
 class ConfigKeys(SphinxDirective):
     def run(self) -> list:
-        self.env.note_dependency(inspect.getsourcefile(config))
+        for module in (config, accumulation):
+            self.env.note_dependency(inspect.getsourcefile(module))
         text = "\n".join(to_markdown(key) for key in all_keys())
         return self.parse_text_to_nodes(text)
 

@@ -1,6 +1,6 @@
 """The old name of ``python -m ohem_d2 collect-env``."""
 
-import runpy
+from .tools.cli import main_of_old_name
 
 if __name__ == "__main__":
-    runpy.run_module("ohem_d2.tools.collect_env", run_name="__main__")
+    main_of_old_name("collect-env")

@@ -45,9 +45,19 @@ def mixed_precision(trainer: Any) -> torch.dtype:
     return getattr(trainer, "precision", torch.float16)
 
 
+def write_metrics(trainer: Any, losses: dict[str, torch.Tensor], data_time: float) -> None:
+    """As the trainer does in its own steps: in its thread, if it was made so (not in v0.6)."""
+    if getattr(trainer, "async_write_metrics", False):
+        trainer.concurrent_executor.submit(
+            trainer._write_metrics, losses, data_time, iter=trainer.iter
+        )
+    else:
+        trainer._write_metrics(losses, data_time)
+
+
 def copy_options(trainer: Any, other: Any) -> None:
     """Give the other trainer what this one was made with, beside model, data and optimizer."""
-    for name in ("gather_metric_period", "precision"):  # neither in v0.6
+    for name in ("gather_metric_period", "precision", "async_write_metrics"):  # none in v0.6
         if hasattr(trainer, name):
             setattr(other, name, getattr(trainer, name))
 

@@ -9,7 +9,7 @@ from .config import add_ohem_config
 
 # Inside an installed package; beside it in a clone. setup.py puts the one into the other.
 _PACKAGE = Path(__file__).resolve().parent
-_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def get_config_file(config_path: str) -> str:
@@ -24,7 +24,7 @@ def get_config_file(config_path: str) -> str:
     Raises:
         RuntimeError: if there is none of that name.
     """
-    folder = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+    folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
     file = (folder / config_path).resolve()
     if file.is_file() and file.is_relative_to(folder.resolve()):
         return str(file)

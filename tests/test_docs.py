@@ -12,6 +12,7 @@ from models import ROOT
 
 import ohem_d2
 from ohem_d2 import OHEMSettings, add_ohem_config
+from ohem_d2.training.accumulation import add_accumulation_config
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -66,6 +67,7 @@ def test_comments_belong_to_their_keys(monkeypatch):
     keys = {key.name: key for key in config_keys.all_keys()}
     cfg, plain = get_cfg(), get_cfg()
     add_ohem_config(cfg)
+    add_accumulation_config(cfg)
     added = {name for name in flat(cfg) if name not in flat(plain)}
     assert {name: key.default for name, key in keys.items()} == {n: flat(cfg)[n] for n in added}
     weights = [keys[f"MODEL.ROI_HEADS.OHEM.RANK_{kind}_WEIGHT"] for kind in ("CLS", "LOC")]
@@ -84,7 +86,7 @@ def test_a_key_without_a_comment_is_told(monkeypatch):
     source = "class A:\n    # of a\n    a: int = 1\n\n    b: int = 2\n"
     monkeypatch.setattr(config_keys.inspect, "getsource", lambda thing: source)
     with pytest.raises(ValueError, match="b: int = 2 .* has no comment"):
-        list(config_keys._comments(None, ast.parse(source).body[0].body))
+        list(config_keys.comments(None, ast.parse(source).body[0].body))
 
 
 def test_every_public_name_is_in_the_reference(site):

@@ -24,7 +24,7 @@ def test_python_file_is_loaded_lazily(tmp_path, monkeypatch):
     (tmp_path / "common/base.py").write_text("settings = dict(a=1)")
     (tmp_path / "models").mkdir()
     (tmp_path / "models/one.py").write_text("from ..common.base import settings\nsettings.a += 1\n")
-    monkeypatch.setattr(model_zoo, "_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(model_zoo, "FOLDERS", (tmp_path,))
     assert ohem_d2.get_config("models/one.py").settings.a == 2
 
 
@@ -45,5 +45,5 @@ def test_configurations_inside_the_package_come_first(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "a.yaml").touch()
     folders = (tmp_path / "package/configs", tmp_path / "configs")
-    monkeypatch.setattr(model_zoo, "_FOLDERS", folders)
+    monkeypatch.setattr(model_zoo, "FOLDERS", folders)
     assert ohem_d2.get_config_file("a.yaml") == str(folders[0] / "a.yaml")

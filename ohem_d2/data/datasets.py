@@ -12,13 +12,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
-# of a <bndbox>
-VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
+from .voc import read_voc
 
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
@@ -98,38 +96,8 @@ def _coco_classes(json_file: str, image_folder: str) -> list[str]:
 def _voc_classes(folder: str) -> set[str]:
     annotations = Path(folder) / "Annotations"
     must_exist(annotations, "the folder of annotations in Pascal VOC format")
-    classes: set[str] = set()
-    for path in annotations.glob("*.xml"):
-        try:
-            root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as e:
-            raise ValueError(f"{path} is not XML: {e}") from e
-        for tag in ("size/width", "size/height"):
-            _must_be_whole(root, tag, path)
-        for found in root.iter("object"):
-            # Detectron2's evaluation reads all of these, but only after the training.
-            for tag in ("name", "pose", "truncated", "difficult", "bndbox"):
-                if found.find(tag) is None:
-                    raise ValueError(
-                        f"{path} is not in Pascal VOC format: an <object> has no <{tag}>"
-                    )
-            for tag in ("truncated", "difficult", *(f"bndbox/{side}" for side in VOC_SIDES)):
-                _must_be_whole(found, tag, path)
-            if not found.findtext("name"):
-                raise ValueError(
-                    f"{path} is not in Pascal VOC format: the <name> of an <object> is empty"
-                )
-            classes.add(found.findtext("name"))
-    return classes
-
-
-def _must_be_whole(element: ElementTree.Element, tag: str, path: Path) -> None:
-    text = element.findtext(tag)
-    if text is None or not text.strip().lstrip("+-").isdigit():
-        raise ValueError(
-            f"{path} is not in Pascal VOC format: <{tag}> is {text!r}, and Detectron2 reads whole "
-            "numbers there"
-        )
+    files = annotations.glob("*.xml")
+    return {found.name for file in files for found in read_voc(file, strict=True)}
 
 
 def _check_voc_split(folder: str, split: str) -> None:

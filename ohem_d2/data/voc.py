@@ -1,6 +1,7 @@
 """Annotations in Pascal VOC format, as XML: the one reader of this repository."""
 
 import dataclasses
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -45,32 +46,31 @@ def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -
         raise ValueError(f"{what} is not XML: {e}") from e
     if strict:
         for tag in ("size/width", "size/height"):
-            _number(root, tag, what, whole=True)
+            _number(root, tag, what, strict)
     return [_read_object(found, what, strict) for found in root.iter("object")]
 
 
 def _read_object(found: ElementTree.Element, what: str, strict: bool) -> VOCObject:
-    for tag in ("name", "bndbox", *(("pose", "truncated", "difficult") if strict else ())):
+    for tag in ("name", *(("pose", "truncated", "difficult") if strict else ()), "bndbox"):
         if found.find(tag) is None:
             raise ValueError(f"{what} is not in Pascal VOC format: an <object> has no <{tag}>")
     name = found.findtext("name")
     if not name:
         raise ValueError(f"{what} is not in Pascal VOC format: the <name> of an <object> is empty")
-    if strict:
-        _number(found, "truncated", what, whole=True)
-    box = tuple(_number(found, f"bndbox/{side}", what, whole=strict) for side in SIDES)
-    difficult = found.find("difficult") is not None and _number(
-        found, "difficult", what, whole=strict
-    )
-    return VOCObject(name, box, bool(difficult))
+    # Absent ones, which strict refuses, are 0.
+    marks = [tag for tag in ("truncated", "difficult") if found.find(tag) is not None]
+    marked = {tag: bool(_number(found, tag, what, strict)) for tag in marks}
+    box = tuple(_number(found, f"bndbox/{side}", what, strict) for side in SIDES)
+    return VOCObject(name, box, marked.get("difficult", False))
 
 
 def _number(element: ElementTree.Element, tag: str, what: str, whole: bool) -> float:
-    text = (element.findtext(tag) or "").strip()
+    text = element.findtext(tag)
     try:
-        return int(text) if whole else float(text)
-    except ValueError:
-        raise ValueError(
-            f"{what} is not in Pascal VOC format: <{tag}> is {element.findtext(tag)!r}, and "
-            + ("Detectron2 reads whole numbers there" if whole else "it should be a number")
-        ) from None
+        number = (int if whole else float)(text)
+        if math.isfinite(number):
+            return number
+    except (TypeError, ValueError):
+        pass
+    expected = "Detectron2 reads whole numbers there" if whole else "it should be a number"
+    raise ValueError(f"{what} is not in Pascal VOC format: <{tag}> is {text!r}, and {expected}")

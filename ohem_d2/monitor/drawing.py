@@ -1,16 +1,13 @@
 """Pictures of what was mined. Pure drawing: arrays in, arrays out."""
 
+import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
-
-try:
-    import cv2
-except ImportError as error:
-    raise ImportError(
-        "Pictures take OpenCV: pip install opencv-python, or any other of its packages"
-    ) from error
+from PIL import Image, ImageDraw, ImageFont
 
 # RGB
 FOREGROUND = (0, 158, 255)
@@ -19,23 +16,22 @@ GROUND_TRUTH = (120, 255, 60)
 PROPOSAL = (200, 200, 200)
 SURVIVOR = (255, 214, 0)
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-
 
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
 ) -> np.ndarray:
     """
     Args:
-        image: (H, W, 3), uint8; drawn on in place.
-        boxes: (M, 4), absolute XYXY pixels of the image before it was scaled by ``scale``.
+        image: (H, W, 3), uint8; not changed.
+        boxes: (M, 4), absolute XYXY pixels.
+        scale: the picture is so many times as large as the image.
 
     Returns:
-        the image.
+        (H * scale, W * scale, 3), uint8.
     """
-    for x0, y0, x1, y1 in np.round(np.asarray(boxes, dtype=float) * scale).astype(int):
-        cv2.rectangle(image, (int(x0), int(y0)), (int(x1), int(y1)), color, thickness, cv2.LINE_AA)
-    return image
+    picture = _scaled(image, scale)
+    _outline(picture, boxes * scale, color, thickness)
+    return np.array(picture)
 
 
 def draw_mined_rois(
@@ -65,35 +61,26 @@ def draw_mined_rois(
     Returns:
         (H * scale, W * scale, 3), uint8, RGB.
     """
-    picture = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    picture = _scaled(image, scale)
     # All proposals would hide the photograph, so they only tint it.
-    veil = draw_boxes(picture.copy(), proposals, PROPOSAL, 1, scale)
+    veil = picture.copy()
+    _outline(veil, proposals * scale, PROPOSAL, 1)
     if survivors is not None:
-        draw_boxes(veil, survivors, SURVIVOR, 1, scale)
-    picture = cv2.addWeighted(veil, 0.35, picture, 0.65, 0)
-    is_foreground = np.asarray(is_foreground, dtype=bool)
+        _outline(veil, survivors * scale, SURVIVOR, 1)
+    picture = Image.blend(picture, veil, 0.35)
+    mined, is_foreground = mined * scale, np.asarray(is_foreground, dtype=bool)
     # Those with a label stand out.
-    parts = [(slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 3)]
+    parts = [(slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 4)]
     for part, thickness in parts:
         boxes, foreground = mined[part], is_foreground[part]
-        draw_boxes(picture, boxes[~foreground], BACKGROUND, thickness, scale)
-        draw_boxes(picture, boxes[foreground], FOREGROUND, thickness, scale)
+        _outline(picture, boxes[~foreground], BACKGROUND, thickness)
+        _outline(picture, boxes[foreground], FOREGROUND, thickness)
     if ground_truth is not None:
-        draw_boxes(picture, ground_truth, GROUND_TRUTH, 1, scale)
+        _outline(picture, ground_truth * scale, GROUND_TRUTH, 2)
     # The hardest last, so that its label is on top.
     for box, foreground, label in reversed(list(zip(mined, is_foreground, labels))):
-        _write(picture, label, box[:2] * scale, FOREGROUND if foreground else BACKGROUND)
-    return picture
-
-
-def _write(picture: np.ndarray, text: str, corner: np.ndarray, color: tuple) -> None:
-    """Black text on a coloured ground, inside of a box at its upper left corner."""
-    (width, height), _ = cv2.getTextSize(text, _FONT, 0.4, 1)
-    x = int(np.clip(corner[0], 0, max(picture.shape[1] - width - 4, 0)))
-    y = int(np.clip(corner[1], 0, max(picture.shape[0] - height - 5, 0)))
-    cv2.rectangle(picture, (x, y), (x + width + 3, y + height + 4), color, -1)
-    place = (x + 2, y + height + 2)
-    cv2.putText(picture, text, place, _FONT, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        _write(picture, label, box[:2], FOREGROUND if foreground else BACKGROUND)
+    return np.array(picture)
 
 
 def zoom_for(height: int, width: int, shortest: int = 800, longest: int = 1600) -> float:
@@ -108,13 +95,43 @@ def with_caption(picture: np.ndarray, *lines: str) -> np.ndarray:
     """The picture with lines of text above it, wrapped to its width."""
     most = max(picture.shape[1] // 11, 1)  # characters
     lines = [part for line in lines for part in textwrap.wrap(line, most)]
-    height = 26 * len(lines) + 8
-    banner = np.full((height, picture.shape[1], 3), 255, np.uint8)
+    banner = Image.new("RGB", (picture.shape[1], 26 * len(lines) + 8), "white")
     for i, line in enumerate(lines):
-        cv2.putText(banner, line, (8, 24 + 26 * i), _FONT, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([banner, picture])
+        ImageDraw.Draw(banner).text((8, 5 + 26 * i), line, fill="black", font=_font(17))
+    return np.concatenate([np.array(banner), picture])
 
 
 def encode(picture: np.ndarray, suffix: str) -> bytes:
     """An RGB picture as a file of that suffix, such as ".png"."""
-    return cv2.imencode(suffix, picture[:, :, ::-1])[1].tobytes()
+    file = io.BytesIO()
+    kind = Image.registered_extensions()[suffix]
+    Image.fromarray(picture).save(file, kind, quality=92)  # PNG has no use for it
+    return file.getvalue()
+
+
+def _scaled(image: np.ndarray, scale: float) -> Image.Image:
+    size = [round(length * scale) for length in image.shape[1::-1]]
+    return Image.fromarray(image).resize(size, Image.BICUBIC)
+
+
+def _outline(picture: Image.Image, boxes: np.ndarray, color: tuple, thickness: int) -> None:
+    """Draws on the picture, in its pixels. A line has the edge of a box in its middle."""
+    draw, half = ImageDraw.Draw(picture), thickness // 2
+    for x0, y0, x1, y1 in np.round(boxes).astype(int).tolist():
+        corners = (x0 - half, y0 - half, x1 + half, y1 + half)
+        draw.rectangle(corners, outline=color, width=thickness)
+
+
+def _write(picture: Image.Image, text: str, corner: np.ndarray, color: tuple) -> None:
+    """Black text on a coloured ground, inside of a box at its upper left corner."""
+    draw, font = ImageDraw.Draw(picture), _font(12)
+    width, height = draw.textbbox((0, 0), text, font)[2:]
+    x, y = np.clip(corner, 0, np.maximum(np.array(picture.size) - (width + 5, height + 5), 0))
+    draw.rectangle((x, y, x + width + 4, y + height + 4), fill=color)
+    draw.text((x + 2, y + 2), text, fill="black", font=font)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # matplotlib's, as Pillow before 10.1 has none that can be scaled
+    fonts = Path(matplotlib.get_data_path(), "fonts/ttf")
+    return ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), size)

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
 from ..mining.record import Mining
+from .drawing import draw_mined_rois, with_caption, zoom_for
 
 
 class MiningPictures:
@@ -35,8 +36,6 @@ class MiningPictures:
             pixel_mean, pixel_std: what the model normalizes its input with.
             input_format: of the model's input, "BGR" or another of Detectron2's INPUT.FORMAT.
         """
-        from . import drawing  # noqa: F401  now, not at the first picture: it takes OpenCV
-
         self._period = period
         self._mean = torch.tensor(pixel_mean).view(-1, 1, 1)
         self._std = torch.tensor(pixel_std).view(-1, 1, 1)
@@ -81,9 +80,6 @@ def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -
     Returns:
         (H', W', 3), uint8, RGB.
     """
-    # Here, as OpenCV does not load on every server, and training needs it only for pictures.
-    from .drawing import draw_mined_rois, with_caption, zoom_for
-
     height, width = image.shape[:2]
     factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)
     boxes = _array(mining.rois.proposal_boxes.tensor) * factor

@@ -1,9 +1,10 @@
 """
 What a bug report needs to say about the environment. ::
 
-    python -m ohem_d2.collect_env
+    python -m ohem_d2 collect-env
 """
 
+import argparse
 import importlib.metadata
 import os
 
@@ -21,6 +22,16 @@ Report a bug with all of the above, and with
   - of a result that you did not expect: metrics.json, and that of the same run with Detectron2's
     own heads;
   - if you can, a few images and annotations, or a random model, that show it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print it."""
+    print(collect_env_info())
+    print(_HOW_TO_REPORT)
 
 
 def collect_env_info() -> str:
@@ -47,8 +58,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not found"
-
-
-if __name__ == "__main__":
-    print(collect_env_info())
-    print(_HOW_TO_REPORT)

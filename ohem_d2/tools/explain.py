@@ -1,9 +1,6 @@
 """What OHEM picks on an image, and why."""
 
-import contextlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from detectron2.structures import pairwise_iou
@@ -12,6 +9,7 @@ from torch import nn
 
 from ..mining.record import Mining
 from ..mining.selection import order_by_loss, suppressors
+from .errors import InputError, message
 
 # of what explain() returns
 COLUMNS = (
@@ -36,11 +34,14 @@ def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     What the model's heads mine on an image, as after their warm-up. Nothing is learned.
 
     Args:
-        model: of :func:`ohem_d2.loading.load_model`.
-        inputs: of :func:`ohem_d2.loading.image_mapper`.
+        model: of :func:`ohem_d2.tools.load_model.load_model`.
+        inputs: of :func:`ohem_d2.tools.load_data.image_mapper`.
 
     Returns:
         one, or one for each stage of a cascade with CASCADE_STAGES "all".
+
+    Raises:
+        InputError: if the weights have diverged.
     """
     heads, recorder = model.roi_heads, _Recorder()
     before, heads.watcher = heads.watcher, recorder
@@ -54,6 +55,8 @@ def mine(model: nn.Module, inputs: dict) -> list[Mining]:
             else:
                 proposals, _ = model.proposal_generator(images, features, targets)
             heads(images, features, proposals, targets)
+    except FloatingPointError as e:  # of Detectron2's RPN
+        raise InputError(f"{inputs['file_name']}: {message(e)}") from e
     finally:
         heads.watcher = before
     return recorder.minings
@@ -130,23 +133,3 @@ def explain(
             row["status"] = "below the cut" if filled and row["rank"] > last else "over a cap"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """
-    The file has its name only when it is complete. Folders that it takes are made.
-
-    Raises:
-        OSError: names the file.
-    """
-    part = Path(f"{path}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OSError(
-            f"{path} cannot be written: {e.strerror}. Name another place with --output"
-        ) from e

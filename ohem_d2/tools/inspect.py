@@ -2,9 +2,9 @@
 What would OHEM pick here, and why? A picture and a table for images and a model of one's own,
 trained or not. ::
 
-    python -m ohem_d2.inspect --config-file output/config.yaml --weights output/model_final.pth \\
+    python -m ohem_d2 inspect --config-file output/config.yaml --weights output/model_final.pth \\
         --dataset coco:train.json:images/ --num 4
-    python -m ohem_d2.inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
+    python -m ohem_d2 inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
         --weights model.pkl --image photo.jpg --annotations photo.xml
 
 A loss needs labels, so an image comes with its annotations, in COCO or Pascal VOC format, or with
@@ -23,46 +23,25 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
-from .explain import COLUMNS, explain, mine, write_file
-from .load_model import (
-    INPUT_ERRORS,
-    add_model_arguments,
-    at_least,
-    image_mapper,
-    load_cfg,
-    load_image_record,
-    load_model,
-    load_records,
-    message,
-    naming,
-    spread,
-)
+from .cli import at_least
+from .errors import InputError, write_output
+from .explain import COLUMNS, explain, mine
+from .load_data import image_mapper, load_image_record, load_records, spread
+from .load_model import add_model_arguments, load_cfg, load_model
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(args: argparse.Namespace) -> None:
     """
-    The command.
-
-    Args:
-        argv: its arguments; None: those of the process.
+    Write and print what the arguments ask for.
 
     Raises:
-        SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
+        InputError: says what of the input is wrong.
     """
-    args = parse(argv)
-    try:
-        inspect_images(args)
-    except INPUT_ERRORS as e:
-        raise SystemExit(f"python -m ohem_d2.inspect: {message(e)}") from e
-
-
-def inspect_images(args: argparse.Namespace) -> None:
-    """Write and print what the arguments, of :func:`parse`, ask for."""
+    _check(args)
     cfg = load_cfg(
         args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
     )
@@ -73,9 +52,8 @@ def inspect_images(args: argparse.Namespace) -> None:
     folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
     names: set[str] = set()
     for record in records:
-        with naming(record["file_name"]):
-            image = read_image(record["file_name"], "RGB")
-            minings = mine(model, to_inputs(record))
+        minings = mine(model, to_inputs(record))
+        image = read_image(record["file_name"], "RGB")
         for mining in minings:
             rows = explain(
                 mining,
@@ -88,8 +66,8 @@ def inspect_images(args: argparse.Namespace) -> None:
             name = unused(Path(record["file_name"]).stem, names)
             mined = [row for row in rows if row["status"] == "mined"]
             labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
-            write_file(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
-            write_file(folder / f"{name}.csv", to_csv(rows).encode())
+            write_output(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
+            write_output(folder / f"{name}.csv", to_csv(rows))
             stage = f", stage {mining.stage} of the cascade" if mining.stage else ""
             print(f"\n{record['file_name']}{stage}\n{summary(rows)}\n")
             print(table(rows[: args.top]))
@@ -102,13 +80,8 @@ def inspect_images(args: argparse.Namespace) -> None:
         )
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, checked as far as that takes no file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ohem_d2.inspect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of the command."""
     add_model_arguments(parser, config_required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", type=Path, metavar="FILE")
@@ -134,16 +107,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)"
     )
-    args = parser.parse_intermixed_args(argv)
+
+
+def _check(args: argparse.Namespace) -> None:
     if args.image and not (args.annotations or args.no_objects):
-        parser.error(
+        raise InputError(
             f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
             "--annotations FILE (COCO .json or Pascal VOC .xml), or --no-objects if it shows no "
             "object, or use --dataset"
         )
     if args.dataset and (args.annotations or args.no_objects):
-        parser.error("--dataset has its own labels; --annotations and --no-objects go with --image")
-    return args
+        raise InputError(
+            "--dataset has its own labels; --annotations and --no-objects go with --image"
+        )
 
 
 def find_records(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], list[str] | None]:
@@ -210,8 +186,3 @@ def to_csv(rows: Sequence[dict]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-if __name__ == "__main__":
-    setup_logger()
-    main()

@@ -14,7 +14,7 @@ from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
 from ..monitor.scalars import LOGGER_NAME
 from .explain import mine
-from .load_model import image_mapper, naming
+from .load_data import image_mapper
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -74,8 +74,8 @@ def sweep_images(
     Mine on each image; in a cascade, at its first stage.
 
     Args:
-        model: of :func:`ohem_d2.loading.load_model`.
-        records: of :func:`ohem_d2.loading.load_records`.
+        model: of :func:`ohem_d2.tools.load_model.load_model`.
+        records: of :func:`ohem_d2.tools.load_data.load_records`.
         classes: names of the classes; None: their numbers are their names.
         num_hardest: of so many images pictures are drawn.
 
@@ -84,15 +84,14 @@ def sweep_images(
         images, those with the highest mean ranking loss of mined RoIs.
 
     Raises:
-        ValueError: names the image that cannot be mined on.
+        InputError: names the image that cannot be mined on.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
     totals = torch.zeros(4, num_classes + 1, dtype=torch.float64)
     images = []
     for i, record in enumerate(records):
-        with naming(record["file_name"]):
-            mining = mine(model, to_inputs(record))[0]
+        mining = mine(model, to_inputs(record))[0]
         labels, hard = mining.rois.gt_classes.cpu(), mining.hard.cpu()
         losses = mining.ranking.cpu().double()[hard]
         mined = labels[hard]
@@ -118,8 +117,6 @@ def sweep_images(
     for image, record in images[:num_hardest]:
         mining = mine(model, to_inputs(record))[0]  # the same again
         labels = [f"{loss:.2f}" for loss in mining.ranking[mining.hard[:_NUM_LABELS]].tolist()]
-        with naming(record["file_name"]):
-            photograph = read_image(record["file_name"], "RGB")
-        picture = draw_mining(mining, photograph, labels)
+        picture = draw_mining(mining, read_image(record["file_name"], "RGB"), labels)
         image.picture = encode(picture, ".jpg")
     return counts, [image for image, _ in images[:num_hardest]]

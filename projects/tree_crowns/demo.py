@@ -9,24 +9,19 @@ import argparse
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import prepare_data
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.utils.events import EventStorage
 from trainer import TreeTrainer, setup
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.monitor.drawing import (
-    FOREGROUND,
-    GROUND_TRUTH,
-    draw_boxes,
-    draw_mined_rois,
-    with_caption,
-)
+from ohem_d2.files import write_atomically
+from ohem_d2.monitor.drawing import FOREGROUND, GROUND_TRUTH, draw_boxes, encode, with_caption
+from ohem_d2.monitor.pictures import draw_mining
+from ohem_d2.tools.explain import mine
 
 SCORE = 0.5  # detections below this are not drawn
 ZOOM = 2.0
@@ -46,7 +41,7 @@ def main() -> None:
     results, model = trainer.last_results["bbox"], trainer.model
     pictures = [
         *draw_detections(cfg, model, args.output / "detections"),
-        *draw_mining(cfg, model, args.output / "mined"),
+        *draw_mined(cfg, model, args.output / "mined"),
     ]
     print(
         f"\nCOCO AP {results['AP']:.1f}, AP50 {results['AP50']:.1f}, AP75 {results['AP75']:.1f} "
@@ -67,7 +62,6 @@ def train(cfg: CfgNode) -> TreeTrainer:
 
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
     """For each test tile: what the model finds, beside the crowns drawn by hand."""
-    folder.mkdir(parents=True, exist_ok=True)
     model = TreeTrainer.for_test(cfg, model.eval())
     paths = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
@@ -84,42 +78,20 @@ def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
             (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
             (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
         ):
-            side = cv2.resize(image, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_CUBIC)
-            sides.append(with_caption(draw_boxes(side, boxes, color, 2, ZOOM), caption))
+            sides.append(with_caption(draw_boxes(image, boxes, color, scale=ZOOM), caption))
         paths.append(write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1)))
     return paths
 
 
-def draw_mining(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list:
+def draw_mined(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list:
     """For a few training tiles: which RoIs OHEM mines among all proposals."""
-    folder.mkdir(parents=True, exist_ok=True)
     model.train()
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 8]
     paths = []
     for record in records[:: max(len(records) // num, 1)][:num]:
-        inputs = mapper(record)
-        with torch.no_grad(), EventStorage(cfg.SOLVER.MAX_ITER):  # long after the warm-up
-            images = model.preprocess_image([inputs])
-            features = model.backbone(images.tensor)
-            targets = [inputs["instances"].to(model.device)]
-            proposals, _ = model.proposal_generator(images, features, targets)
-            mined, _ = model.roi_heads(images, features, proposals, targets)
-        mined = mined[0].to("cpu")
-        foreground = (mined.gt_classes < model.roi_heads.num_classes).numpy()
-        picture = draw_mined_rois(
-            read_image(record["file_name"], "RGB"),
-            proposals[0].proposal_boxes.tensor.cpu().numpy(),
-            mined.proposal_boxes.tensor.numpy(),
-            foreground,
-            inputs["instances"].gt_boxes.tensor.numpy(),
-            ZOOM,
-        )
-        picture = with_caption(
-            picture,
-            f"{len(mined)} mined of {len(proposals[0])}: {foreground.sum()} foreground (blue),",
-            f"{(~foreground).sum()} background (red); drawn by hand: green",
-        )
+        (mining,) = mine(model, mapper(record))
+        picture = draw_mining(mining, read_image(record["file_name"], "RGB"))
         paths.append(write(folder / Path(record["file_name"]).name, picture))
     return paths
 
@@ -129,8 +101,7 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 
 
 def write(path: Path, picture: np.ndarray) -> Path:
-    if not cv2.imwrite(str(path), picture[:, :, ::-1]):
-        raise SystemExit(f"{path} could not be written; is the disk full?")
+    write_atomically(path, encode(picture, path.suffix))
     return path
 
 

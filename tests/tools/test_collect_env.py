@@ -9,7 +9,7 @@ from ohem_d2.tools import collect_env
 
 
 def test_prints_what_a_bug_report_needs():
-    command = [sys.executable, "-W", "ignore", "-m", "ohem_d2.collect_env"]
+    command = [sys.executable, "-W", "ignore", "-m", "ohem_d2", "collect-env"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)

@@ -15,7 +15,7 @@ from models import batch, config, detector, random_proposals
 from steps import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.data.crowds import inside_ignore_region
+from ohem_d2.mining.labelling import inside_ignore_region
 from ohem_d2.training.trainer import OHEMTrainer
 
 
@@ -128,15 +128,21 @@ def test_refined_background_in_a_crowd_is_not_mined():
     crowd = Boxes(torch.tensor([[0.0, 0.0, 64.0, 96.0]]))
     for x in inputs:
         x["instances"].ignore_regions = IgnoreRegions(crowd, len(x["instances"]))
-    trained = []
-    match = model.roi_heads._match_and_label_boxes
-    model.roi_heads._match_and_label_boxes = lambda rois, stage, targets: (
-        trained.append(match(rois, stage, targets)) or trained[-1]
-    )
+    minings = []
+
+    class Watcher:
+        def due(self):
+            return True
+
+        def show(self, mining):
+            minings.append(mining)
+
+    model.roi_heads.watcher = Watcher()
     train_heads(model, inputs)
-    assert len(trained) == 2
-    for rois, x in zip(sum(trained, []), 2 * inputs):
-        inside = inside_ignore_region(rois.proposal_boxes, x["instances"], 0.5)
+    assert [mining.stage for mining in minings] == [0, 1, 2]
+    for mining in minings:
+        rois = mining.rois[mining.hard]
+        inside = inside_ignore_region(rois.proposal_boxes, inputs[0]["instances"], 0.5)
         background = rois.gt_classes == 80
         assert background.any() and not (inside & background).any()
 

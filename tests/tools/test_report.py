@@ -22,14 +22,20 @@ from models import config
 
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
-from ohem_d2.tools import load_model as loading
-from ohem_d2.tools import report
+from ohem_d2.tools import cli, report
+from ohem_d2.tools.curves import curves, plot, read_metrics
 from ohem_d2.tools.explain import mine
+from ohem_d2.tools.load_data import image_mapper, load_records, spread
+from ohem_d2.tools.load_model import load_cfg, load_model
 from ohem_d2.tools.sweep import ClassCount, sweep_images
 from ohem_d2.training.trainer import OHEMTrainer
 
 CLASSES = ["narrow", "wide"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def make_report(arguments):
+    cli.main(["report", *arguments])
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(finished):
-    report.main([str(finished), "--images", "4", "--hardest", "2"])
+    make_report([str(finished), "--images", "4", "--hardest", "2"])
     return Page(finished / "report.html")
 
 
@@ -129,7 +135,7 @@ def test_curves_are_those_of_the_metrics(page, finished):
         root = ElementTree.fromstring(svgs[f"{title} over iterations"])
         assert root.tag.endswith("svg")
     # Two or three points are a line of as many corners, with the same ups and downs.
-    series, broken = report.read_metrics(finished / "metrics.json")
+    series, broken = read_metrics(finished / "metrics.json")
     assert broken == 0
     iterations, values = series["ohem/num_fg"]
     assert iterations == [19, 39, 59]
@@ -146,13 +152,13 @@ def test_curves_are_those_of_the_metrics(page, finished):
 
 def test_shares_of_the_classes_are_counted(page, finished, data):
     """Counted again, image by image."""
-    cfg = loading.load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
-    model, _ = loading.load_model(cfg)
-    to_inputs = loading.image_mapper(cfg)
+    cfg = load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
+    model, _ = load_model(cfg)
+    to_inputs = image_mapper(cfg)
     objects, candidates, mined = Counter(), Counter(), Counter()
     names = [*CLASSES, "background"]
     means = {}
-    for record in loading.spread(DatasetCatalog.get(data), 4):
+    for record in spread(DatasetCatalog.get(data), 4):
         (mining,) = mine(model, to_inputs(record))
         labels = [names[c] for c in mining.rois.gt_classes.tolist()]
         candidates.update(labels)
@@ -197,12 +203,12 @@ def test_a_run_that_was_killed_and_resumed(run):
     lines = metrics.read_text().splitlines()
     again = [line.replace('"iteration": 39', '"iteration": 39, "again": 1') for line in lines[1:]]
     metrics.write_text("\n".join([lines[0], lines[1], lines[2][:100], *again, '{"iter']))
-    series, broken = report.read_metrics(metrics)
+    series, broken = read_metrics(metrics)
     assert broken == 2
     assert series["total_loss"][0] == [19, 39, 59] and series["again"] == ([39], [1.0])
     # When a run goes back and has not come as far again, what it had logged there is void.
     metrics.write_text("\n".join([*lines, lines[0].replace('"total_loss": ', '"total_loss": 1')]))
-    series, broken = report.read_metrics(metrics)
+    series, broken = read_metrics(metrics)
     assert broken == 0 and series["total_loss"][0] == [19]
 
 
@@ -211,13 +217,13 @@ def test_numbers_that_are_none_are_broken_lines(tmp_path, number):
     whole = '{"iteration": 19, "lr": 0.1}'
     wrong = [f'{{"iteration": {number}, "lr": 0.1}}', f'{{"iteration": 39, "lr": {"1" * 400}}}']
     (tmp_path / "metrics.json").write_text("\n".join([whole, *wrong]))
-    assert report.read_metrics(tmp_path / "metrics.json") == ({"lr": ([19], [0.1])}, 2)
+    assert read_metrics(tmp_path / "metrics.json") == ({"lr": ([19], [0.1])}, 2)
 
 
 def test_broken_lines_are_told(run, capsys):
     with open(run / "metrics.json", "a") as file:
         file.write('{"iteration": 79, "total_lo')
-    report.main([str(run), "--images", "0"])
+    make_report([str(run), "--images", "0"])
     text = "".join(Page(run / "report.html").text)
     assert "1 line of metrics.json could not be read" in text
     assert "could not be read" in capsys.readouterr().err
@@ -234,7 +240,7 @@ def test_broken_lines_are_told(run, capsys):
 )
 def test_without_a_checkpoint_the_curves_are_left(run, lost, said, capsys):
     (run / lost).unlink()
-    report.main([str(run), "--images", "1"])
+    make_report([str(run), "--images", "1"])
     text = "".join(Page(run / "report.html").text)
     assert "Curves" in text
     assert ("Hardest images" in text) == (said is None)
@@ -278,7 +284,7 @@ WRONG = {
 
 @pytest.mark.parametrize("change, said", WRONG.values(), ids=WRONG)
 def test_curves_are_shown_whatever_is_wrong(run, data, change, said, capsys):
-    report.main([str(run), "--images", "1", *change(run, data)])
+    make_report([str(run), "--images", "1", *change(run, data)])
     page = Page(run / "report.html")
     told = capsys.readouterr().err
     assert re.search(said, told) and re.search(said, "".join(page.text))
@@ -290,7 +296,7 @@ def test_an_error_in_a_model_of_ones_own_can_be_found(run, monkeypatch, caplog):
         raise AttributeError("no such head")
 
     monkeypatch.setattr(report, "sweep_images", broken)
-    report.main([str(run)])
+    make_report([str(run)])
     assert "AttributeError: no such head" in "".join(Page(run / "report.html").text)
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info[2] is not None  # the traceback
@@ -301,34 +307,34 @@ def test_output_that_cannot_be_written_is_named(run):
     folder.mkdir()
     for output in (folder, run / "metrics.json" / "report.html"):
         with pytest.raises(SystemExit, match=f"{output.name} cannot be written: .* --output"):
-            report.main([str(run), "--images", "0", "--output", str(output)])
+            make_report([str(run), "--images", "0", "--output", str(output)])
     assert not list(run.glob("*.part"))
 
 
 @pytest.mark.parametrize("flag, least", [("--images", 0), ("--hardest", 1)])
 def test_numbers_too_small_are_refused(flag, least, capsys):
     with pytest.raises(SystemExit):
-        report.main(["run", flag, str(least - 1)])
+        make_report(["run", flag, str(least - 1)])
     assert f"{flag}: '{least - 1}'; allowed: a whole number >= {least}" in capsys.readouterr().err
 
 
 def test_torn_checkpoints_and_lost_data_are_named(run, data):
     (run / "model_final.pth").write_bytes((run / "model_final.pth").read_bytes()[:3000])
-    report.main([str(run)])
+    make_report([str(run)])
     assert "cannot be loaded" in "".join(Page(run / "report.html").text)
     config_file = run / "config.yaml"
     config_file.write_text(config_file.read_text().replace("two classes", "gone"))
-    report.main([str(run)])
+    make_report([str(run)])
     assert "gone.json does not exist" in "".join(Page(run / "report.html").text)
 
 
 def test_without_metrics_there_is_no_report(run):
     (run / "metrics.json").write_text('{"iteration": 19, "tot')
     with pytest.raises(SystemExit, match="no complete line"):
-        report.main([str(run)])
+        make_report([str(run)])
     (run / "metrics.json").unlink()
     with pytest.raises(SystemExit, match="metrics.json does not exist"):
-        report.main([str(run)])
+        make_report([str(run)])
     assert not (run / "report.html").exists()
 
 
@@ -337,7 +343,7 @@ def test_a_run_without_ohem(run, capsys):
     metrics.write_text(metrics.read_text().replace("ohem/", "other/"))
     config_file = run / "config.yaml"
     config_file.write_text(config_file.read_text().replace("OHEMROIHeads", "StandardROIHeads"))
-    report.main([str(run), "--images", "1"])
+    make_report([str(run), "--images", "1"])
     page = Page(run / "report.html")
     assert "has no ohem/ scalars" in "".join(page.text)
     titles = [alt for alt, kind, _ in page.decoded() if kind == "image/svg+xml"]
@@ -351,7 +357,7 @@ def test_losses_that_are_not_finite(run):
     lines[1].update({"total_loss": float("nan"), "ohem/cut": float("inf")})
     lines[2].update({"ohem/num_nonfinite": 3.0})
     metrics.write_text("\n".join(map(json.dumps, lines)))
-    report.main([str(run), "--images", "0"])
+    make_report([str(run), "--images", "0"])
     page = Page(run / "report.html")
     assert "NaN or infinite" in "".join(page.text) and len(page.pictures) == 6
 
@@ -359,11 +365,11 @@ def test_losses_that_are_not_finite(run):
 def test_stages_of_a_cascade_are_curves_of_their_own():
     line = ([0, 20], [1.0, 2.0])
     series = {f"stage{i}/ohem/num_{kind}": line for i in range(3) for kind in ("fg", "bg")}
-    ((title, _, svg),) = report.curves({**series, "roi_head/num_fg": line, "lr": line})
+    ((title, _, svg),) = curves({**series, "roi_head/num_fg": line, "lr": line})
     assert title == "Mined RoIs"
     assert all(name.replace("ohem/", "") in svg for name in series) and "lr" not in svg.split()
     # A single point is no curve.
-    assert list(report.curves({"bbox/AP": ([59], [12.0])})) == []
+    assert list(curves({"bbox/AP": ([59], [12.0])})) == []
 
 
 STEP = [0, 20]
@@ -372,7 +378,7 @@ STEP = [0, 20]
 def test_colours_and_lines_of_the_stages_of_a_cascade():
     line = (STEP, [1.0, 2.0])
     names = [f"stage{i}/ohem/num_{kind}" for i in range(3) for kind in ("fg", "bg")]
-    svg = report.plot(names, dict.fromkeys(names, line))
+    svg = plot(names, dict.fromkeys(names, line))
     for color in (FOREGROUND, BACKGROUND):
         drawn = [s for s in re.findall(r'style="([^"]*)"', svg) if bytes(color).hex() in s]
         dashes = {re.search("stroke-dasharray: ([^;]*)|$", style).group(1) for style in drawn}
@@ -381,12 +387,12 @@ def test_colours_and_lines_of_the_stages_of_a_cascade():
 
 @pytest.mark.parametrize("name", ["loss_$\\x$", "loss_\ud800", "loss_\0"])
 def test_any_name_of_a_loss_is_drawn(name):
-    ((_, _, svg),) = report.curves({name: (STEP, [1.0, 2.0])})
+    ((_, _, svg),) = curves({name: (STEP, [1.0, 2.0])})
     assert ElementTree.fromstring(svg).tag.endswith("svg")
 
 
 def test_higher_is_up_for_negative_values_too():
-    svg = report.plot(["loss"], {"loss": (STEP, [-2.0, -1.0])})
+    svg = plot(["loss"], {"loss": (STEP, [-2.0, -1.0])})
     color = "1f77b4"  # the first of matplotlib's
     path = re.search(rf'<path d="([^"]*)"[^>]*stroke: #{color}', svg).group(1)
     (_, low), (_, high) = re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)
@@ -396,7 +402,7 @@ def test_higher_is_up_for_negative_values_too():
 def test_one_record_is_no_curve_and_that_is_told(run):
     metrics = run / "metrics.json"
     metrics.write_text(metrics.read_text().splitlines()[0])
-    report.main([str(run), "--images", "0"])
+    make_report([str(run), "--images", "0"])
     text = "".join(Page(run / "report.html").text)
     assert "a curve takes two" in text and "Curves" not in text
 
@@ -411,9 +417,9 @@ def test_average_precision_of_several_test_sets(tmp_path):
 
 
 def test_a_class_called_background_is_counted_as_a_class(finished, data):
-    cfg = loading.load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
-    model, _ = loading.load_model(cfg)
-    records = loading.spread(loading.load_records(cfg, [data]), 2)
+    cfg = load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
+    model, _ = load_model(cfg)
+    records = spread(load_records(cfg, [data]), 2)
     expected, _ = sweep_images(cfg, model, records, CLASSES, 0)
     found, _ = sweep_images(cfg, model, records, ["background", "wide"], 0)
     assert {count.name: count.foreground for count in expected} == {

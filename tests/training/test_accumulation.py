@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, create_ddp_model, launch
 from detectron2.utils.events import EventStorage
 from models import autocasts_to, batch, config, detector
@@ -17,6 +18,7 @@ from ohem_d2.training.accumulation import (
     AccumulatingAMPTrainer,
     AccumulatingTrainer,
     accumulating,
+    add_accumulation_config,
 )
 
 
@@ -114,6 +116,35 @@ def test_options_of_the_trainer_stay():
     trainer.gather_metric_period, trainer.precision = 5, torch.bfloat16
     ours = accumulating(trainer, 2)
     assert (ours.gather_metric_period, ours.precision) == (5, torch.bfloat16)
+
+
+@pytest.mark.skipif(
+    "async_write_metrics" not in inspect.signature(SimpleTrainer.__init__).parameters,
+    reason="not in this version of Detectron2",
+)
+@pytest.mark.parametrize("kind", [SimpleTrainer, AMPTrainer])
+def test_no_metric_is_lost_that_another_thread_writes(kind):
+    logged = []
+    for in_thread in (False, True):
+        model = Regression()
+        trainer = kind(model, data(6), torch.optim.SGD(model.parameters(), lr=0.1))
+        trainer.async_write_metrics, trainer.precision = in_thread, torch.bfloat16
+        trainer = accumulating(trainer, 2)
+        assert trainer.async_write_metrics == in_thread
+        trainer.train(0, 3)
+        names = ("total_loss", "loss_a", "loss_b")
+        logged.append({name: trainer.storage.history(name).values() for name in names})
+    assert logged[0] == logged[1]
+    assert [iteration for _, iteration in logged[1]["loss_a"]] == [0, 1, 2]
+
+
+def test_the_key_is_added_once():
+    cfg = get_cfg()
+    add_accumulation_config(cfg)
+    assert cfg.SOLVER.ACCUMULATION_STEPS == 1
+    cfg.SOLVER.ACCUMULATION_STEPS = 3
+    add_accumulation_config(cfg)
+    assert cfg.SOLVER.ACCUMULATION_STEPS == 3
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """train_net.py as a user calls it: real processes, real images, real evaluation."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -111,13 +112,40 @@ def test_a_name_of_the_model_zoo_and_voc_data(voc, tmp_path):
     assert re.search(r"copypaste: AP,AP50,AP75", out)
 
 
+MODULE = """
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from ohem_d2 import OHEMMixin
+
+def add_my_config(cfg):
+    cfg.MODEL.MY_KEY = 1
+
+@ROI_HEADS_REGISTRY.register()
+class MyHeads(OHEMMixin, StandardROIHeads):
+    pass
+"""
+
+
+def test_heads_and_keys_of_ones_own(coco, tmp_path):
+    (tmp_path / "my_heads.py").write_text(MODULE)
+    overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
+    out = processes.run(
+        command(QUICK, coco, tmp_path, *overrides, flags=("--import", "my_heads")),
+        PYTHONPATH=os.pathsep.join((str(ROOT), str(tmp_path))),
+    )
+    (line,) = re.findall(r".*OHEM is active.*", out)
+    assert "MyHeads" in line
+    saved = (tmp_path / "config.yaml").read_text()
+    assert "MY_KEY: 2" in saved and "ACCUMULATION_STEPS" not in saved
+
+
 def test_wrong_names_are_told(coco, tmp_path):
-    for arguments, message in (
-        (("configs/nothing.yaml", coco), "configs/nothing.yaml: no such file"),
-        ((QUICK, ("coco:missing.json:images", coco[1])), "missing.json does not exist"),
+    for config, data, flags, message in (
+        ("configs/nothing.yaml", coco, (), "configs/nothing.yaml: no such file"),
+        (QUICK, ("coco:missing.json:images", coco[1]), (), "missing.json does not exist"),
+        (QUICK, coco, ("--import", "no_such_module"), "is its folder in PYTHONPATH?"),
     ):
         done = subprocess.run(
-            command(*arguments, tmp_path),
+            command(config, data, tmp_path, flags=flags),
             cwd=ROOT,
             env=processes.environment(),
             capture_output=True,

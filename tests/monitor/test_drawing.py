@@ -1,10 +1,15 @@
+import io
+
 import numpy as np
+import pytest
+from PIL import Image
 
 from ohem_d2.monitor.drawing import (
     BACKGROUND,
     FOREGROUND,
     draw_boxes,
     draw_mined_rois,
+    encode,
     with_caption,
     zoom_for,
 )
@@ -12,9 +17,30 @@ from ohem_d2.monitor.drawing import (
 
 def test_boxes_are_drawn_where_they_are():
     image = np.zeros((40, 60, 3), np.uint8)
-    draw_boxes(image, np.array([[5.0, 6, 15, 26]]), (255, 0, 0), thickness=1, scale=2.0)
-    ys, xs = np.nonzero(image[:, :, 0] > 127)
-    assert (xs.min(), xs.max(), ys.min()) == (10, 30, 12) and image[30, 20].sum() == 0
+    picture = draw_boxes(image, np.array([[5.0, 6, 15, 16]]), (255, 0, 0), 1, scale=2.0)
+    assert picture.shape == (80, 120, 3) and not image.any()
+    ys, xs = np.nonzero(picture[:, :, 0])
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (10, 30, 12, 32)
+    assert picture[22, 20].sum() == 0
+
+
+@pytest.mark.parametrize("thickness", [2, 3, 4])
+def test_lines_have_the_edge_in_their_middle(thickness):
+    image = np.zeros((60, 60, 3), np.uint8)
+    picture = draw_boxes(image, np.array([[20.0, 20, 40, 40]]), (255, 0, 0), thickness)
+    (columns,) = np.nonzero(picture[30, :, 0])
+    assert len(columns) == 2 * thickness
+    for edge, line in ((20, columns[:thickness]), (40, columns[thickness:])):
+        assert abs(line.mean() - edge) <= 0.5
+
+
+@pytest.mark.parametrize("suffix, most", [(".png", 0), (".jpg", 20)])
+def test_files(suffix, most):
+    column = np.arange(0, 256, 4, dtype=np.uint8)
+    picture = np.stack(np.broadcast_arrays(column[:, None], column[None], np.uint8(70)), axis=2)
+    file = io.BytesIO(encode(picture, suffix))
+    read = np.array(Image.open(file))
+    assert np.abs(read.astype(int) - picture).max() <= most
 
 
 def test_mined_rois_have_the_colour_of_their_kind_and_the_photograph_is_not_touched():

@@ -1,0 +1,5 @@
+"""The old name of ``ohem_d2.monitor.pictures``."""
+
+from .monitor.pictures import MiningPictures
+
+__all__ = ["MiningPictures"]

@@ -1,0 +1,66 @@
+"""
+The command ``python -m ohem_d2``.
+
+A command is a module of this folder with ``add_arguments(parser)`` and ``run(args)``; its docstring
+is its help.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from detectron2.utils.logger import setup_logger
+
+from .errors import InputError
+
+COMMANDS = {
+    "inspect": "what OHEM picks on images, and why",
+    "report": "curves and hardest images of a training run, in one HTML file",
+    "collect-env": "what a bug report needs to say about the environment",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    Args:
+        argv: the command and its arguments; None: those of the process.
+
+    Raises:
+        SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m ohem_d2")
+    help_ = "; ".join(f"{name}: {what}" for name, what in COMMANDS.items())
+    parser.add_argument("command", choices=COMMANDS, help=f"{help_}; each has a --help")
+    name = parser.parse_args(argv[:1]).command
+    command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m ohem_d2 {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    args = parser.parse_intermixed_args(argv[1:])
+    try:
+        command.run(args)
+    except InputError as e:  # Anything else is a bug, here or in a model of one's own.
+        raise SystemExit(f"{parser.prog}: {e}") from e
+
+
+def main_of_old_name(name: str) -> None:
+    """``python -m ohem_d2.inspect`` and the like, which still work."""
+    print(f"This is now `python -m ohem_d2 {name}`; the old name will go.", file=sys.stderr)
+    setup_logger()
+    main([name, *sys.argv[1:]])
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, ``least`` or more."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number >= {least}")
+        return int(text)
+
+    return whole

@@ -1,0 +1,131 @@
+"""What a training run logged, as curves."""
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..monitor.drawing import BACKGROUND, FOREGROUND
+from .errors import InputError, naming
+
+# iterations and values by name of the scalar
+Series = dict[str, tuple[list[int], list[float]]]
+
+AVERAGE_PRECISION = r"(.+/)?(bbox|segm|keypoints)/AP\d*"
+# Curves of mined RoIs have the same colours at each stage of a cascade.
+_STYLES = {"stage1/": "dashed", "stage2/": "dotted"}
+# title, what is on it, and names of scalars without the prefix of a cascade's stage
+_PANELS = (
+    ("Losses", "as trained on; total_loss is their sum", r"(total_)?loss[^/]*"),
+    ("Mined RoIs", "an image; foreground and background", r"ohem/num_(fg|bg)"),
+    ("Candidates", "an image; survivors are those left by NMS", r"ohem/num_(candidates|survivors)"),
+    ("Classification loss", "mean over all candidates, and over mined RoIs", r"ohem/mean_cls_\w+"),
+    ("Localization loss", "mean over all candidates, and over mined RoIs", r"ohem/mean_loc_\w+"),
+    ("Cut", "the lowest ranking loss that was mined", r"ohem/cut"),
+    ("Average precision", "of evaluations during the run", AVERAGE_PRECISION),
+)
+
+
+def read_metrics(path: Path) -> tuple[Series, int]:
+    """
+    Args:
+        path: what Detectron2's JSONWriter wrote. Where a resumed run repeats iterations, the later
+            values count.
+
+    Returns:
+        the series, and the number of lines that are no record, as the last one of a run that was
+        killed while it wrote.
+
+    Raises:
+        InputError: if there is no such file, or no record in it.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
+            "writes metrics.json there"
+        )
+    with naming():
+        lines = path.read_text(errors="replace").splitlines()
+    series: Series = defaultdict(lambda: ([], []))
+    broken = 0
+    for line in lines:
+        try:
+            record = json.loads(line)
+            # As JSON has them, numbers can be too large for a float.
+            iteration = int(float(record.pop("iteration")))
+            scalars = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            broken += bool(line.strip())
+            continue
+        for name, value in scalars.items():
+            iterations, values = series[name]
+            while iterations and iterations[-1] >= iteration:
+                iterations.pop()
+                values.pop()
+            iterations.append(iteration)
+            values.append(value)
+    if not series:
+        raise InputError(f"{path} has no complete line yet; broken ones: {broken}")
+    return dict(series), broken
+
+
+def metrics_notes(series: Series, broken: int) -> list[str]:
+    """What a reader should know about the metrics that :func:`read_metrics` found."""
+    notes = []
+    if broken:
+        lines = "1 line" if broken == 1 else f"{broken} lines"
+        notes.append(
+            f"{lines} of metrics.json could not be read and are left out; a run that is killed "
+            "while it writes leaves such a line."
+        )
+    if all(len(iterations) < 2 for iterations, _ in series.values()):
+        notes.append("metrics.json has one value of each scalar so far, and a curve takes two.")
+    if not any("ohem/" in name for name in series):
+        notes.append(
+            "metrics.json has no ohem/ scalars: the run had no OHEM heads, or did not get past "
+            "WARMUP_ITERS."
+        )
+    if any(v > 0 for n, (_, values) in series.items() if "num_nonfinite" in n for v in values):
+        notes.append("Some RoIs had a NaN or infinite loss: see ohem/num_nonfinite.")
+    return notes
+
+
+def curves(series: Series) -> Iterator[tuple[str, str, str]]:
+    """For each panel that the run has a curve for: title, description, SVG."""
+    for title, description, pattern in _PANELS:
+        names = [n for n in series if re.fullmatch(rf"(stage\d+/)?({pattern})", n)]
+        if any(len(series[name][0]) > 1 for name in names):
+            yield title, description, plot(names, series)
+
+
+def plot(names: Sequence[str], series: Series) -> str:
+    """An SVG with the curves of those names over the iterations."""
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    own = {"num_fg": FOREGROUND, "num_bg": BACKGROUND}
+    for name in names:
+        iterations, values = series[name]
+        stage, scalar = re.fullmatch(r"(stage\d+/)?(?:ohem/)?(.*)", name, re.DOTALL).groups("")
+        color = own.get(scalar)
+        label = "".join(c if c.isprintable() else "?" for c in f"{stage}{scalar}")
+        axes.plot(
+            iterations,
+            values,
+            label=label.replace("$", r"\$"),  # it is no mathematics
+            color=color and tuple(c / 255 for c in color),
+            linestyle=_STYLES.get(stage, "solid"),
+            linewidth=1.5,
+        )
+    axes.set_xlabel("iteration")
+    if axes.dataLim.ymin >= 0:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize="small")
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg", transparent=True)
+    return svg.getvalue()

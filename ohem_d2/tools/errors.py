@@ -1,0 +1,61 @@
+"""
+Wrong input of a command, which is told in a line, apart from bugs, which keep their traceback.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from yaml import YAMLError
+
+from ..files import write_atomically
+
+# Of these the text is enough. With the others it is told what they are: their texts are often
+# short.
+_PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
+
+
+class InputError(ValueError):
+    """What was given to a command is wrong; the text says what, to whoever gave it."""
+
+
+@contextlib.contextmanager
+def naming(what: str = "") -> Iterator[None]:
+    """
+    For where input is read, which may raise anything. No forward pass of a model belongs in the
+    context, as an error there is one of the model.
+
+    Args:
+        what: the input, a file, say. The message begins with it.
+
+    Raises:
+        InputError: in the place of any other error, which is its ``__cause__``.
+    """
+    try:
+        yield
+    # An InputError has been told what it is about, and the others are never due to input.
+    except (InputError, AttributeError, NameError):
+        raise
+    except Exception as e:
+        raise InputError(f"{what}: {message(e)}" if what else message(e)) from e
+
+
+def message(error: Exception) -> str:
+    """What an error says, in words for the one who gave the input."""
+    if isinstance(error, KeyError) and error.args:
+        said = str(error.args[0])  # a sentence, or only the key that is not in a dict
+        return said if " " in said else f"key {error.args[0]!r} is missing"
+    return str(error) if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: {error}"
+
+
+def write_output(path: Path, content: bytes | str) -> None:
+    """
+    :func:`ohem_d2.files.write_atomically` for commands with an argument --output.
+
+    Raises:
+        InputError: names the file.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as e:
+        raise InputError(f"{e}. Name another place with --output") from e

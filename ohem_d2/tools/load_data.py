@@ -1,0 +1,188 @@
+"""Images with ground truth, from what a command line names."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.structures import BoxMode
+
+from ..data.crowds import CrowdDatasetMapper
+from ..data.datasets import must_exist, register_datasets
+from ..data.voc import read_voc
+from .errors import InputError, naming
+
+
+def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
+    """
+    The images of data sets with their ground truth, in Detectron2's format, and with proposals if
+    MODEL.LOAD_PROPOSALS. Of DATASETS.TRAIN those that a training takes: without the images that
+    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+
+    Args:
+        names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.data.datasets``.
+        classes: see :func:`ohem_d2.data.datasets.register_datasets`.
+
+    Raises:
+        InputError: names what is wrong.
+    """
+    own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    with naming():
+        # Data sets of the configuration belong together, as they did when it was trained.
+        register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise InputError(
+                f"Data set {name!r} is not registered. Name it coco:ANNOTATIONS.json:IMAGE_FOLDER "
+                "or voc:FOLDER:SPLIT, or name the module that registers it with --import"
+            )
+    together, proposal_files = ", ".join(names), _proposal_files(cfg, names)
+    with naming(f"Data set {together}"):
+        records = get_detection_dataset_dicts(
+            list(names), filter_empty=False, proposal_files=proposal_files
+        )
+    for name in names:
+        _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
+    for record in records:
+        if "annotations" not in record:
+            raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
+    with_objects = [
+        record
+        for record in records
+        if any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
+    ]
+    if not with_objects:  # files of images without labels, as of COCO's test set, are read as well
+        raise InputError(
+            f"Data set {together} has no annotated object, and a loss needs labels. An image that "
+            "shows none is looked at by python -m ohem_d2 inspect --image FILE --no-objects"
+        )
+    trained_on = set(names) <= set(cfg.DATASETS.TRAIN)
+    return with_objects if trained_on and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
+
+
+def load_image_record(
+    cfg: CfgNode,
+    image: Path,
+    annotations: Path | None,
+    classes: Sequence[str] = (),
+) -> tuple[dict, list[str] | None]:
+    """
+    One image with its ground truth, in Detectron2's format.
+
+    Args:
+        annotations: a file in COCO format (``.json``) that has the image, or the image's in
+            Pascal VOC format (``.xml``); None: the image shows no object.
+        classes: names of the classes in the order of their ids, for VOC format; else those of
+            DATASETS.TRAIN.
+
+    Returns:
+        the record, and the names of the classes as far as they are known.
+
+    Raises:
+        InputError: names what is wrong.
+    """
+    with naming():
+        must_exist(image, "the image")
+        if annotations is not None:
+            must_exist(annotations, "the annotations")
+    _check_classes(cfg, "--classes", classes or None)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError(
+            "MODEL.LOAD_PROPOSALS is True, and proposals are given for data sets: use --dataset"
+        )
+    if annotations is None or annotations.suffix.lower() == ".xml":
+        with naming():
+            classes = list(classes) or _training_classes(cfg)
+            objects = _voc_annotations(annotations, classes) if annotations else []
+        return {"file_name": str(image), "image_id": image.stem, "annotations": objects}, classes
+    name = f"coco:{annotations}:{image.parent}"
+    with naming():
+        classes = register_datasets([name])
+    _check_classes(cfg, name, classes)
+    with naming(str(annotations)):
+        records = DatasetCatalog.get(name)
+    found = [r for r in records if Path(r["file_name"]).name == image.name]
+    if len(found) != 1:
+        raise InputError(f"{annotations} has {len(found)} images called {image.name}; it needs one")
+    return {**found[0], "file_name": str(image)}, classes
+
+
+def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
+    """
+    What makes a model's inputs of a record: resized as in a test, without augmentations, with
+    ground truth as in training. It raises InputError, which names the image.
+    """
+    augmentations = build_augmentation(cfg, is_train=False)
+    mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+
+    def to_inputs(record: dict) -> dict:
+        with naming(record["file_name"]):
+            return mapper(record)
+
+    return to_inputs
+
+
+def spread(records: Sequence[dict], num: int) -> list[dict]:
+    """At most ``num`` of the records, from all over the data set."""
+    places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
+    return [records[i] for i in places]
+
+
+def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> list[str] | None:
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return None
+    files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
+    files.update(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
+    for name in names:
+        if name not in files:
+            raise InputError(
+                f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {name}; add "
+                "it to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN"
+            )
+    return [files[name] for name in names]
+
+
+def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> None:
+    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if classes is not None and len(classes) != expected:
+        raise InputError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES = {expected}, but {name} has {len(classes)} classes: "
+            f"{', '.join(classes[:10])}. Use the configuration that the model was trained with, as "
+            f"OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}; VOC data "
+            "that does not have all classes takes --classes"
+        )
+
+
+def _training_classes(cfg: CfgNode) -> list[str] | None:
+    try:
+        own = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    except FileNotFoundError:
+        return None
+    others = (MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN)
+    for classes in (own, *others):
+        if len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            return list(classes)
+    return None
+
+
+def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
+    if not classes:
+        raise InputError(
+            f"{path} is in Pascal VOC format, which does not number the classes: give their names "
+            "in the order of their ids with --classes"
+        )
+    annotations = []
+    for found in read_voc(path):
+        if found.name not in classes:
+            raise InputError(f"{path}: class {found.name!r} is none of {', '.join(classes)}")
+        x0, y0, x1, y1 = found.box
+        annotations.append(
+            {
+                "bbox": [x0 - 1, y0 - 1, x1, y1],  # as Detectron2 reads it: VOC counts from 1
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": list(classes).index(found.name),
+            }
+        )
+    return annotations

@@ -1,0 +1,198 @@
+"""The order of the house: what may import what, how large things grow, and what stays private."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import detectron2
+import pytest
+from models import ROOT
+
+# From the ground up. Imports point down, or stay on a floor.
+FLOORS = (
+    ("config", "compat", "model_zoo", "files"),
+    ("data",),
+    ("mining",),
+    ("monitor",),
+    ("training",),
+    ("heads",),
+    ("", "env"),  # "": the package itself
+    ("tools",),
+    # The command, and the old names of modules, which nothing here imports
+    ("__main__", "collect_env", "datasets", "engine", "events", "inspect", "losses", "report"),
+)
+MOST_LINES = {"module": 320, "class": 220}
+
+PACKAGE = sorted((ROOT / "ohem_d2").rglob("*.py"))
+CODE = [*PACKAGE, *sorted((ROOT / "projects").rglob("*.py"))]
+FILES = [*CODE, *sorted((ROOT / "tests").rglob("*.py"))]
+SOURCES = {path: path.read_text() for path in FILES}
+TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
+
+
+def names(paths):
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+# ---- imports -----------------------------------------------------------------------------------
+
+
+def module_of(path):
+    """ohem_d2.mining.miner, say."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in PACKAGE}
+
+
+def imported(path) -> Iterator[str]:
+    """Modules of the package, wherever in the file they are imported."""
+    package = module_of(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join((*above, *filter(None, [node.module])))
+            for alias in node.names:
+                part = f"{module}.{alias.name}"
+                yield from (
+                    name for name in [part if part in MODULES else module] if name in MODULES
+                )
+
+
+def floor_of(module):
+    room = (*module.split("."), "")[1]
+    (floor,) = (i for i, rooms in enumerate(FLOORS) if room in rooms)
+    return floor
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=names(PACKAGE))
+def test_imports_point_down(path):
+    own = module_of(path)
+    for module in imported(path):
+        assert floor_of(module) <= floor_of(own), f"{own} imports {module}"
+
+
+def test_imports_are_found():
+    """Of either form, or the test above says nothing."""
+    found = set(imported(ROOT / "ohem_d2/tools/collect_env.py"))
+    assert found == {"ohem_d2", "ohem_d2.compat"}
+    assert "ohem_d2.data.voc" in set(imported(ROOT / "ohem_d2/data/datasets.py"))
+    assert "ohem_d2.config" in set(imported(ROOT / "ohem_d2/__init__.py"))
+
+
+# ---- sizes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CODE, ids=names(CODE))
+def test_nothing_is_too_large(path):
+    sizes = {("module", path.name): SOURCES[path].count("\n")}
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ClassDef):
+            sizes["class", node.name] = node.end_lineno - node.lineno + 1
+    large = {name: size for (kind, name), size in sizes.items() if size > MOST_LINES[kind]}
+    assert large == {}
+
+
+# ---- private names -----------------------------------------------------------------------------
+
+PRIVATE = re.compile(r"_[A-Za-z]\w*")
+
+
+def private_definitions(tree) -> Iterator[str]:
+    """Functions, classes, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name = node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            name = node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and own(node):
+            name = node.attr
+        else:
+            continue
+        if PRIVATE.fullmatch(name):
+            yield name
+
+
+def own(node):
+    """Whether it is an attribute of self, cls or super()."""
+    return ast.unparse(node.value) in ("self", "cls", "super()")
+
+
+def private_uses(tree) -> Iterator[tuple[int, str]]:
+    """Private names of something else than self, with their lines; in a string, as of setattr."""
+    for node in ast.walk(tree):
+        found = []
+        if isinstance(node, ast.ImportFrom):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute) and not own(node):
+            found = [node.attr]
+        elif isinstance(node, ast.Call):
+            texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+            found = [text.rpartition(".")[2] for text in texts if isinstance(text, str)]
+        yield from ((node.lineno, name) for name in found if PRIVATE.fullmatch(name))
+
+
+DEFINED = {path: set(private_definitions(tree)) for path, tree in TREES.items()}
+# Detectron2's own seams are private by name, and are there to be overridden.
+SEAMS = {
+    name
+    for folder in ("modeling/roi_heads", "engine")
+    for path in Path(detectron2.__file__).parent.joinpath(folder).glob("*.py")
+    for name in private_definitions(ast.parse(path.read_text()))
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=names(FILES))
+def test_private_names_stay_in_their_file(path):
+    project = ROOT.joinpath(*path.relative_to(ROOT).parts[:2])
+    # Two projects may have a name in common.
+    others = [p for p in CODE if p in PACKAGE or project in p.parents or path not in CODE]
+    foreign = set().union(*(DEFINED[p] for p in others)) - DEFINED[path] - SEAMS
+    uses = [(line, name) for line, name in private_uses(TREES[path]) if name in foreign]
+    assert uses == []
+
+
+def overridden() -> Iterator[str]:
+    """Private methods of classes here that a subclass in another file defines, too."""
+    classes = {
+        node.name: (path, node)
+        for path in FILES
+        for node in TREES[path].body
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def methods(node):
+        return {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
+
+    def parents(node):
+        for base in node.bases:
+            name = ast.unparse(base).rpartition(".")[2]
+            if name in classes and classes[name][1] is not node:
+                yield classes[name]
+                yield from parents(classes[name][1])
+
+    for path, node in classes.values():
+        for place, parent in parents(node):
+            for name in methods(node) & methods(parent) if place != path else ():
+                if PRIVATE.fullmatch(name) and name not in SEAMS:
+                    yield f"{path.name}: {node.name}.{name} of {parent.name}"
+
+
+def test_private_methods_are_not_overridden_from_outside():
+    assert list(overridden()) == []
+
+
+def test_private_uses_are_found():
+    code = """
+from a import _b
+c._d()
+self._e, super()._f()
+monkeypatch.setattr("a.b._g", 1); monkeypatch.setattr(a, "_h", 1)
+__all__, x.__dict__, "_no"
+"""
+    assert [name for _, name in private_uses(ast.parse(code))] == ["_b", "_g", "_h", "_d"]
