@@ -14,8 +14,6 @@ DEFAULTS = {
     "NMS_SCOPE": "class",
     "BUDGET": "image",
     "MAX_FG_FRACTION": 1.0,
-    "MAX_NEG_PER_POS": -1,
-    "MIN_NEG_PER_IMAGE": 0,
     "BG_IOU_LOW": 0.0,
     "MAX_CANDIDATES": 0,
     "CHUNK_SIZE": 0,
@@ -36,7 +34,9 @@ def test_keys_and_defaults():
     assert dict(cfg.MODEL.ROI_HEADS.OHEM) == DEFAULTS
     del cfg.MODEL.ROI_HEADS["OHEM"]
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.pop("OHKM_TOPK") == 8
-    assert cfg.SOLVER.pop("ACCUMULATION_STEPS") == 1
+    focal = {"TYPE": "softmax", "GAMMA": 2.0, "ALPHA": -1.0}
+    for name, default in focal.items():
+        assert cfg.MODEL.ROI_BOX_HEAD.pop(f"FOCAL_LOSS_{name}") == default
     assert cfg.dump() == before
 
 
@@ -44,7 +44,7 @@ def test_keys_that_are_there_stay():
     cfg = get_cfg()
     add_ohem_config(cfg)
     cfg.MODEL.ROI_HEADS.OHEM.NMS_THRESH = 0.5
-    cfg.SOLVER.ACCUMULATION_STEPS = 2
+    cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA = 1.0
     before = cfg.dump()
     add_ohem_config(cfg)
     assert cfg.dump() == before
@@ -79,11 +79,7 @@ def test_a_head_gets_what_the_config_says():
         ({"NMS_THRESH": 0.5, "NMS_SCOPE": "none"}, "no NMS would read it"),
         ({"BUDGET": "epoch"}, '"image" or "batch"'),
         ({"MAX_FG_FRACTION": 0}, "above 0"),
-        ({"MAX_NEG_PER_POS": 0}, "-1 or a whole number > 0"),
-        ({"MAX_NEG_PER_POS": 0.5}, "-1 or a whole number > 0"),
         ({"MAX_FG_FRACTION": 0.05}, "at least one RoI of BATCH_SIZE_PER_IMAGE, which is 16"),
-        ({"MIN_NEG_PER_IMAGE": 16}, "below BATCH_SIZE_PER_IMAGE, which is 16"),
-        ({"MIN_NEG_PER_IMAGE": 1.5}, "whole number"),
         ({"BG_IOU_LOW": 0.5}, "IOU_THRESHOLDS"),
         ({"BG_IOU_LOW": 1.0}, "below 1"),
         ({"MAX_CANDIDATES": 15}, "at least BATCH_SIZE_PER_IMAGE"),
@@ -94,7 +90,7 @@ def test_a_head_gets_what_the_config_says():
         ({"READONLY_PRECISION": "half"}, '"" or "bfloat16" or "float16"'),
         ({"SCREENING": 0.5}, "0 or a number >= 1"),
         ({"BUDGET": "batch", "SCREENING": 2.0}, "at its default with SCREENING"),
-        ({"MIN_NEG_PER_IMAGE": 2, "SCREENING": 2.0}, "at its default with SCREENING"),
+        ({"MAX_FG_FRACTION": 0.5, "SCREENING": 2.0}, "at its default with SCREENING"),
         ({"SCREENING": 2.0, "IMPLEMENTATION": "loss_layer"}, "no read-only pass"),
         ({"SCREENING": 2.0, "CASCADE_STAGES": "all"}, 'when CASCADE_STAGES is "all"'),
         ({"IMPLEMENTATION": "fast"}, '"readonly" or "loss_layer"'),
