@@ -24,7 +24,7 @@ from .mining.losses import per_roi_losses
 from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "CrowdDatasetMapper",

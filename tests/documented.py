@@ -122,8 +122,8 @@ def run_python(code: str, names: dict) -> None:
         train_a_step(cfg)
     if isinstance(cfg, DictConfig):
         assert_mines(instantiate(cfg.model.roi_heads))
-    if "class FocalPredictor" in code:
-        assert_trains_what_it_ranks_by(names["FocalPredictor"])
+    if "class TheirPredictor" in code:
+        assert_trains_what_it_ranks_by(names["TheirPredictor"])
 
 
 def run_yaml(text: str) -> None:
@@ -187,6 +187,8 @@ def assert_trains_what_it_ranks_by(predictor: type) -> None:
     from detectron2.utils.events import EventStorage
     from models import ground_truth, random_proposals
 
+    from ohem_d2 import per_roi_losses
+
     cfg = zoo("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     cfg.MODEL.ROI_HEADS.NAME = "OHEMROIHeads"
     _, model = train_a_step(cfg, predictor)
@@ -197,7 +199,7 @@ def assert_trains_what_it_ranks_by(predictor: type) -> None:
     rois[1].gt_classes = torch.full((5,), 80)
     predictor = model.roi_heads.box_predictor
     predictions = predictor(torch.rand(35, 16))
-    each = predictor.per_roi_losses(predictions, rois)
+    each = per_roi_losses(predictor, predictions, rois)
     for name, loss in predictor.losses(predictions, rois).items():
         torch.testing.assert_close(each[name].mean(), loss)
     with EventStorage():

@@ -1,9 +1,8 @@
 import math
-import re
 
 import pytest
 from detectron2.config import get_cfg
-from models import ROOT, config, detector
+from models import config, detector
 
 from ohem_d2 import OHEMSettings, add_ohem_config
 
@@ -142,13 +141,3 @@ def test_a_misspelt_key_in_a_file_or_on_the_command_line(tmp_path):
     add_ohem_config(cfg)
     with pytest.raises((KeyError, AssertionError), match="MODEL.ROI_HEADS.OHEM.NMS_TRESH"):
         cfg.merge_from_list(["MODEL.ROI_HEADS.OHEM.NMS_TRESH", "0.5"])
-
-
-def test_the_readme_has_every_key_with_its_default():
-    rows = [line.split("|") for line in (ROOT / "README.md").read_text().splitlines()]
-    table = {}
-    for row in rows:
-        if len(row) == 5 and row[1].strip().startswith("`"):
-            names = re.findall(r"`(\w+)`", row[1])
-            table.update(zip(names, (value.strip().strip('"') for value in row[2].split(","))))
-    assert {key: table.get(key) for key in DEFAULTS} == {k: str(v) for k, v in DEFAULTS.items()}
