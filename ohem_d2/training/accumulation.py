@@ -5,11 +5,18 @@ import time
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat import copy_options, mixed_precision, run_after_backward
+
+
+def add_accumulation_config(cfg: CfgNode) -> None:
+    """Add ``SOLVER.ACCUMULATION_STEPS`` with its default, in place; one that is there stays."""
+    # An iteration is so many batches of IMS_PER_BATCH images, whose gradients are averaged.
+    cfg.SOLVER.setdefault("ACCUMULATION_STEPS", 1)
 
 
 class AccumulatingTrainer(SimpleTrainer):
