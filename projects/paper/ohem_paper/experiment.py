@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import voc  # noqa: F401  registers Pascal VOC without its difficult objects
-from bootstrapping import BootstrapTrainer, add_bootstrap_config
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
-from proposal_files import check_proposal_file
-from test_time import add_test_time_config, with_test_time_extras
-from training_loss import TrainingLossHook, add_training_loss_config
-from vgg import add_vgg_config
 
 from ohem_d2 import add_ohem_config
 from ohem_d2.data.datasets import register_datasets
+from ohem_d2.training.accumulation import add_accumulation_config
 from ohem_d2.training.trainer import OHEMTrainer
+
+from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
+from .bootstrapping.settings import BootstrapSettings
+from .bootstrapping.trainer import BootstrapTrainer
+from .inference.model import with_test_time_extras
+from .inference.settings import BoxVoting, MultiScale
+from .networks.vgg import add_vgg_config
+from .proposals.files import check_proposal_file
+from .training_loss import TrainingLossHook, add_training_loss_config
 
 TRAINERS = ("online", "bootstrapping")
 
@@ -26,11 +30,12 @@ TRAINERS = ("online", "bootstrapping")
 def add_paper_config(cfg: CfgNode) -> None:
     """Every key of the project, in place."""
     add_ohem_config(cfg)
+    add_accumulation_config(cfg)
     add_vgg_config(cfg)
-    add_test_time_config(cfg)
-    add_bootstrap_config(cfg)
+    for settings in (MultiScale, BoxVoting, BootstrapSettings):
+        settings.add_to(cfg)
     add_training_loss_config(cfg)
-    # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping.py
+    # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
     cfg.SOLVER.TRAINER = "online"
 
 
@@ -61,7 +66,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
 def import_networks(cfg: CfgNode) -> None:
     """Register what the configuration names and few need: it takes what the demo takes."""
     if cfg.MODEL.BACKBONE.NAME.startswith("build_lite"):
-        import small_networks  # noqa: F401
+        from .networks import small  # noqa: F401
 
 
 def check_files(cfg: CfgNode) -> None:

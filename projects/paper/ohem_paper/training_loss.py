@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from box_branch import box_branch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.engine import HookBase
@@ -20,6 +19,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import per_roi_losses
+
+from .box_branch import box_branch
 
 FOREGROUND_IOU = 0.5
 

@@ -10,11 +10,12 @@ whatever the data set; it reads the annotations itself.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_voc_instances
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+
+from ohem_d2.data.voc import read_voc
 
 SPLITS = {
     2007: ("trainval", "train", "val", "test"),
@@ -52,11 +53,10 @@ def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
     """
     out = []
     for record in records:
-        root = ElementTree.parse(Path(folder) / "Annotations" / f"{record['image_id']}.xml")
+        objects = read_voc(Path(folder) / "Annotations" / f"{record['image_id']}.xml")
         # Detectron2 has one annotation for each object, in their order.
-        difficult = [int(o.findtext("difficult", "0")) for o in root.findall("object")]
-        annotations = [a for a, d in zip(record["annotations"], difficult, strict=True) if not d]
-        out.append({**record, "annotations": annotations})
+        pairs = zip(record["annotations"], objects, strict=True)
+        out.append({**record, "annotations": [a for a, o in pairs if not o.difficult]})
     return out
 
 

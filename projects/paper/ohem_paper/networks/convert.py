@@ -1,10 +1,6 @@
 """
-Weights of the paper's networks, from where they can be had, to a file for ``MODEL.WEIGHTS``. ::
-
-    python projects/paper/convert_weights.py vgg16 vgg16-397923af.pth vgg16.pth     # torchvision
-    python projects/paper/convert_weights.py vgg16 VGG_ILSVRC_16_layers.caffemodel vgg16.pth
-    python projects/paper/convert_weights.py vgg_m VGG_CNN_M_1024.caffemodel vgg_m.pth
-    python projects/paper/convert_weights.py vgg16 VGG16.v2.pkl vgg16.pth           # Detectron
+Weights of the paper's networks by the names that they have in a detector, read from the formats in
+which they can be had.
 
 Files from strangers are read without running what they may contain: ``.pth`` with
 ``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by an unpickler that knows arrays of
@@ -15,17 +11,17 @@ torchvision's network, which expects RGB of unit variance, is converted to that;
 ``PIXEL_MEAN: [103.53, 116.28, 123.675]``.
 """
 
-import argparse
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import vgg
+
+from ..unpickling import ArrayUnpickler
+from . import vgg
 
 # Shapes of fc6 and fc7: (outputs, inputs)
 NETWORKS = {
@@ -34,22 +30,6 @@ NETWORKS = {
 }
 # Standard deviations of torchvision's input, BGR
 TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Convert weights; see the file's head.")
-    parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    args = parser.parse_args(argv)
-    try:
-        weights = convert(args.network, args.source)
-    except (OSError, ValueError) as e:
-        raise SystemExit(str(e)) from e
-    part = args.target.with_name(args.target.name + ".part")
-    torch.save({"model": weights, "__author__": args.source.name}, part)
-    part.replace(args.target)
-    print(f"{args.target}: {len(weights)} tensors")
 
 
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
@@ -175,30 +155,6 @@ def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return "\n".join(rows)
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Of what a pickle may call or build, only what arrays of NumPy are made of."""
-
-    ALLOWED = {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which may be harmful")
-        # A file of NumPy 2 is read with NumPy 1, and the other way round.
-        if module.endswith("core.multiarray"):
-            module = (
-                np.core.multiarray.__name__ if np.__version__ < "2" else "numpy._core.multiarray"
-            )
-        return super().find_class(module, name)
-
-
 def read_detectron(source: Path, network: str) -> Layers:
     try:
         with open(source, "rb") as file:
@@ -212,7 +168,3 @@ def read_detectron(source: Path, network: str) -> Layers:
         if kind in ("w", "b") and isinstance(value, np.ndarray):
             layers[layer, {"w": "weight", "b": "bias"}[kind]] = torch.from_numpy(np.array(value))
     return layers
-
-
-if __name__ == "__main__":
-    main()

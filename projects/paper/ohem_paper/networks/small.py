@@ -16,7 +16,7 @@ FROZEN = 5  # all stages
 
 class LiteTrunk(Backbone):
     """
-    The only feature is ``conv5``, as in :class:`vgg.CaffeTrunk`: the named features of
+    The only feature is ``conv5``, as in :class:`.vgg.CaffeTrunk`: the named features of
     EfficientNet-Lite0 side by side, at the resolution of the first.
     """
 

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from convert_weights import ArrayUnpickler
 from detectron2.structures import BoxMode
+
+from ohem_d2.files import write_atomically
+
+from ..unpickling import ArrayUnpickler
 
 # Files of others round, or count pixels from 1.
 TOLERANCE = 1.0
@@ -35,10 +38,7 @@ def write_proposal_file(
         "objectness_logits": [np.asarray(x, np.float32) for x in logits],
         "bbox_mode": int(BoxMode.XYXY_ABS),
     }
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        pickle.dump(data, file, protocol=4)
-    part.replace(path)
+    write_atomically(path, lambda file: pickle.dump(data, file, protocol=4))
 
 
 def plain_id(image_id: object) -> int | str:

@@ -4,7 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from convert_weights import ArrayUnpickler
+from ..unpickling import ArrayUnpickler
 
 
 class Journal:

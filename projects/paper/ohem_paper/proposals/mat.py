@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from proposal_files import check_boxes
+
+from .files import check_boxes
 
 
 def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:

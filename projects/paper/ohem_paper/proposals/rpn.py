@@ -2,17 +2,18 @@
 
 import pickle
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
-from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import RPN
-from recipe import add_paper_config, import_networks
 from torch import nn
+
+from ohem_d2.tools.load_model import find_config_file
+
+from ..experiment import add_paper_config, import_networks
 
 PARTS = ("backbone", "proposal_generator")
 
@@ -27,13 +28,10 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
     Raises:
         FileNotFoundError, ValueError
     """
-    if not Path(config_file).is_file():
-        try:
-            config_file = model_zoo.get_config_file(config_file)
-        except RuntimeError:
-            raise FileNotFoundError(
-                f"--config-file {config_file}: no such file, and no such name in the model zoo"
-            ) from None
+    try:
+        config_file = find_config_file(config_file)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"--config-file {e}") from None
     cfg = get_cfg()
     add_paper_config(cfg)
     if not torch.cuda.is_available():

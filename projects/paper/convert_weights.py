@@ -1,0 +1,39 @@
+"""
+Weights of the paper's networks, from where they can be had, to a file for ``MODEL.WEIGHTS``. ::
+
+    python projects/paper/convert_weights.py vgg16 vgg16-397923af.pth vgg16.pth     # torchvision
+    python projects/paper/convert_weights.py vgg16 VGG_ILSVRC_16_layers.caffemodel vgg16.pth
+    python projects/paper/convert_weights.py vgg_m VGG_CNN_M_1024.caffemodel vgg_m.pth
+    python projects/paper/convert_weights.py vgg16 VGG16.v2.pkl vgg16.pth           # Detectron
+
+Torchvision's are converted to images as Caffe's, BGR in 8-bit units less the mean, which is
+``PIXEL_MEAN: [103.53, 116.28, 123.675]``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from ohem_paper.networks.convert import NETWORKS, convert
+
+from ohem_d2.files import write_atomically
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Convert weights; see the file's head.")
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args(argv)
+    try:
+        weights = convert(args.network, args.source)
+    except (OSError, ValueError) as e:
+        raise SystemExit(str(e)) from e
+    checkpoint = {"model": weights, "__author__": args.source.name}
+    write_atomically(args.target, lambda file: torch.save(checkpoint, file))
+    print(f"{args.target}: {len(weights)} tensors")
+
+
+if __name__ == "__main__":
+    main()
