@@ -1,6 +1,7 @@
 """
 What mining costs, side by side in one run. ::
 
+    export PYTHONPATH=.
     python projects/benchmark/bench.py             # some minutes
     python projects/benchmark/bench.py --full      # more heads, images and budgets
     python projects/benchmark/bench.py --smoke     # seconds, to see that it works
@@ -30,6 +31,8 @@ from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, tra
 from measure import interleaved, parts, peak_bytes, process_peak_bytes, ratio
 from plots import plot
 from whole_step import MODELS, model_steps
+
+from ohem_d2.files import write_atomically
 
 # The ways to score of which the bound takes the fastest: RoIs in an order, so many at a time
 SCORING = {
@@ -223,9 +226,7 @@ def in_own_process(variant: str) -> int:
 
 
 def save(report: dict, output: Path) -> None:
-    part = output / "bench.json.part"
-    part.write_text(json.dumps(report, indent=1))
-    os.replace(part, output / "bench.json")
+    write_atomically(output / "bench.json", json.dumps(report, indent=1))
     plot(report, output / "bench.png")
 
 

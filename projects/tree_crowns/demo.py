@@ -2,7 +2,7 @@
 Train a Faster R-CNN with OHEM on aerial photographs, test it on photographs of other places, and
 draw what it finds and what was mined. ::
 
-    python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
+    PYTHONPATH=. python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
 """
 
 import argparse
@@ -11,13 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import prepare_data
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.events import EventStorage
-from trainer import TreeTrainer, setup
 
 from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.monitor.drawing import (
@@ -27,6 +25,8 @@ from ohem_d2.monitor.drawing import (
     draw_mined_rois,
     with_caption,
 )
+from projects.tree_crowns import prepare_data
+from projects.tree_crowns.trainer import TreeTrainer, setup, train
 
 SCORE = 0.5  # detections below this are not drawn
 ZOOM = 2.0
@@ -55,14 +55,6 @@ def main() -> None:
         f"metrics     {args.output / 'metrics.json'}\n"
         f"pictures    {pictures[0].parent}, {pictures[-1].parent}"
     )
-
-
-def train(cfg: CfgNode) -> TreeTrainer:
-    """Train from the pre-trained trunk and evaluate on the test photographs."""
-    trainer = TreeTrainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    return trainer
 
 
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:

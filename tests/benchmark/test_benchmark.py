@@ -2,18 +2,15 @@
 
 import copy
 import json
-import sys
 from collections import Counter
 
 import pytest
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
-from models import ROOT, batch, config, detector
+from models import batch, config, detector
 
 from ohem_d2 import IgnoreRegions
-
-sys.path.insert(0, str(ROOT / "projects/benchmark"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The demo's project: its data, its backbone, and a short training that has to learn."""
 
+import copy
 import json
 import sys
 from collections import Counter
@@ -9,11 +10,15 @@ import numpy as np
 import processes
 import pytest
 import torch
+from detectron2.engine import HookBase, SimpleTrainer
+from detectron2.utils.events import EventStorage
 from models import ROOT
 
 from ohem_d2.monitor.drawing import FOREGROUND
-
-sys.path.insert(0, str(ROOT / "projects/tree_crowns"))
+from projects.tree_crowns import demo
+from projects.tree_crowns.efficientnet import EfficientNetLite0
+from projects.tree_crowns.prepare_data import crowns_on_tile
+from projects.tree_crowns.trainer import AverageWeights, TreeTrainer, setup
 
 
 def test_data(tree_crowns):
@@ -36,8 +41,6 @@ def test_data(tree_crowns):
 
 
 def test_parts_of_crowns_at_the_edge():
-    from prepare_data import crowns_on_tile
-
     crowns = np.array([[10.0, 10, 30, 30], [90, 0, 112, 10], [95, 40, 125, 50], [200, 0, 210, 9]])
     found = list(crowns_on_tile(crowns, 0, 0, 100, 60))
     assert found == [
@@ -50,7 +53,6 @@ def test_parts_of_crowns_at_the_edge():
 
 
 def test_backbone_has_the_features_of_the_published_network(tree_crowns):
-    from backbone import EfficientNetLite0
     from efficientnet_lite_pytorch import EfficientNet
 
     saved = torch.load(tree_crowns / "efficientnet_lite0.pth", weights_only=True)["model"]
@@ -80,17 +82,16 @@ def test_backbone_has_the_features_of_the_published_network(tree_crowns):
 
 @pytest.mark.parametrize("freeze_at", [0, 2, 5])
 def test_freezing(freeze_at):
-    from backbone import EfficientNetLite0
-
     trunk = EfficientNetLite0(freeze_at)
     trained = {n.split(".")[0] for n, p in trunk.named_parameters() if p.requires_grad}
     assert trained == {0: {"stem", "blocks"}, 2: {"blocks"}, 5: set()}[freeze_at]
 
 
 def test_average_of_weights():
-    """What is left at the end is the moving average of the weights that the steps left."""
-    from detectron2.engine import HookBase, SimpleTrainer
-    from trainer import AverageWeights
+    """
+    What is left at the end is the moving average of the weights that the steps left, also of those
+    before a checkpoint that the training was resumed from.
+    """
 
     class Loss(torch.nn.Linear):
         def forward(self, x):
@@ -100,25 +101,38 @@ def test_average_of_weights():
         def after_step(self):
             steps.append(self.trainer.model.weight.detach().numpy().copy())
 
-    steps = []
-    torch.manual_seed(0)
-    model = Loss(3, 1)
+    class Save(HookBase):
+        def after_step(self):
+            if self.trainer.iter == 2:
+                state = self.trainer.model.state_dict(), self.trainer.state_dict()
+                saved.extend(copy.deepcopy(state))
+
+    def trainer_on(batches):
+        model = Loss(3, 1)
+        trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.05))
+        trainer.register_hooks([Record(), AverageWeights(), Save()])
+        return trainer
+
+    steps, saved = [], []
     batches = [torch.rand(4, 3) for _ in range(6)]
-    trainer = SimpleTrainer(model, batches, torch.optim.SGD(model.parameters(), lr=0.05))
-    trainer.register_hooks([Record(), AverageWeights()])
-    trainer.train(0, 6)
+    whole = trainer_on(batches)
+    whole.train(0, 6)
 
     average = steps[0]
     for weights in steps[1:]:
         average = AverageWeights.DECAY * average + (1 - AverageWeights.DECAY) * weights
-    np.testing.assert_allclose(model.weight.detach(), average, rtol=1e-5)
+    np.testing.assert_allclose(whole.model.weight.detach(), average, rtol=1e-5)
     assert not np.allclose(average, steps[-1], rtol=1e-2)
 
+    resumed = trainer_on(batches[3:])
+    resumed.model.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    resumed.train(3, 6)
+    assert torch.equal(resumed.model.weight, whole.model.weight)
 
-def test_learns_a_few_tiles(tree_crowns, tmp_path):
+
+def test_learns_a_few_tiles(tree_crowns, tmp_path, monkeypatch):
     """Loss falls, and the crowns of the tiles that it trains on are found."""
-    from trainer import TreeTrainer, setup
-
     full = json.loads((tree_crowns / "train.json").read_text())
     num = Counter(a["image_id"] for a in full["annotations"])
     # few enough crowns that the budget covers the RoIs which overlap one by about a half
@@ -146,15 +160,15 @@ def test_learns_a_few_tiles(tree_crowns, tmp_path):
     assert trainer.last_results["bbox"]["AP50"] > 50
 
     # the pictures of the demo: of every test tile, and of what is mined, not sampled at random
-    from demo import draw_detections, draw_mining
-
-    detections = draw_detections(cfg, trainer.model, tmp_path / "detections")
+    detections = demo.draw_detections(cfg, trainer.model, tmp_path / "detections")
     assert len(detections) == 4 and all(cv2.imread(str(path)) is not None for path in detections)
-    select = trainer.model.roi_heads._select
-    mined = []
-    trainer.model.roi_heads._select = lambda *args: mined.append(select(*args)) or mined[-1]
-    pictures = draw_mining(cfg, trainer.model, tmp_path / "mined", num=2)
-    assert len(pictures) == len(mined) == 2
+    storages = []
+    monkeypatch.setattr(
+        demo, "EventStorage", lambda *a: storages.append(EventStorage(*a)) or storages[-1]
+    )
+    pictures = demo.draw_mining(cfg, trainer.model, tmp_path / "mined", num=2)
+    assert len(pictures) == len(storages) == 2
+    assert all(storage.latest()["ohem/num_fg"][0] > 0 for storage in storages)
     blue = np.all(cv2.imread(str(pictures[0]))[:, :, ::-1] == FOREGROUND, axis=2)
     assert blue.any()
 
