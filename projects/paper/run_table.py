@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         rows = find_rows(args.configs, args.rows)
         run_table(rows, args.seeds, args.output, devices, args.overrides, args.title, args.threads)
-    except (RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         raise SystemExit(str(e)) from e
 
 

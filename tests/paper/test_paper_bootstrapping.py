@@ -14,19 +14,25 @@ import processes
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from models import ROOT, config, detector
+from ohem_paper.bootstrapping import steps
+from ohem_paper.bootstrapping import sweep as sweeping
+from ohem_paper.bootstrapping import trainer as training
+from ohem_paper.bootstrapping.settings import BootstrapSettings, round_of
+from ohem_paper.bootstrapping.sweep import score_proposals, sweep
+from ohem_paper.bootstrapping.trainer import BootstrapTrainer
+from ohem_paper.bootstrapping.working_set import WorkingSet
+from ohem_paper.experiment import load_config
 
 from ohem_d2 import IgnoreRegions
 from ohem_d2.compat import features
 from ohem_d2.data.datasets import register_datasets
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import bootstrapping as bs  # noqa: E402
-import recipe  # noqa: E402
+from ohem_d2.training.trainer import OHEMTrainer
 
 
 def overlap(a, b):
@@ -114,7 +120,7 @@ QUICK = str(ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml")
 
 def setup(data, output, *more, resume=False):
     args = default_argument_parser().parse_args(["--resume"] if resume else [])
-    cfg = recipe.load_config(QUICK, overrides(data, output, *more))
+    cfg = load_config(QUICK, overrides(data, output, *more))
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
@@ -139,7 +145,7 @@ def test_labels(num_objects, num_crowds):
     target = Instances((80, 80), gt_boxes=Boxes(objects))
     target.ignore_regions = IgnoreRegions(Boxes(crowds), num_objects)
     matcher = Matcher([0.5], [0, 1])
-    found = bs.label_proposals(Boxes(boxes), target, matcher, 0.5).tolist()
+    found = steps.label_proposals(Boxes(boxes), target, matcher, 0.5).tolist()
     assert found == [label(b, objects.tolist(), crowds.tolist()) for b in boxes.tolist()]
     assert set(found) == {0} | {1 for _ in objects[:1]} | {-1 for _ in crowds[:1]}
 
@@ -150,7 +156,7 @@ def test_initial_set(num_background):
 
     def choose(seed):
         generator = torch.Generator().manual_seed(seed)
-        return bs.initial_set(labels, num_background, generator)
+        return steps.initial_set(labels, num_background, generator)
 
     chosen = choose(0).tolist()
     assert chosen == sorted(set(chosen)) and torch.equal(choose(0), choose(0))
@@ -175,18 +181,18 @@ def test_sets_shrink_and_grow(keep_thresh, max_added):
     new = [i for i in hard if i not in kept]
     after = sorted(kept + (new if max_added == 0 else new[:max_added]))
 
-    found = bs.find_false_positives(scores, labels, 0.5)
+    found = steps.find_false_positives(scores, labels, 0.5)
     assert found.tolist() == hard and len(hard) > 4
-    shrunk = bs.shrink(torch.tensor(before), scores, labels, keep_thresh)
+    shrunk = steps.shrink(torch.tensor(before), scores, labels, keep_thresh)
     assert shrunk.tolist() == kept and (len(kept) < len(before)) == (keep_thresh > 0)
-    assert bs.merge(shrunk, found, max_added).tolist() == after
-    assert bs.merge(shrunk, found[:0], max_added).tolist() == kept
-    assert bs.merge(shrunk[:0], found[:0], max_added).tolist() == []
+    assert steps.merge(shrunk, found, max_added).tolist() == after
+    assert steps.merge(shrunk, found[:0], max_added).tolist() == kept
+    assert steps.merge(shrunk[:0], found[:0], max_added).tolist() == []
 
 
 @pytest.mark.parametrize(("max_iter", "rounds"), [(12, 3), (10, 4), (7, 7), (5, 1)])
 def test_rounds_are_even(max_iter, rounds):
-    found = [bs.round_of(i, max_iter, rounds) for i in range(max_iter)]
+    found = [round_of(i, max_iter, rounds) for i in range(max_iter)]
     sizes = [found.count(r) for r in range(rounds)]
     assert found == sorted(found) and sum(sizes) == max_iter and max(sizes) - min(sizes) <= 1
 
@@ -208,12 +214,12 @@ def test_rounds_are_even(max_iter, rounds):
 )
 def test_impossible_values(key, value, message):
     cfg = get_cfg()
-    bs.add_bootstrap_config(cfg)
+    BootstrapSettings.add_to(cfg)
     cfg.SOLVER.MAX_ITER = 40
-    assert bs.BootstrapSettings.from_cfg(cfg) == bs.BootstrapSettings()
+    assert BootstrapSettings.from_cfg(cfg) == BootstrapSettings()
     cfg.merge_from_list([f"BOOTSTRAP.{key}", value])
     with pytest.raises(ValueError, match=f"BOOTSTRAP.{key} = .*allowed: .*{message}"):
-        bs.BootstrapSettings.from_cfg(cfg)
+        BootstrapSettings.from_cfg(cfg)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +236,7 @@ def test_impossible_values(key, value, message):
 def test_other_detectors_are_refused(data, tmp_path, key, value):
     cfg = setup(data, tmp_path, key, value)
     with pytest.raises(ValueError, match=f"{key} = .*allowed: "):
-        bs.BootstrapTrainer(cfg)
+        BootstrapTrainer(cfg)
 
 
 # ---- the working set ----
@@ -252,7 +258,7 @@ def raw(data):
 @pytest.mark.parametrize("topk", [2000, 100])
 def test_working_set_of_real_tiles(data, tmp_path, topk):
     cfg = setup(data, tmp_path, "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", topk)
-    found = bs.WorkingSet.from_cfg(cfg)
+    found = WorkingSet.from_cfg(cfg)
     num_fg = num_bg = 0
     for (image, objects, crowds, boxes), record, labels, indices in zip(
         raw(data), found.records, found.labels, found.indices
@@ -269,8 +275,8 @@ def test_working_set_of_real_tiles(data, tmp_path, topk):
         assert len(of_set) == expected.count(1) + 5
         num_fg, num_bg = num_fg + of_set.count(1), num_bg + 5
     assert found.count() == {"num_foreground": num_fg, "num_background": num_bg}
-    assert same(found.indices, bs.WorkingSet.from_cfg(cfg).indices)
-    other = bs.WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
+    assert same(found.indices, WorkingSet.from_cfg(cfg).indices)
+    other = WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
     assert not same(found.indices, other.indices)
 
 
@@ -280,7 +286,7 @@ def test_batches_are_of_the_set_and_of_its_round(data, tmp_path, num_workers):
         *(data, tmp_path, "DATALOADER.NUM_WORKERS", num_workers, "INPUT.RANDOM_FLIP", "none"),
         *("SOLVER.IMS_PER_BATCH", 2),
     )
-    loader = bs.BootstrapTrainer.build_train_loader(cfg)
+    loader = BootstrapTrainer.build_train_loader(cfg)
     working_set, batches = loader.working_set, iter(loader)
     records = {r["image_id"]: (r, i) for i, r in enumerate(working_set.records)}
 
@@ -306,8 +312,8 @@ def test_batches_are_of_the_set_and_of_its_round(data, tmp_path, num_workers):
 
 def test_state_of_a_working_set(data, tmp_path):
     cfg = setup(data, tmp_path)
-    first = bs.WorkingSet.from_cfg(cfg)
-    second = bs.WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
+    first = WorkingSet.from_cfg(cfg)
+    second = WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
     first.indices[1] = torch.zeros(0, dtype=torch.int64)
     first.round = 2
     torch.save(first.state_dict(), tmp_path / "state.pth")
@@ -325,12 +331,12 @@ def test_state_of_a_working_set(data, tmp_path):
 def tiny(data, tmp_path):
     """A model that finds some objects in everything, its configuration, and a working set."""
     cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, plain=True)
-    bs.add_bootstrap_config(cfg)
+    BootstrapSettings.add_to(cfg)
     cfg.merge_from_list(overrides(data, tmp_path, "BOOTSTRAP.KEEP_THRESH", 0.25))
     register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
-    return cfg, model, bs.WorkingSet.from_cfg(cfg)
+    return cfg, model, WorkingSet.from_cfg(cfg)
 
 
 def test_scores_are_those_of_inference(tiny):
@@ -339,13 +345,13 @@ def test_scores_are_those_of_inference(tiny):
     model.eval()
     predictor = model.roi_heads.box_predictor
     handle = predictor.register_forward_hook(lambda *args: logits.append(args[-1][0]))
-    images = list(map(bs.DatasetMapper(cfg, is_train=False), working_set.records))
+    images = list(map(DatasetMapper(cfg, is_train=False), working_set.records))
     with torch.no_grad():
         for start in range(0, len(images), 2):
             inputs = images[start : start + 2]
             model.inference(inputs)
             expected = logits.pop().softmax(dim=1)[:, :3].max(dim=1).values
-            seen += bs.score_proposals(model, inputs)
+            seen += score_proposals(model, inputs)
             torch.testing.assert_close(torch.cat(seen[-len(inputs) :]), expected)
     handle.remove()
     assert [len(s) for s in seen] == [len(r["proposal_boxes"]) for r in working_set.records]
@@ -361,7 +367,7 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
     before = copy.deepcopy(model.state_dict())
     indices = [part.clone() for part in working_set.indices]
     scores = {}
-    score = bs.score_proposals
+    score = score_proposals
 
     def record(model, inputs):
         assert not any(m.training for m in model.modules()) and not torch.is_grad_enabled()
@@ -370,8 +376,8 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
         return found
 
     with pytest.MonkeyPatch.context() as patch, EventStorage() as storage:
-        patch.setattr(bs, "score_proposals", record)
-        after, counts = bs.sweep(cfg, model, working_set)
+        patch.setattr(sweeping, "score_proposals", record)
+        after, counts = sweep(cfg, model, working_set)
         assert not storage.latest()
 
     expected = dict.fromkeys(("num_false_positives", "num_added", "num_dropped"), 0)
@@ -399,8 +405,8 @@ def sweep_in_process(rank, data, folder):
     )
     cfg = setup(data, folder / str(rank))
     torch.manual_seed(0)
-    model = bs.BootstrapTrainer.build_model(cfg)
-    result = bs.sweep(cfg, model, bs.WorkingSet.from_cfg(cfg))
+    model = BootstrapTrainer.build_model(cfg)
+    result = sweep(cfg, model, WorkingSet.from_cfg(cfg))
     torch.save((model.state_dict(), *result), folder / f"{rank}.pth")
     torch.distributed.destroy_process_group()
 
@@ -411,9 +417,9 @@ def test_processes_share_a_sweep(data, tmp_path):
     parts = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]
     assert same(parts[0][1], parts[1][1]) and parts[0][2] == parts[1][2]
     cfg = setup([*data, *thresh], tmp_path / "one")
-    model = bs.BootstrapTrainer.build_model(cfg)
+    model = BootstrapTrainer.build_model(cfg)
     model.load_state_dict(parts[0][0])
-    indices, counts = bs.sweep(cfg, model, bs.WorkingSet.from_cfg(cfg))
+    indices, counts = sweep(cfg, model, WorkingSet.from_cfg(cfg))
     assert same(indices, parts[0][1]) and counts == parts[0][2]
 
 
@@ -423,7 +429,7 @@ def test_processes_share_a_sweep(data, tmp_path):
 def test_learns_what_the_sweeps_find(data, tmp_path):
     """Only RoIs of the working set are trained on; false positives become fewer."""
     cfg = setup(data, tmp_path, "SOLVER.MAX_ITER", 90, "BOOTSTRAP.ROUNDS", 3)
-    trainer = bs.BootstrapTrainer(cfg)
+    trainer = BootstrapTrainer(cfg)
     heads = trainer.model.roi_heads
     sampled, sets = [], []
     label_and_sample = heads.label_and_sample_proposals
@@ -516,22 +522,21 @@ def test_stopped_in_a_sweep(data, tmp_path, monkeypatch):
     """The sweep comes first when the run is resumed; here with two batches an iteration."""
     settings = ["SOLVER.MAX_ITER", 6, "BOOTSTRAP.ROUNDS", 2, "SOLVER.CHECKPOINT_PERIOD", 3]
     settings += ["SOLVER.ACCUMULATION_STEPS", 2, "DATASETS.TEST", ()]
-    sweep = bs.sweep
     swept = []
 
     def stop(*args):
         swept.append(sweep(*args))
         raise KeyboardInterrupt
 
-    trainer = bs.BootstrapTrainer(setup(data, tmp_path, *settings))
+    trainer = BootstrapTrainer(setup(data, tmp_path, *settings))
     trainer.resume_or_load(resume=False)
-    monkeypatch.setattr(bs, "sweep", stop)
+    monkeypatch.setattr(training, "sweep", stop)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     monkeypatch.undo()
     assert trainer.iter == 2 and trainer.working_set.round == 0
 
-    resumed = bs.BootstrapTrainer(setup(data, tmp_path, *settings, resume=True))
+    resumed = BootstrapTrainer(setup(data, tmp_path, *settings, resume=True))
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 3
     resumed.train()
@@ -542,8 +547,8 @@ def test_stopped_in_a_sweep(data, tmp_path, monkeypatch):
 def test_checkpoint_of_another_run(data, tmp_path):
     settings = ["SOLVER.MAX_ITER", 2, "BOOTSTRAP.ROUNDS", 1, "DATASETS.TEST", ()]
     cfg = setup(data, tmp_path, *settings)
-    plain = bs.OHEMTrainer(cfg)
+    plain = OHEMTrainer(cfg)
     plain.resume_or_load(resume=False)
     plain.train()
     with pytest.raises(ValueError, match="has no working set"):
-        bs.BootstrapTrainer(cfg).resume_or_load(resume=True)
+        BootstrapTrainer(cfg).resume_or_load(resume=True)

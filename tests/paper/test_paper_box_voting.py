@@ -1,18 +1,13 @@
 """Iterative box regression and box voting against plain loops in NumPy."""
 
-import sys
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from models import ROOT
+from ohem_paper.inference import voting
+from ohem_paper.inference.voting import Candidates
 from reference import iou
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import box_voting  # noqa: E402
-from box_voting import Candidates  # noqa: E402
 
 
 def reference_nms(boxes, scores, classes, thresh):
@@ -64,10 +59,10 @@ def some_candidates(draw):
 @pytest.mark.parametrize(("nms_thresh", "vote_thresh"), [(0.3, 0.5), (0.7, 0.3), (0.0, 1.0)])
 def test_nms_and_vote(seed, nms_thresh, vote_thresh):
     found = candidates(seed=seed)
-    kept = box_voting.nms(found, nms_thresh)
+    kept = voting.nms(found, nms_thresh)
     columns = [column.numpy().astype(float) for column in found]
     assert kept.tolist() == reference_nms(*columns, nms_thresh)
-    voted = box_voting.vote(found, kept, vote_thresh)
+    voted = voting.vote(found, kept, vote_thresh)
     expected = reference_vote(*columns, kept.tolist(), vote_thresh)
     np.testing.assert_allclose(voted.numpy(), expected, rtol=1e-5, atol=1e-4)
     moved = (voted != found.boxes[kept]).any(dim=1)
@@ -76,17 +71,17 @@ def test_nms_and_vote(seed, nms_thresh, vote_thresh):
 
 def test_topk_are_the_highest_scores():
     found = candidates()
-    every = box_voting.nms(found, 0.5)
-    assert torch.equal(box_voting.nms(found, 0.5, topk=3), every[:3])
-    assert len(box_voting.nms(found, 0.5, topk=0)) == 0
+    every = voting.nms(found, 0.5)
+    assert torch.equal(voting.nms(found, 0.5, topk=3), every[:3])
+    assert len(voting.nms(found, 0.5, topk=0)) == 0
     assert (found.scores[every].diff() < 0).all()
 
 
 @settings(deadline=None, max_examples=60)
 @given(some_candidates(), st.floats(0, 1), st.floats(0, 1))
 def test_votes_lie_within_the_hull_of_their_voters(found, nms_thresh, vote_thresh):
-    kept = box_voting.nms(found, nms_thresh)
-    voted = box_voting.vote(found, kept, vote_thresh)
+    kept = voting.nms(found, nms_thresh)
+    voted = voting.vote(found, kept, vote_thresh)
     for i, box in zip(kept.tolist(), voted):
         overlap = [iou(found.boxes[i].tolist(), b.tolist()) for b in found.boxes]
         # A little more than the voters: IoUs next to the threshold may fall on either side.
@@ -102,11 +97,9 @@ def test_the_order_of_the_candidates_does_not_matter(found, random):
     order = list(range(len(found.scores)))
     random.shuffle(order)
     shuffled = Candidates(*(column[order] for column in found))
-    kept, again = box_voting.nms(found, 0.3), box_voting.nms(shuffled, 0.3)
+    kept, again = voting.nms(found, 0.3), voting.nms(shuffled, 0.3)
     assert torch.equal(kept, torch.tensor(order)[again])
-    torch.testing.assert_close(
-        box_voting.vote(found, kept, 0.5), box_voting.vote(shuffled, again, 0.5)
-    )
+    torch.testing.assert_close(voting.vote(found, kept, 0.5), voting.vote(shuffled, again, 0.5))
 
 
 @settings(deadline=None, max_examples=60)
@@ -117,8 +110,8 @@ def test_the_order_of_the_candidates_does_not_matter(found, random):
 def test_a_box_without_others_stays_bit_for_bit(box, score):
     """Also one without area, and one whose score is 0."""
     found = Candidates(torch.tensor([box]), torch.tensor([score]), torch.tensor([2]))
-    kept = box_voting.nms(found, 0.3)
-    assert torch.equal(box_voting.vote(found, kept, 0.5), found.boxes)
+    kept = voting.nms(found, 0.3)
+    assert torch.equal(voting.vote(found, kept, 0.5), found.boxes)
 
 
 def test_other_classes_and_far_boxes_have_no_vote():
@@ -127,21 +120,21 @@ def test_other_classes_and_far_boxes_have_no_vote():
         torch.tensor([0.9, 0.3, 0.8, 0.7]),
         torch.tensor([0, 0, 1, 0]),
     )
-    kept = box_voting.nms(found, 0.3)
+    kept = voting.nms(found, 0.3)
     assert kept.tolist() == [0, 2, 3]
-    voted = box_voting.vote(found, kept, 0.5)
+    voted = voting.vote(found, kept, 0.5)
     torch.testing.assert_close(voted[0], torch.tensor([0.5, 0, 10.5, 10]))
     assert torch.equal(voted[1:], found.boxes[[2, 3]])
     # The IoU of the first two is 2/3: a vote at a threshold of just that.
-    assert torch.equal(box_voting.vote(found, kept, 0.67), found.boxes[kept])
+    assert torch.equal(voting.vote(found, kept, 0.67), found.boxes[kept])
 
 
 def test_votes_are_exact_under_autocast():
     found = candidates()
-    kept = box_voting.nms(found, 0.3)
-    expected = box_voting.vote(found, kept, 0.5)
+    kept = voting.nms(found, 0.3)
+    expected = voting.vote(found, kept, 0.5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(box_voting.vote(found, kept, 0.5), expected)
+        assert torch.equal(voting.vote(found, kept, 0.5), expected)
 
 
 def test_nothing_in_nothing_out():
@@ -150,13 +143,13 @@ def test_nothing_in_nothing_out():
     def never(boxes):
         raise AssertionError("there is nothing to predict for")
 
-    assert all(len(column) == 0 for column in box_voting.iterate(empty, never, 3, 0.1))
-    kept = box_voting.nms(empty, 0.3)
-    assert kept.shape == (0,) and box_voting.vote(empty, kept, 0.5).shape == (0, 4)
+    assert all(len(column) == 0 for column in voting.iterate(empty, never, 3, 0.1))
+    kept = voting.nms(empty, 0.3)
+    assert kept.shape == (0,) and voting.vote(empty, kept, 0.5).shape == (0, 4)
     scores = torch.full((5, 3), 0.1)
-    assert box_voting.above_threshold(scores, torch.rand(5, 3, 4), 0.1).boxes.shape == (0, 4)
+    assert voting.above_threshold(scores, torch.rand(5, 3, 4), 0.1).boxes.shape == (0, 4)
     nan = torch.full((5, 3), float("nan"))
-    assert box_voting.above_threshold(nan, torch.rand(5, 1, 4), 0.0).boxes.shape == (0, 4)
+    assert voting.above_threshold(nan, torch.rand(5, 1, 4), 0.0).boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -178,8 +171,8 @@ def test_iterate(agnostic, iterations):
         return torch.tensor(scores), torch.tensor(boxes)
 
     proposals = torch.arange(80.0).reshape(20, 4)
-    found = box_voting.iterate(
-        box_voting.above_threshold(*predict(proposals), thresh), predict, iterations, thresh
+    found = voting.iterate(
+        voting.above_threshold(*predict(proposals), thresh), predict, iterations, thresh
     )
 
     expected, current = [], []

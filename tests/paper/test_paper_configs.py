@@ -8,11 +8,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from models import ROOT, batch, detector
+from ohem_paper import experiment as recipe
 
 from ohem_d2 import OHEMMixin
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import recipe  # noqa: E402
 
 CONFIGS = ROOT / "projects/paper/configs"
 

@@ -3,7 +3,6 @@
 import copy
 import functools
 import pickle
-import sys
 
 import cv2
 import numpy as np
@@ -21,19 +20,12 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 from detectron2.structures import Boxes, BoxMode, Instances
-from models import ROOT, ZOO, batch, config, detector
+from models import ZOO, batch, config, detector
+from ohem_paper.inference.model import RCNNWithTestTimeExtras, with_test_time_extras
+from ohem_paper.inference.settings import BoxVoting, MultiScale
+from ohem_paper.inference.views import views
 from test_paper_box_voting import reference_nms, reference_vote
 from torch.nn.functional import interpolate
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import test_time  # noqa: E402
-from test_time import (  # noqa: E402
-    BoxVoting,
-    MultiScale,
-    RCNNWithTestTimeExtras,
-    add_test_time_config,
-    with_test_time_extras,
-)
 
 PRECOMPUTED = [
     *("MODEL.LOAD_PROPOSALS", True),
@@ -46,7 +38,8 @@ SCALES = MultiScale(True, min_sizes=(72, 96, 100), max_size=400)
 def make(name="fpn", *overrides, plain=True, precomputed=True):
     """A model in evaluation whose detections are many and differ, and inputs for it."""
     cfg = config(name, *(PRECOMPUTED if precomputed else ()), *overrides, plain=plain)
-    add_test_time_config(cfg)
+    MultiScale.add_to(cfg)
+    BoxVoting.add_to(cfg)
     if name != "keypoint":
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.2
@@ -320,9 +313,9 @@ def test_sizes_that_the_cap_makes_equal_are_run_once():
 @pytest.mark.parametrize(("short", "cap"), [(60, 1000), (600, 1000), (50, 90)])
 def test_images_are_resized_as_by_the_data_loader(size, short, cap):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    model_size = test_time._resized(size, short, cap)
     record = {"image": torch.as_tensor(image.transpose(2, 0, 1).copy())}
-    found = test_time.View(size, model_size, False).of_record(record)["image"]
+    (view,) = views(size, MultiScale(True, (short,), cap))
+    found = view.of_record(record)["image"]
     expected = ResizeShortestEdge(short, cap).get_transform(image).apply_image(image)
     assert torch.equal(found, torch.as_tensor(expected.transpose(2, 0, 1).copy()))
 

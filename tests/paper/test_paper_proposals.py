@@ -20,18 +20,10 @@ from detectron2.data.build import load_proposals_into_dataset
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import BoxMode
+from make_proposals import main
 from models import ROOT, config, detector
-from photographs import voc_xml
-from processes import environment
-
-PAPER = ROOT / "projects/paper"
-sys.path.insert(0, str(PAPER))
-import make_proposals  # noqa: E402
-import mat_proposals  # noqa: E402
-import selective_search  # noqa: E402
-from journal import Journal  # noqa: E402
-from make_proposals import load_records, main  # noqa: E402
-from proposal_files import (  # noqa: E402
+from ohem_paper.proposals import making, mat, selective_search
+from ohem_paper.proposals.files import (
     check_proposal_file,
     filter_small_boxes,
     logits_of_order,
@@ -39,8 +31,14 @@ from proposal_files import (  # noqa: E402
     unique_boxes,
     write_proposal_file,
 )
-from proposal_recall import LIMITS, objects_of, recall, recall_table  # noqa: E402
+from ohem_paper.proposals.journal import Journal
+from ohem_paper.proposals.making import load_records
+from ohem_paper.proposals.recall import LIMITS, objects_of, recall, recall_table
+from ohem_paper.voc import register_voc_without_difficult
+from photographs import voc_xml
+from processes import environment
 
+PAPER = ROOT / "projects/paper"
 WIDTH, HEIGHT = 128, 96
 
 
@@ -328,7 +326,6 @@ def test_finished_file_is_not_overwritten(searched, photographs):
 
 
 def test_data_set_that_is_not_there(tmp_path):
-    from voc import register_voc_without_difficult
 
     register_voc_without_difficult(tmp_path.name, str(tmp_path), "test", 2007)
     with pytest.raises(SystemExit, match="test.txt does not exist. Detectron2 looks for its data"):
@@ -531,8 +528,8 @@ def test_mat_file(photographs, tmp_path):
     boxes[2] = np.zeros((0, 0))
     ids = [str(r["image_id"]) for r in records]
     shuffled = [3, 1, 0, 2, 7, 6, 5, 4]
-    mat = write_mat(tmp_path / "x.mat", [boxes[i] for i in shuffled], [ids[i] for i in shuffled])
-    main(["from-mat", photographs, str(mat), str(tmp_path / "x.pkl")])
+    named = write_mat(tmp_path / "x.mat", [boxes[i] for i in shuffled], [ids[i] for i in shuffled])
+    main(["from-mat", photographs, str(named), str(tmp_path / "x.pkl")])
     ordered = write_mat(tmp_path / "y.mat", boxes)
     main(["from-mat", photographs, str(ordered), str(tmp_path / "y.pkl")])
     assert (tmp_path / "x.pkl").read_bytes() == (tmp_path / "y.pkl").read_bytes()
@@ -561,7 +558,7 @@ def test_mat_file(photographs, tmp_path):
 def test_bad_mat_files(boxes, ids, message, tmp_path):
     file = write_mat(tmp_path / "x.mat", boxes, ids)
     with pytest.raises(ValueError, match=message) as error:
-        mat_proposals.read_mat(file, RECORDS)
+        mat.read_mat(file, RECORDS)
     assert str(file) in str(error.value)
 
 
@@ -570,23 +567,23 @@ def test_files_that_are_no_mat_files(tmp_path):
 
     file = tmp_path / "x.mat"
     with pytest.raises(FileNotFoundError, match="x.mat does not exist"):
-        mat_proposals.read_mat(file, RECORDS)
+        mat.read_mat(file, RECORDS)
     file.write_bytes(b"nothing" * 100)
     with pytest.raises(ValueError, match="x.mat is no .mat file that can be read"):
-        mat_proposals.read_mat(file, RECORDS)
+        mat.read_mat(file, RECORDS)
     file.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
     with pytest.raises(ValueError, match="x.mat is of MATLAB 7.3; save it again"):
-        mat_proposals.read_mat(file, RECORDS)
+        mat.read_mat(file, RECORDS)
     savemat(file, {"boxes": np.zeros((3, 4))})
     with pytest.raises(ValueError, match="x.mat has no cell array 'boxes'"):
-        mat_proposals.read_mat(file, RECORDS)
+        mat.read_mat(file, RECORDS)
 
 
 def test_without_scipy(tmp_path, monkeypatch):
     (tmp_path / "x.mat").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(ImportError, match="pip install scipy"):
-        mat_proposals.read_mat(tmp_path / "x.mat", RECORDS)
+        mat.read_mat(tmp_path / "x.mat", RECORDS)
 
 
 # A trained RPN
@@ -630,11 +627,9 @@ def test_rpn(rpn_files, photographs, tmp_path):
 
 
 def test_rpn_that_was_stopped_goes_on(rpn_files, photographs, tmp_path, monkeypatch):
-    import rpn_proposals
-
     whole, stopped = tmp_path / "whole.pkl", tmp_path / "stopped.pkl"
     main(rpn_command(rpn_files, photographs, whole))
-    propose = rpn_proposals.propose_data_set
+    propose = making.propose_data_set
     asked = []
 
     def stops_at_the_fourth(model, cfg, records):
@@ -644,7 +639,7 @@ def test_rpn_that_was_stopped_goes_on(rpn_files, photographs, tmp_path, monkeypa
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr(rpn_proposals, "propose_data_set", stops_at_the_fourth)
+    monkeypatch.setattr(making, "propose_data_set", stops_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         main(rpn_command(rpn_files, photographs, stopped))
     with pytest.raises(SystemExit, match="the earlier run had another configuration. Go on"):
@@ -725,7 +720,6 @@ def voc_folder(photographs, tmp_path):
 
 def test_voc_without_difficult_objects(voc_folder):
     from detectron2.data import DatasetCatalog, MetadataCatalog
-    from voc import register_voc_without_difficult
 
     name = f"{voc_folder.name}_no_difficult"
     register_voc_without_difficult(name, str(voc_folder), "train", 2007)
@@ -746,7 +740,7 @@ def test_published_splits_are_registered_where_detectron2_looks(voc_folder):
     for year in (2007, 2012):
         (root / f"VOC{year}").symlink_to(voc_folder)
     code = (
-        "import voc; from detectron2.data import DatasetCatalog as c\n"
+        "import ohem_paper.voc; from detectron2.data import DatasetCatalog as c\n"
         "for n in ('voc_2007_trainval', 'voc_2012_trainval'):\n"
         "    print(*(len(r['annotations']) for m in (n, n + '_no_difficult') for r in c.get(m)))\n"
         "print('voc_2007_test_no_difficult' in c.list())"
@@ -766,7 +760,7 @@ def test_recall_does_not_count_difficult_objects(voc_folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("1 objects on 2 images; 1 proposals an image (1 to 1)")
     assert "| 50 | 0.0 % | 0.0 % |" in out
-    assert make_proposals.load_records(f"voc:{voc_folder}:train")[1]["annotations"]
+    assert load_records(f"voc:{voc_folder}:train")[1]["annotations"]
 
 
 def test_ids_of_voc_are_plain_in_the_file(voc_folder, tmp_path):

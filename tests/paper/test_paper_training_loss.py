@@ -2,16 +2,13 @@
 
 import json
 import pickle
-import sys
 
 import numpy as np
 import pytest
 import torch
-from models import ROOT, batch, config, detector
+from models import batch, config, detector
+from ohem_paper import training_loss
 from torch import nn
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import training_loss  # noqa: E402
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The networks of the paper."""
 
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -15,12 +14,10 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.roi_heads import build_box_head
 from detectron2.utils.events import EventStorage
 from models import ROOT, batch
+from ohem_paper.networks import vgg
 from torch import nn
 
 import ohem_d2
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import vgg  # noqa: E402
 
 RGB = ShapeSpec(channels=3)
 

@@ -2,19 +2,15 @@
 
 import pickle
 import struct
-import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from models import ROOT
+from convert_weights import main
+from ohem_paper.networks import vgg
+from ohem_paper.networks.convert import NETWORKS, convert, layer_shapes
 from torch import nn
-
-sys.path.insert(0, str(ROOT / "projects/paper"))
-import convert_weights  # noqa: E402
-import vgg  # noqa: E402
-from convert_weights import NETWORKS, convert, layer_shapes, main  # noqa: E402
 
 SMALL = {"fc6": (12, 512 * 4), "fc7": (8, 12)}
 
@@ -23,7 +19,7 @@ SMALL = {"fc6": (12, 512 * 4), "fc7": (8, 12)}
 def small_layers(monkeypatch):
     """fc6 alone has 100 million weights; the convolutions are as published."""
     for name, (blocks, _) in list(NETWORKS.items()):
-        monkeypatch.setitem(convert_weights.NETWORKS, name, (blocks, SMALL))
+        monkeypatch.setitem(NETWORKS, name, (blocks, SMALL))
 
 
 def random_layers(network):
