@@ -1,6 +1,9 @@
 """Proposal files for a data set, by selective search, of an RPN, or from MATLAB's files."""
 
+import functools
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +13,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from ohem_d2.data.datasets import register_datasets
+from ohem_d2.files import write_atomically
+from ohem_d2.tools.runs import fingerprint
 
 from .. import voc
-from .files import logits_of_order, plain_id, select_boxes, write_proposal_file
-from .journal import Journal
+from .files import logits_of_order, select_boxes, write_proposal_file
 from .mat import read_mat
 from .rpn import load_rpn, propose_data_set, rpn_config
 from .selective_search import search_data_set
@@ -104,19 +108,40 @@ def _make(
     """Run a search, which ``head`` describes, over the data set and write its file."""
     _refuse_to_overwrite(output)
     records = load_records(data)
-    output.parent.mkdir(parents=True, exist_ok=True)
     head = {"data": data, "min_size": min_size, "max_proposals": max_proposals, **head}
-    path = output.with_name(output.name + ".journal")
-    with Journal(path, head) as journal:
-        done = journal.entries
-        todo = [r for r in records if plain_id(r["image_id"]) not in done]
-        with tqdm(total=len(records), initial=len(records) - len(todo), unit="image") as bar:
-            for record, boxes, logits in search(todo) if todo else ():
-                keep = select_boxes(boxes, min_size, max_proposals)
-                journal.append(plain_id(record["image_id"]), (boxes[keep], logits[keep]))
-                bar.update()
-    _write(output, records, *zip(*(done[plain_id(r["image_id"])] for r in records)))
-    path.unlink()
+    head["list of images"] = fingerprint(*(str(r["image_id"]) for r in records))
+    # What is found in an image has a file of its own, so that a search that is killed can go on.
+    parts = output.with_name(output.name + ".parts")
+    _compare(parts / "settings.json", head)
+    files = {str(r["image_id"]): parts / f"{i}.npz" for i, r in enumerate(records)}
+    todo = [r for r in records if not files[str(r["image_id"])].exists()]
+    with tqdm(total=len(records), initial=len(records) - len(todo), unit="image") as bar:
+        for record, boxes, logits in search(todo) if todo else ():
+            keep = select_boxes(boxes, min_size, max_proposals)
+            save = functools.partial(np.savez, boxes=boxes[keep], logits=logits[keep])
+            write_atomically(files[str(record["image_id"])], save)
+            bar.update()
+    found = [dict(np.load(file)) for file in files.values()]
+    _write(output, records, [x["boxes"] for x in found], [x["logits"] for x in found])
+    shutil.rmtree(parts)
+
+
+def _compare(file: Path, head: dict[str, Any]) -> None:
+    """Raises ValueError if an earlier run had other settings."""
+    if not file.exists():
+        write_atomically(file, json.dumps(head))
+        return
+    earlier, different = json.loads(file.read_text()), []
+    for key, value in head.items():
+        if earlier.get(key) != value:
+            values = f"{earlier.get(key)!r}, now {value!r}"
+            is_short = len(values) < 200 and key != "list of images"
+            different.append(f"{key} {values}" if is_short else f"another {key}")
+    if different:
+        raise ValueError(
+            f"{file.parent}: the earlier run had {'; '.join(different)}. Go on with its settings, "
+            "or remove the folder"
+        )
 
 
 def _write(output: Path, records: Sequence[dict], boxes: Sequence, logits: Sequence) -> None:
