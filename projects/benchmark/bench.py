@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch  # noqa: E402
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import interleaved, parts, peak_bytes, process_peak_bytes, ratio
+from measure import interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
 from plots import plot
 from whole_step import MODELS, model_steps
 
@@ -124,18 +123,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     print()
     print(targets_table(report))
     return report
-
-
-def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
-    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def variants_of(point: Point) -> list[str]:

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ohem_paper import miniature
-from ohem_paper.table.rows import find_rows
-from ohem_paper.table.run import run_table
+from ohem_paper.table.rows import find_rows, run_table
 
 from projects.tree_crowns.prepare_data import ROOT
 

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from ohem_d2.tools.runs import markdown_table, mean_and_spread
 
-from .rows import number_of
-
 Results = dict[str, dict[int, dict]]  # by the name of a row, by seed, as result.json has it
 
 # mAP on VOC07 test by row, from Table 1 of the paper; and, from Table 2, seconds an iteration and
@@ -24,6 +22,12 @@ PAPER_COST = {1: (0.13, 2.6), 12: (0.22, 3.6), 2: (0.57, 6.4), 13: (1.00, 8.7)}
 
 CSV_FIELDS = ("row", "experiment", "seed", "AP", "AP50", "AP75")
 CSV_FIELDS += ("seconds", "sweep_seconds", "peak_bytes")
+
+
+def number_of(stem: str) -> int | None:
+    """Of a row by the name of its file."""
+    head = stem.partition("_")[0]
+    return int(head) if head.isdigit() else None
 
 
 def write_report(results: Results, output: Path, title: str) -> str:

@@ -1,10 +1,12 @@
-"""Which rows there are, and how they are run."""
+"""Which rows there are, and their runs."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ohem_d2.tools.runs import Variant, fingerprint
+from ohem_d2.tools.runs import Variant, fingerprint, results_of, run_all
+
+from .report import number_of, write_report
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -30,12 +32,6 @@ def find_rows(folder: Path, wanted: Sequence[str] | None = None) -> list[Path]:
             raise ValueError(f"--rows {name}: no such row in {folder}; there are {list(files)}")
         rows += found
     return list(dict.fromkeys(rows))
-
-
-def number_of(stem: str) -> int | None:
-    """Of a row by the name of its file."""
-    head = stem.partition("_")[0]
-    return int(head) if head.isdigit() else None
 
 
 def on_data(split: str, data: Sequence[str], proposals: Sequence[str]) -> list[str]:
@@ -65,3 +61,31 @@ def settings_of(row: Path, overrides: Sequence[str]) -> str:
     while base := [x for x in files[-1].read_text().splitlines() if x.startswith("_BASE_")]:
         files.append(files[-1].parent / base[0].partition(":")[2].strip().strip('"'))
     return fingerprint(*files, *overrides)
+
+
+def run_table(
+    rows: Sequence[Path],
+    seeds: Sequence[int],
+    output: Path,
+    devices: Sequence[str],
+    overrides: Sequence[str] = (),
+    title: str = "Table 1",
+    threads: int | None = None,
+) -> None:
+    """
+    Do what is missing in the output folder, then write and print the report.
+
+    Args:
+        rows: configurations, see :func:`find_rows`.
+        devices, threads: see :func:`ohem_d2.tools.runs.run_all`; without devices nothing is run.
+        overrides: KEY, VALUE, KEY, VALUE...
+
+    Raises:
+        RuntimeError: after the report, if runs failed; says where to look.
+    """
+    variants = [variant_of(row, overrides) for row in rows]
+    failed = run_all(variants, seeds, output, devices, threads) if devices else []
+    results = {variant.name: results_of(variant, seeds, output) for variant in variants}
+    print(write_report(results, output, title))
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
