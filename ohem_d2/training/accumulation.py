@@ -10,13 +10,15 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import copy_options, mixed_precision, run_after_backward
+from ..compat import copy_options, mixed_precision, run_after_backward, write_metrics
 
 
 def add_accumulation_config(cfg: CfgNode) -> None:
-    """Add ``SOLVER.ACCUMULATION_STEPS`` with its default, in place; one that is there stays."""
-    # An iteration is so many batches of IMS_PER_BATCH images, whose gradients are averaged.
-    cfg.SOLVER.setdefault("ACCUMULATION_STEPS", 1)
+    """Add the key ``SOLVER.ACCUMULATION_STEPS`` with its default, in place, unless it is there."""
+    if "ACCUMULATION_STEPS" not in cfg.SOLVER:
+        # An iteration of OHEMTrainer is so many batches of IMS_PER_BATCH images, one after another,
+        # of whose gradients the mean is taken: N images an iteration at the memory of fewer.
+        cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
 class AccumulatingTrainer(SimpleTrainer):
@@ -49,7 +51,7 @@ class AccumulatingTrainer(SimpleTrainer):
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / self.passes
         run_after_backward(self)
-        self._write_metrics(total, waited)
+        write_metrics(self, total, waited)
         self._update()
 
     def _backward_of(self, data: list[dict]) -> dict[str, torch.Tensor]:

@@ -141,8 +141,8 @@ def read_photograph(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def read_crowns(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
     """Boxes of shape (M, 4), absolute XYXY pixels of the photograph, from its VOC XML."""
-    objects = read_voc(wheel.read(f"deepforest/data/{name}.xml"), f"{name}.xml")
-    return np.array([crown.box for crown in objects])
+    crowns = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
+    return np.array([crown.box for crown in crowns])
 
 
 def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
