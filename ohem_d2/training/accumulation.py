@@ -10,7 +10,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..compat import copy_options, mixed_precision, run_after_backward, write_metrics
+from ..compat import copy_options, mixed_precision, run_after_backward
 
 
 def add_accumulation_config(cfg: CfgNode) -> None:
@@ -51,7 +51,7 @@ class AccumulatingTrainer(SimpleTrainer):
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / self.passes
         run_after_backward(self)
-        write_metrics(self, total, waited)
+        self._write_metrics(total, waited)
         self._update()
 
     def _backward_of(self, data: list[dict]) -> dict[str, torch.Tensor]:
