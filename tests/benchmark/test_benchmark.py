@@ -61,9 +61,7 @@ def test_the_sampler_takes_the_hardest_of_each_kind(built):
     heads, inputs = built
     sampler = heads["sampler"]
     with EventStorage(), torch.no_grad():
-        sampler._features, sampler._targets = inputs.features, inputs.targets
-        sampler._proposals, sampler._image = inputs.proposals, 0
-        found = sampler.label_and_sample_proposals(inputs.proposals, inputs.targets)
+        found, _ = sampler(inputs.images, inputs.features, inputs.proposals, inputs.targets)
         everything = heads["all RoIs"].label_and_sample_proposals(inputs.proposals, inputs.targets)
         for i, (mined, rois) in enumerate(zip(found, everything)):
             pooled = sampler.box_pooler(
