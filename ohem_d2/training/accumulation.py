@@ -21,14 +21,6 @@ def add_accumulation_config(cfg: CfgNode) -> None:
         cfg.SOLVER.ACCUMULATION_STEPS = 1
 
 
-def add_accumulation_config(cfg: CfgNode) -> None:
-    """Add the key ``SOLVER.ACCUMULATION_STEPS`` with its default, in place, unless it is there."""
-    if "ACCUMULATION_STEPS" not in cfg.SOLVER:
-        # An iteration of OHEMTrainer is so many batches of IMS_PER_BATCH images, one after another,
-        # of whose gradients the mean is taken: N images an iteration at the memory of fewer.
-        cfg.SOLVER.ACCUMULATION_STEPS = 1
-
-
 class AccumulatingTrainer(SimpleTrainer):
     """
     ``SimpleTrainer`` whose iteration is ``passes`` batches of the data loader. The gradient is the

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
 from detectron2.structures import Instances
 from torch import nn
+
+from ohem_d2 import OHEMMixin, OHEMRes5ROIHeads
 
 # Feature maps by name and RoIs, R in all -> box predictor, and its scores (R, K + 1) and deltas
 # (R, 4 or 4K)
@@ -30,25 +31,11 @@ def box_branch(heads: nn.Module, user: str) -> Predict:
         if hasattr(heads, "score_rois"):
             return heads.score_rois
         if getattr(type(heads), "_forward_box", None) is StandardROIHeads._forward_box:
-            return functools.partial(_predict_standard, heads)
+            return functools.partial(OHEMMixin.score_rois, heads)
         if type(heads).forward is Res5ROIHeads.forward:
-            return functools.partial(_predict_c4, heads)
+            return functools.partial(OHEMRes5ROIHeads.score_rois, heads)
     raise TypeError(
         f"{user} does not know how {type(heads).__name__} scores boxes, which has a box branch of "
         "its own. Give it a method score_rois(features, proposals) such as that of "
         "ohem_d2.OHEMMixin; a cascade has to keep CascadeROIHeads._forward_box()"
     )
-
-
-def _predict_standard(heads: StandardROIHeads, features: Any, proposals: list[Instances]):
-    pooled = heads.box_pooler(
-        [features[f] for f in heads.box_in_features], [p.proposal_boxes for p in proposals]
-    )
-    return heads.box_predictor, heads.box_predictor(heads.box_head(pooled))
-
-
-def _predict_c4(heads: Res5ROIHeads, features: Any, proposals: list[Instances]):
-    box_features = heads._shared_roi_transform(
-        [features[f] for f in heads.in_features], [p.proposal_boxes for p in proposals]
-    )
-    return heads.box_predictor, heads.box_predictor(box_features.mean(dim=[2, 3]))
