@@ -91,8 +91,7 @@ install_v06() {
 # the plugin's oldest.
 options() {
     case $1 in
-    torch==*) echo --ignore-glob="*/test_paper_*" --ignore-glob="*/test_tree_crowns.py" \
-        --ignore-glob="*/test_benchmark.py" ;;
+    torch==*) echo --ignore=tests/paper --ignore=tests/tree_crowns --ignore=tests/benchmark ;;
     esac
 }
 

@@ -34,6 +34,8 @@ train() {
         --test-data "coco:$data/test.json:$data/tiles" "$@" MODEL.DEVICE cuda
 }
 
+# for what the projects share
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
 {
     date -u
     step "environment" "$python" -m ohem_d2 collect-env

@@ -2,13 +2,21 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 
-def write_atomically(path: str | Path, content: bytes | str) -> None:
+def write_atomically(
+    path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]
+) -> None:
     """
     The file has its name only when it is complete: a process that is killed leaves the old one, or
     none. Folders that it takes are made.
+
+    Args:
+        content: or what writes it to the open file, as ``lambda file: torch.save(weights, file)``,
+            where a second copy in memory would be too much.
 
     Raises:
         OSError: names the file.
@@ -17,9 +25,15 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(part, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
         os.replace(part, path)
-    except OSError as e:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise OSError(f"{path} cannot be written: {e.strerror}") from e
+        if isinstance(e, OSError):
+            raise OSError(f"{path} cannot be written: {e.strerror}") from e
+        raise

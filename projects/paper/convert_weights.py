@@ -6,34 +6,18 @@ Weights of the paper's networks, from where they can be had, to a file for ``MOD
     python projects/paper/convert_weights.py vgg_m VGG_CNN_M_1024.caffemodel vgg_m.pth
     python projects/paper/convert_weights.py vgg16 VGG16.v2.pkl vgg16.pth           # Detectron
 
-Files from strangers are read without running what they may contain: ``.pth`` with
-``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by an unpickler that knows arrays of
-NumPy and Python's plain types and refuses all else.
-
-Images are expected as BGR in 8-bit units less the mean, as in Caffe. The first layer of
-torchvision's network, which expects RGB of unit variance, is converted to that; its mean is
+Torchvision's are converted to images as Caffe's, BGR in 8-bit units less the mean, which is
 ``PIXEL_MEAN: [103.53, 116.28, 123.675]``.
 """
 
 import argparse
-import pickle
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
 import torch
-import vgg
+from ohem_paper.networks.convert import NETWORKS, convert
 
-# Shapes of fc6 and fc7: (outputs, inputs)
-NETWORKS = {
-    "vgg16": (vgg.vgg16_blocks, {"fc6": (4096, 512 * 7 * 7), "fc7": (4096, 4096)}),
-    "vgg_m": (vgg.vgg_m_blocks, {"fc6": (4096, 512 * 6 * 6), "fc7": (1024, 4096)}),
-}
-# Standard deviations of torchvision's input, BGR
-TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
+from ohem_d2.files import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,172 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         weights = convert(args.network, args.source)
     except (OSError, ValueError) as e:
         raise SystemExit(str(e)) from e
-    part = args.target.with_name(args.target.name + ".part")
-    torch.save({"model": weights, "__author__": args.source.name}, part)
-    part.replace(args.target)
+    checkpoint = {"model": weights, "__author__": args.source.name}
+    write_atomically(args.target, lambda file: torch.save(checkpoint, file))
     print(f"{args.target}: {len(weights)} tensors")
-
-
-def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
-    """
-    Args:
-        network: "vgg16" or "vgg_m".
-        source: a state dict of torchvision's vgg16 (.pth), a .caffemodel, or a .pkl of Detectron.
-
-    Returns:
-        the parameters by the names that they have in a detector.
-
-    Raises:
-        ValueError: names the file and what is missing, has another shape or is not allowed.
-        FileNotFoundError
-    """
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist")
-    shapes = layer_shapes(network)
-    readers = {".pth": read_torchvision, ".caffemodel": read_caffe, ".pkl": read_detectron}
-    if source.suffix not in readers:
-        raise ValueError(f"{source} is none of {', '.join(readers)}")
-    layers = readers[source.suffix](source, network)
-    weights = {}
-    for layer, shape in shapes.items():
-        for kind, wanted in (("weight", shape), ("bias", shape[:1])):
-            value = layers.get((layer, kind))
-            if value is None:
-                raise ValueError(f"{source} has no {kind} of layer {layer} of {network}")
-            # Caffe and OpenCV keep axes of length one: (1, 1, outputs, inputs), (outputs, 1)
-            if [n for n in value.shape if n > 1] == [n for n in wanted if n > 1]:
-                value = value.reshape(wanted)
-            if tuple(value.shape) != wanted:
-                raise ValueError(
-                    f"{source}: the {kind} of layer {layer} has shape {tuple(value.shape)}, in "
-                    f"{network} it is {wanted}"
-                )
-            weights[f"{name_in_detector(layer, network)}.{kind}"] = value.float().contiguous()
-    return weights
-
-
-def layer_shapes(network: str) -> dict[str, tuple[int, ...]]:
-    """The shape of each layer's weight, by Caffe's name of the layer."""
-    make_blocks, shapes = NETWORKS[network]
-    with torch.device("meta"):
-        blocks, _ = make_blocks()
-    convolutions = {}
-    for block, module in blocks.items():
-        for name, parameter in module.named_parameters(prefix=block):
-            if name.endswith(".weight"):
-                layer = name.removesuffix(".weight").replace(".", "_")
-                convolutions[layer] = tuple(parameter.shape)
-    return {**convolutions, **shapes}
-
-
-def name_in_detector(layer: str, network: str) -> str:
-    if layer.startswith("fc"):
-        return {"fc6": "roi_heads.box_head.fc1", "fc7": "roi_heads.box_head.fc2"}[layer]
-    name = layer.replace("_", ".")
-    return f"backbone.stem.{name}" if name.startswith("conv1") else f"backbone.{name}"
-
-
-Layers = Mapping[tuple[str, str], torch.Tensor]  # by layer and kind, "weight" or "bias"
-
-
-def read_torchvision(source: Path, network: str) -> Layers:
-    if network != "vgg16":
-        raise ValueError(f"{source}: torchvision has no {network}; use its .caffemodel")
-    try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{source} is no state dict that is safe to load: {e}") from e
-    if not isinstance(state, dict):
-        raise ValueError(f"{source} is no state dict")
-    # Its layers are numbered, those of activation and pooling included.
-    names = {"classifier.0": "fc6", "classifier.3": "fc7"}
-    numbers = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
-    convolutions = [layer for layer in layer_shapes(network) if layer.startswith("conv")]
-    names |= {f"features.{n}": layer for n, layer in zip(numbers, convolutions)}
-    layers = {}
-    for key, value in state.items():
-        prefix, _, kind = key.rpartition(".")
-        if prefix in names:
-            layers[names[prefix], kind] = value
-    first = layers.get(("conv1_1", "weight"))
-    if first is not None and first.dim() == 4 and first.shape[1] == 3:
-        layers["conv1_1", "weight"] = first.flip(1) / TORCHVISION_STD[:, None, None]
-    return layers
-
-
-def read_caffe(source: Path, network: str) -> Layers:
-    shapes = layer_shapes(network)
-    with tempfile.TemporaryDirectory() as folder:
-        prototxt = Path(folder) / "net.prototxt"
-        prototxt.write_text(prototxt_of(shapes))
-        try:
-            net = cv2.dnn.readNetFromCaffe(str(prototxt), str(source))
-        except cv2.error as e:
-            raise ValueError(f"{source} does not fit {network}: {e.err}") from e
-    layers = {}
-    for layer in shapes:
-        for index, kind in enumerate(("weight", "bias")):
-            try:
-                blob = net.getParam(layer, index)
-            except cv2.error:
-                continue
-            if blob is not None and blob.size:
-                layers[layer, kind] = torch.from_numpy(np.array(blob))
-    return layers
-
-
-def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Only the layers with parameters, in a row: enough for OpenCV to read them by name."""
-    rows = ['input: "data"', "input_dim: 1 input_dim: 3 input_dim: 64 input_dim: 64"]
-    below = "data"
-    for layer, shape in shapes.items():
-        if len(shape) == 4:
-            what = f"num_output: {shape[0]} kernel_size: {shape[2]}"
-            row = f'type: "Convolution" convolution_param {{ {what} }}'
-        else:
-            row = f'type: "InnerProduct" inner_product_param {{ num_output: {shape[0]} }}'
-        rows.append(f'layer {{ name: "{layer}" bottom: "{below}" top: "{layer}" {row} }}')
-        below = layer
-    return "\n".join(rows)
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Of what a pickle may call or build, only what arrays of NumPy are made of."""
-
-    ALLOWED = {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which may be harmful")
-        # A file of NumPy 2 is read with NumPy 1, and the other way round.
-        if module.endswith("core.multiarray"):
-            module = (
-                np.core.multiarray.__name__ if np.__version__ < "2" else "numpy._core.multiarray"
-            )
-        return super().find_class(module, name)
-
-
-def read_detectron(source: Path, network: str) -> Layers:
-    try:
-        with open(source, "rb") as file:
-            data = ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as e:  # a broken pickle may raise anything
-        raise ValueError(f"{source} is no weights file of Detectron: {e}") from e
-    blobs = data.get("blobs", data) if isinstance(data, dict) else {}
-    layers = {}
-    for name, value in blobs.items():
-        layer, _, kind = str(name).rpartition("_")
-        if kind in ("w", "b") and isinstance(value, np.ndarray):
-            layers[layer, {"w": "weight", "b": "bias"}[kind]] = torch.from_numpy(np.array(value))
-    return layers
 
 
 if __name__ == "__main__":

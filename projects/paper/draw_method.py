@@ -7,10 +7,8 @@ Draws the two passes of OHEM for README.md. ::
 import sys
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 PLAIN, READ_ONLY, TRAINED = "#e8e8e8", "#fde2c8", "#cfe3f5"
@@ -33,7 +31,8 @@ BOXES = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     (target,) = sys.argv[1:] if argv is None else argv
-    figure, axes = pyplot.subplots(figsize=(11.5, 4.8))
+    figure = Figure(figsize=(11.5, 4.8), layout="tight")
+    axes = figure.subplots()
     for text, left, bottom, width, height, color in BOXES.values():
         style = FancyBboxPatch(
             (left, bottom), width, height, boxstyle="round,pad=0.06", fc=color, ec="#555555"
@@ -66,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     axes.set_xlim(-0.3, 15.8)
     axes.set_ylim(0.3, 6.4)
     axes.axis("off")
-    figure.tight_layout()
     figure.savefig(target, dpi=110)
 
 
@@ -81,7 +79,7 @@ def side(name: str, which: str) -> Point:
     }[which]
 
 
-def arrow(axes: pyplot.Axes, start: Point, end: Point, color: str, bend: float = 0.0) -> None:
+def arrow(axes: Axes, start: Point, end: Point, color: str, bend: float = 0.0) -> None:
     style = {"arrowstyle": "-|>", "color": color, "connectionstyle": f"arc3,rad={bend}"}
     axes.annotate("", xy=end, xytext=start, arrowprops=style)
 

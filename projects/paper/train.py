@@ -11,10 +11,15 @@ import argparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup, launch
-from recipe import PaperTrainer, build_trainer, check_files, load_config
+from ohem_paper.experiment import PaperTrainer, build_trainer, check_files, load_config
+from ohem_paper.table.result import result_of
+
+from ohem_d2.tools.runs import end_with_parent, write_result
 
 
 def main(args: argparse.Namespace) -> dict:
+    if args.result:
+        end_with_parent()
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
@@ -26,11 +31,16 @@ def main(args: argparse.Namespace) -> dict:
         return PaperTrainer.test(cfg, model)
     trainer = build_trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    results = trainer.train()
+    if args.result:
+        write_result(cfg.OUTPUT_DIR, result_of(trainer))
+    return results
 
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+    parser = default_argument_parser()
+    parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
+    arguments = parser.parse_args()
     launch(
         main,
         arguments.num_gpus,

@@ -3,7 +3,8 @@
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from efficientnet import EfficientNetLite0
+
+from projects.tree_crowns.efficientnet import EfficientNetLite0
 
 
 @BACKBONE_REGISTRY.register()

@@ -2,31 +2,30 @@
 The demo's recipe with different samplers, several seeds each: mean and standard deviation of AP,
 and the time of an iteration. ::
 
-    python projects/tree_crowns/compare.py
-    python projects/tree_crowns/compare.py --seeds 1 2 --variants \\
-        "random:random.yaml" "half:ohem.yaml MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT 0.5"
+    make compare
+    PYTHONPATH=. python projects/tree_crowns/compare.py --seeds 1 2 --devices cpu cpu --threads 1 \\
+        --variants "random:random.yaml" "half:ohem.yaml MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT 0.5"
 
-Finished runs are kept in the output folder and not repeated, so an interrupted comparison goes on
-where it stopped. A run of a seed follows the other variants' runs of that seed, so that a machine
-that slows down slows all alike.
+Every run is a process of its own, one a device at a time. Finished runs are kept in the output
+folder and not repeated, and one that was killed goes on from its last checkpoint, so an interrupted
+comparison goes on where it was. Other settings or other code are other runs.
 """
 
 import argparse
-import hashlib
-import json
-import os
 import platform
-import statistics
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
-import prepare_data
 import torch
-from demo import train
-from trainer import CONFIGS, setup
+
+from ohem_d2.tools import runs
+from projects.tree_crowns import prepare_data
+from projects.tree_crowns.trainer import CONFIGS, setup, train
 
 VARIANTS = ("random sampling:random.yaml", "OHEM:ohem.yaml")
 METRICS = ("AP", "AP50", "AP75")
+# The first argument of the process of a run
+RUN = "--run-one"
 
 
 def main() -> None:
@@ -34,62 +33,63 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=prepare_data.ROOT / "output/compare")
     parser.add_argument("--data", type=Path, default=prepare_data.DATA)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--devices", nargs="+", default=[device], help="cuda:0 cuda:1, cpu cpu")
+    parser.add_argument("--threads", type=int, help="of each process")
     parser.add_argument(
         "--variants", nargs="+", default=VARIANTS, metavar='"NAME:CONFIG [KEY VALUE ...]"'
     )
     args = parser.parse_args()
-    results: dict[str, list[dict]] = {variant: [] for variant in args.variants}
-    for seed in args.seeds:
-        for variant in args.variants:
-            results[variant].append(run(variant, seed, args.data, args.output))
-    print(table(results))
+    prepare_data.prepare(args.data)  # now, so that no two runs do
+    variants = {text.partition(":")[0]: variant_of(text, args.data) for text in args.variants}
+    failed = runs.run_all(
+        list(variants.values()), args.seeds, args.output, args.devices, args.threads
+    )
+    results = {n: runs.results_of(v, args.seeds, args.output) for n, v in variants.items()}
+    print(table(results, args.threads or torch.get_num_threads()))
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
 
 
-def run(variant: str, seed: int, data: Path, output: Path) -> dict:
-    """One training run, or what is kept of it."""
-    name, _, what = variant.partition(":")
+def variant_of(text: str, data: Path) -> runs.Variant:
+    """
+    Args:
+        text: NAME:CONFIG [KEY VALUE ...].
+    """
+    name, _, what = text.partition(":")
     config, *overrides = what.split()
-    # The folder is named by what makes the result, settings and code: if they change, it is
-    # another run.
     sources = [*CONFIGS.glob("*.yaml"), *CONFIGS.parent.glob("*.py")]
-    sources += (prepare_data.ROOT / "ohem_d2").glob("*.py")
-    settings = "".join(path.read_text() for path in sorted(sources))
-    digest = hashlib.sha256(f"{settings}{what}".encode()).hexdigest()[:8]
-    folder = output / f"{name.replace(' ', '-')}-{digest}" / f"seed{seed}"
-    kept = folder / "result.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an interrupted run
-    results = train(setup(config, data, folder, seed, overrides)).last_results["bbox"]
-    # Detectron2's own measure: seconds from step to step, without evaluation.
-    lines = (folder / "metrics.json").read_text().splitlines()
-    times = [record["time"] for record in map(json.loads, lines) if "time" in record]
-    result = {metric: results[metric] for metric in METRICS}
-    result["seconds"] = statistics.median(times)
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    os.replace(part, kept)
-    return result
+    sources += (prepare_data.ROOT / "ohem_d2").rglob("*.py")
+    settings = runs.fingerprint(*sorted(sources), what)
+
+    def command(seed: int, device: str, folder: Path) -> list[str]:
+        run = [config, str(data), str(folder), str(seed), "MODEL.DEVICE", device]
+        run += ["SOLVER.CHECKPOINT_PERIOD", "250", *overrides]
+        return [sys.executable, "-W", "ignore", __file__, RUN, *run]
+
+    return runs.Variant(f"{name.replace(' ', '-')}-{settings[:8]}", settings, command)
 
 
-def table(results: dict[str, Sequence[dict]]) -> str:
+def run_one(config: str, data: str, folder: str, seed: str, *overrides: str) -> None:
+    runs.end_with_parent()
+    cfg = setup(config, Path(data), Path(folder), int(seed), overrides)
+    results = train(cfg, resume=True).last_results["bbox"]
+    seconds = runs.seconds_per_iteration(runs.read_metrics(folder))
+    runs.write_result(folder, {**{key: results[key] for key in METRICS}, "seconds": seconds})
+
+
+def table(results: dict[str, dict[int, dict]], threads: int) -> str:
     """Markdown: a row for each variant, mean ± standard deviation over the seeds."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    rows = [
-        f"{torch.get_num_threads()} threads, {device}, torch {torch.__version__}",
-        "",
-        "| variant | seeds | " + " | ".join(METRICS) + " | s / iteration |",
-        "|---|---|" + "---|" * (len(METRICS) + 1),
-    ]
-    for variant, runs in results.items():
-        cells = [variant.partition(":")[0], str(len(runs))]
+    rows = []
+    for name, by_seed in results.items():
+        cells = [name, str(len(by_seed))]
         for key, digits in (*((metric, 1) for metric in METRICS), ("seconds", 2)):
-            values = [r[key] for r in runs]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}")
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+            cells.append(runs.mean_and_spread([r[key] for r in by_seed.values()], digits))
+        rows.append(cells)
+    lines = runs.markdown_table(["variant", "seeds", *METRICS, "s / iteration"], rows)
+    return "\n".join([f"{threads} threads, {device}, torch {torch.__version__}", "", *lines])
 
 
 if __name__ == "__main__":
-    main()
+    run_one(*sys.argv[2:]) if sys.argv[1:2] == [RUN] else main()

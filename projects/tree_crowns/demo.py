@@ -2,7 +2,7 @@
 Train a Faster R-CNN with OHEM on aerial photographs, test it on photographs of other places, and
 draw what it finds and what was mined. ::
 
-    python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
+    PYTHONPATH=. python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
 """
 
 import argparse
@@ -10,18 +10,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-import prepare_data
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from trainer import TreeTrainer, setup
 
 from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.files import write_atomically
 from ohem_d2.monitor.drawing import FOREGROUND, GROUND_TRUTH, draw_boxes, encode, with_caption
 from ohem_d2.monitor.pictures import draw_mining
 from ohem_d2.tools.explain import mine
+from projects.tree_crowns import prepare_data
+from projects.tree_crowns.trainer import TreeTrainer, setup, train
 
 SCORE = 0.5  # detections below this are not drawn
 ZOOM = 2.0
@@ -50,14 +50,6 @@ def main() -> None:
         f"metrics     {args.output / 'metrics.json'}\n"
         f"pictures    {pictures[0].parent}, {pictures[-1].parent}"
     )
-
-
-def train(cfg: CfgNode) -> TreeTrainer:
-    """Train from the pre-trained trunk and evaluate on the test photographs."""
-    trainer = TreeTrainer(cfg)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    return trainer
 
 
 def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:

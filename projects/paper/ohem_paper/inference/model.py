@@ -1,0 +1,214 @@
+"""The detector with the extras, as a module."""
+
+import functools
+import itertools
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import GeneralizedRCNN, detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .scoring import box_scorer, predictors, usable
+from .settings import BoxVoting, MultiScale
+from .views import views
+from .voting import Candidates, above_threshold, iterate, nms, union, vote
+
+
+def with_test_time_extras(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """
+    Args:
+        model: with its weights loaded: the names of its parameters change in the wrapper.
+
+    Returns:
+        the model itself if the configuration enables nothing, else the model in a
+        :class:`RCNNWithTestTimeExtras`.
+
+    Raises:
+        ValueError, TypeError: see there; bad values are found even when not enabled.
+    """
+    extras = RCNNWithTestTimeExtras.from_config(cfg, model)
+    if not (extras["multi_scale"].enabled or extras["box_voting"].enabled):
+        return model
+    return RCNNWithTestTimeExtras(**extras)
+
+
+class RCNNWithTestTimeExtras(nn.Module):
+    """
+    A ``GeneralizedRCNN`` that tests at several scales, or refines its boxes by iterative
+    regression and voting, or both. Input and output are the model's own in evaluation.
+
+    +M: the network runs on the image at every scale. The candidates of all scales (boxes that
+    score above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, for each class) are brought to the
+    coordinates of the image as it came and go through one NMS together. So a box of any scale may
+    suppress, or vote for, one of any other. (Fast R-CNN and SPPnet instead give each RoI to the
+    one scale at which its area is nearest to 224 x 224; the paper is said to run all scales, and
+    does not say how it unites them.) Images come as the data loader resized them; set
+    ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
+
+    Proposals of a record are scaled and mirrored with its image. Where an RPN proposes, it does so
+    at every scale.
+
+    +B: see :mod:`.voting`. R2 is computed at the scale of its R1, and again only from boxes that
+    score above ``SCORE_THRESH_TEST``. Scores stay those of the boxes that NMS keeps.
+
+    ``TEST.DETECTIONS_PER_IMAGE`` counts after NMS, as usual. Masks and keypoints are then
+    predicted for the final boxes on the image as it came, without other scales; that takes one
+    more pass of the backbone.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        multi_scale: MultiScale | None = None,
+        box_voting: BoxVoting | None = None,
+    ):
+        """
+        With a ``CfgNode``: ``RCNNWithTestTimeExtras(cfg, model)``.
+
+        Args:
+            model: a ``GeneralizedRCNN``, also in a ``DistributedDataParallel``. Its ROI heads are
+                Detectron2's or OHEM's standard, C4 or cascade heads or build on them, or any
+                others with a ``score_rois`` such as that of ``OHEMMixin``.
+            multi_scale, box_voting: off if None.
+
+        Raises:
+            TypeError: for a model or heads of another kind, which says what is missing.
+        """
+        super().__init__()
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        inference = getattr(type(model), "inference", None)
+        if not isinstance(model, GeneralizedRCNN) or inference is not GeneralizedRCNN.inference:
+            raise TypeError(
+                "TEST.MULTI_SCALE and TEST.BOX_VOTING take a GeneralizedRCNN with the inference() "
+                f"of that class, which {type(model).__name__} is not"
+            )
+        self.model = model
+        self.multi_scale = multi_scale or MultiScale()
+        self.box_voting = box_voting or BoxVoting()
+        self._score = box_scorer(model.roi_heads)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        return {
+            "model": model,
+            "multi_scale": MultiScale.from_cfg(cfg),
+            "box_voting": BoxVoting.from_cfg(cfg),
+        }
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: see ``GeneralizedRCNN.forward``. As many images are run at a time, at
+                each scale.
+
+        Returns:
+            see there.
+
+        Raises:
+            ValueError: if the model takes precomputed proposals and a record has none that fit it.
+        """
+        if self.training:
+            raise RuntimeError(
+                "RCNNWithTestTimeExtras is for evaluation: call eval(), or train the model in it"
+            )
+        if self.model.proposal_generator is None:
+            for record in batched_inputs:
+                _check_proposals(record)
+        sizes = [tuple(record["image"].shape[-2:]) for record in batched_inputs]
+        found: list[list[Candidates]] = [[] for _ in batched_inputs]
+        for same_rank in itertools.zip_longest(*(views(s, self.multi_scale) for s in sizes)):
+            members = [i for i, view in enumerate(same_rank) if view is not None]
+            records = [same_rank[i].of_record(batched_inputs[i]) for i in members]
+            for i, candidates in zip(members, self._detect(records)):
+                boxes = same_rank[i].undo(candidates.boxes)
+                found[i].append(candidates._replace(boxes=boxes))
+        results = [self._merge(union(parts), size) for parts, size in zip(found, sizes)]
+        heads = self.model.roi_heads
+        if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
+            return self.model.inference(batched_inputs, detected_instances=results)
+        return [
+            {
+                "instances": detector_postprocess(
+                    result,
+                    record.get("height", result.image_size[0]),
+                    record.get("width", result.image_size[1]),
+                )
+            }
+            for result, record in zip(results, batched_inputs)
+        ]
+
+    def _detect(self, records: list[dict[str, Any]]) -> list[Candidates]:
+        """What the network finds in each image, in its coordinates, before any NMS."""
+        model = self.model
+        images = model.preprocess_image(records)
+        features = model.backbone(images.tensor)
+        if model.proposal_generator is None:
+            proposals = [record["proposals"].to(model.device) for record in records]
+        else:
+            proposals, _ = model.proposal_generator(images, features, None)
+
+        thresh = predictors(model.roi_heads)[-1].test_score_thresh
+        found = []
+        for i, (probs, boxes) in enumerate(zip(*self._score(features, proposals))):
+            size = images.image_sizes[i]
+            candidates = above_threshold(*usable(probs, boxes, size), thresh)
+            if self.box_voting.enabled:
+                of_image = {name: feature[i : i + 1] for name, feature in features.items()}
+                # As many at a time as there were proposals, which bounds the memory.
+                predict = functools.partial(self._predict, of_image, size, len(probs))
+                candidates = iterate(candidates, predict, self.box_voting.iterations, thresh)
+            found.append(candidates)
+        return found
+
+    def _predict(
+        self,
+        features: dict[str, torch.Tensor],
+        image_size: tuple[int, int],
+        chunk_size: int,
+        boxes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score and regress boxes (R, 4) of one image: scores (R, K), boxes (R, B, 4)."""
+        parts = []
+        for chunk in boxes.split(chunk_size):
+            (probs,), (regressed,) = self._score(
+                features, [Instances(image_size, proposal_boxes=Boxes(chunk))]
+            )
+            parts.append(usable(probs, regressed, image_size))
+        return tuple(torch.cat(columns) for columns in zip(*parts))
+
+    def _merge(self, candidates: Candidates, image_size: tuple[int, int]) -> Instances:
+        predictor = predictors(self.model.roi_heads)[-1]
+        voting = self.box_voting
+        nms_thresh = voting.nms_thresh if voting.enabled else predictor.test_nms_thresh
+        kept = nms(candidates, nms_thresh, predictor.test_topk_per_image)
+        boxes = candidates.boxes[kept]
+        if voting.enabled:
+            boxes = vote(candidates, kept, voting.vote_thresh)
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes),
+            scores=candidates.scores[kept],
+            pred_classes=candidates.classes[kept],
+        )
+
+
+def _check_proposals(record: dict[str, Any]) -> None:
+    name = record.get("file_name", "a record")
+    if "proposals" not in record:
+        raise ValueError(
+            f"{name}: the model has no proposal generator, so the record needs proposals: set "
+            "MODEL.LOAD_PROPOSALS to True and DATASETS.PROPOSAL_FILES_TEST to a file that has them"
+        )
+    found, size = record["proposals"].image_size, tuple(record["image"].shape[-2:])
+    if tuple(found) != size:
+        raise ValueError(
+            f"{name}: the proposals are for an image of {found[0]} x {found[1]} (height x width), "
+            f"but it has {size[0]} x {size[1]}; resize them together, as DatasetMapper does"
+        )

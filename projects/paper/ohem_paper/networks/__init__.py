@@ -1,0 +1,1 @@
+"""The paper's networks, smaller ones in their place, and weights for them."""

@@ -1,0 +1,64 @@
+"""
+Two small trunks of one feature map, as VGG's are, in the place of VGG_CNN_M_1024 and VGG16 where
+there is no GPU: EfficientNet-Lite0 as pre-trained on ImageNet and frozen, so that only the RoI
+network is trained.
+"""
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
+
+from projects.tree_crowns.efficientnet import EfficientNetLite0
+
+FROZEN = 5  # all stages
+
+
+class LiteTrunk(Backbone):
+    """
+    The only feature is ``conv5``, as in :class:`.vgg.CaffeTrunk`: the named features of
+    EfficientNet-Lite0 side by side, at the resolution of the first.
+    """
+
+    def __init__(self, features: list[str]):
+        """
+        Args:
+            features: from "res2" (stride 4) to "res5" (stride 32), finest first.
+        """
+        super().__init__()
+        self.bottom_up = EfficientNetLite0(freeze_at=FROZEN)
+        shapes = self.bottom_up.output_shape()
+        self._features = features
+        self._out_features = ["conv5"]
+        self._out_feature_channels = {"conv5": sum(shapes[f].channels for f in features)}
+        self._out_feature_strides = {"conv5": shapes[features[0]].stride}
+        # The deeper blocks have nothing to do.
+        self.bottom_up.drop_blocks_after(features[-1])
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: images, (N, 3, H, W).
+
+        Returns:
+            ``{"conv5": (N, C, about H / stride, about W / stride)}``.
+        """
+        maps = self.bottom_up(x)
+        first = maps[self._features[0]]
+        maps = [
+            nn.functional.interpolate(maps[f], first.shape[2:], mode="bilinear")
+            for f in self._features
+        ]
+        return {"conv5": torch.cat(maps, dim=1)}
+
+
+@BACKBONE_REGISTRY.register()
+def build_lite_m_backbone(cfg, input_shape: ShapeSpec) -> LiteTrunk:
+    """In the place of VGG_CNN_M_1024: shallow, 40 channels at stride 8."""
+    return LiteTrunk(["res3"])
+
+
+@BACKBONE_REGISTRY.register()
+def build_lite_16_backbone(cfg, input_shape: ShapeSpec) -> LiteTrunk:
+    """In the place of VGG16: deeper, 152 channels at stride 8."""
+    return LiteTrunk(["res3", "res4"])

@@ -1,0 +1,1 @@
+"""Detectron2's proposal files: made, read, checked. What loads PyTorch is not imported here."""

@@ -1,0 +1,74 @@
+"""Selective-search proposals in MATLAB's format, as they are shared for Fast R-CNN."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .files import check_boxes
+
+
+def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
+    """
+    Args:
+        path: a .mat file with a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last
+            pixel, counted from 1; and, if it has that, a cell array "images" of the images' ids.
+            Without it the images must be those of the data set, in its order.
+        records: of the data set, in Detectron2's format.
+
+    Returns:
+        for each record float32 (n, 4), XYXY in Detectron2's coordinates, in the file's order, which
+        is that of the ranks.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: names the file and image, and what is wrong.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        from scipy.io import loadmat  # needed here only
+    except ImportError as e:
+        raise ImportError("Reading .mat files takes SciPy: pip install scipy") from e
+    try:
+        data = loadmat(path, variable_names=["boxes", "images"])
+    except NotImplementedError as e:
+        raise ValueError(
+            f"{path} is of MATLAB 7.3; save it again in MATLAB with save(..., '-v7')"
+        ) from e
+    except Exception as e:  # a broken file may raise anything
+        raise ValueError(f"{path} is no .mat file that can be read: {e}") from e
+    if "boxes" not in data or data["boxes"].dtype != object:
+        raise ValueError(f"{path} has no cell array 'boxes'")
+    boxes = data["boxes"].ravel()
+    if "images" in data:
+        ids = [str(np.squeeze(i)) for i in data["images"].ravel()]
+        if len(ids) != len(boxes):
+            raise ValueError(f"{path} has boxes of {len(boxes)} images, but {len(ids)} ids")
+        index = {i: number for number, i in enumerate(ids)}
+        missing = [r["image_id"] for r in records if str(r["image_id"]) not in index]
+        if missing:
+            raise ValueError(
+                f"{path} lacks {len(missing)} of the data set's {len(records)} images, such as "
+                f"{missing[0]}; it has such as {ids[0] if ids else 'none'}. Take the file of this "
+                "year and split"
+            )
+        boxes = [boxes[index[str(r["image_id"])]] for r in records]
+    elif len(boxes) != len(records):
+        raise ValueError(
+            f"{path} has no ids and boxes of {len(boxes)} images; the data set has {len(records)}"
+        )
+    return [_convert(f"{path}, image {r['image_id']}", b, r) for r, b in zip(records, boxes)]
+
+
+def _convert(where: str, boxes: np.ndarray, record: dict) -> np.ndarray:
+    if boxes.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in "iuf":
+        raise ValueError(f"{where}: boxes are {boxes.dtype} {boxes.shape}, not numbers (n, 4)")
+    boxes = boxes[:, [1, 0, 3, 2]].astype(np.float32)
+    # Pixels from 1 to the image's width are the stretch from 0 to its width.
+    boxes[:, :2] -= 1
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"{where}: boxes are not all finite")
+    check_boxes(where, boxes, record)
+    return boxes

@@ -1,0 +1,129 @@
+"""The table, as Markdown, CSV and pictures."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ohem_d2.tools.runs import markdown_table, mean_and_spread
+
+Results = dict[str, dict[int, dict]]  # by the name of a row, by seed, as result.json has it
+
+# mAP on VOC07 test by row, from Table 1 of the paper; and, from Table 2, seconds an iteration and
+# GB on a Titan X by row. From memory and not confirmed, but for rows 12 and 13 of Table 1, see
+# README.md.
+PAPER_MAP = {
+    **{1: 59.6, 2: 67.2, 3: 57.2, 4: 67.5, 5: 66.3, 6: 66.3, 7: 57.7},
+    **{8: 60.4, 9: 67.5, 10: 68.7, 11: 69.7, 12: 62.0, 13: 69.9},
+}
+PAPER_COST = {1: (0.13, 2.6), 12: (0.22, 3.6), 2: (0.57, 6.4), 13: (1.00, 8.7)}
+
+CSV_FIELDS = ("row", "experiment", "seed", "AP", "AP50", "AP75")
+CSV_FIELDS += ("seconds", "sweep_seconds", "peak_bytes")
+
+
+def number_of(stem: str) -> int | None:
+    """Of a row by the name of its file."""
+    head = stem.partition("_")[0]
+    return int(head) if head.isdigit() else None
+
+
+def write_report(results: Results, output: Path, title: str) -> str:
+    """
+    ``table.md``, ``table.csv``, and with results ``table.png`` and perhaps ``training_loss.png``.
+
+    Returns:
+        the table.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(table(results))
+    (output / "table.md").write_text(text + "\n")
+    with open(output / "table.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(CSV_FIELDS))
+        writer.writeheader()
+        for row, runs in results.items():
+            writer.writerows(csv_rows(row, runs))
+    if finished := {row: runs for row, runs in results.items() if runs}:
+        draw_table(finished, title, output / "table.png")
+        draw_training_loss(finished, output / "training_loss.png")
+    return text
+
+
+def table(results: Results) -> list[str]:
+    """Markdown: a row for each configuration, mean ± standard deviation over the seeds."""
+    header = ["#", "experiment", "seeds", "AP50", "AP", "paper: mAP", "s / iteration", "peak GB"]
+    rows = []
+    for row, runs in results.items():
+        number = number_of(row)
+        metrics = [r["metrics"] for r in runs.values()]
+        cost = PAPER_COST.get(number)
+        rows.append(
+            [
+                str(number or ""),
+                row.partition("_")[2] if number else row,
+                str(len(runs)),
+                mean_and_spread([m["AP50"] for m in metrics if "AP50" in m], 1),
+                mean_and_spread([m["AP"] for m in metrics if "AP" in m], 1),
+                str(PAPER_MAP.get(number, "")),
+                seconds_of(runs),
+                mean_and_spread([r["peak_bytes"] / 2**30 for r in runs.values()], 2),
+                f"{cost[0]:.2f}, {cost[1]}" if cost else "",
+            ]
+        )
+    note = "The paper's figures are not confirmed but for rows 12 and 13, see README.md."
+    return [*markdown_table([*header, "paper: s, GB"], rows), "", note]
+
+
+def seconds_of(runs: dict[int, dict]) -> str:
+    cell = mean_and_spread([run["seconds"] for run in runs.values()], 2)
+    sweeps = [run["sweep_seconds"] for run in runs.values()]
+    return f"{cell}, and {np.mean(sweeps):.2f} in sweeps" if any(sweeps) else cell
+
+
+def csv_rows(row: str, runs: dict[int, dict]) -> list[dict]:
+    names = {"row": number_of(row), "experiment": row}
+    costs = ("seconds", "sweep_seconds", "peak_bytes")
+    return [
+        {**names, "seed": seed, **run["metrics"], **{key: run[key] for key in costs}}
+        for seed, run in runs.items()
+    ]
+
+
+def draw_table(finished: Results, title: str, target: Path) -> None:
+    """Bars with the mean AP50, and dots with those of the seeds."""
+    figure = Figure(figsize=(8, 0.4 * len(finished) + 1.5), layout="tight")
+    axes = figure.subplots()
+    for place, runs in enumerate(finished.values()):
+        values = [run["metrics"].get("AP50", 0.0) for run in runs.values()]
+        axes.barh(place, statistics.mean(values), color="#9db8d2")
+        axes.plot(values, [place] * len(values), "k.", markersize=5)
+    axes.set_yticks(range(len(finished)), list(finished))
+    axes.invert_yaxis()
+    axes.set_xlabel("AP50 (bars: mean; dots: seeds)")
+    axes.set_title(title)
+    figure.savefig(target, dpi=120)
+
+
+def draw_training_loss(finished: Results, target: Path) -> None:
+    """Where it was taken; nothing is written if nowhere."""
+    curves = {
+        row: [run["training_loss"] for run in runs.values() if run["training_loss"]]
+        for row, runs in finished.items()
+    }
+    curves = {row: runs for row, runs in curves.items() if runs}
+    if not curves:
+        return
+    figure = Figure(figsize=(6, 4), layout="tight")
+    axes = figure.subplots()
+    for row, runs in curves.items():
+        # those that every seed has, as numbers
+        iterations = sorted(set.intersection(*(set(map(int, run)) for run in runs)))
+        means = [statistics.mean(run[str(i)] for run in runs) for i in iterations]
+        axes.plot(iterations, means, "o-", label=row)
+    axes.set_xlabel("iteration")
+    axes.set_ylabel("mean loss over all RoIs of the training set")
+    axes.set_yscale("log")
+    axes.legend()
+    figure.savefig(target, dpi=120)

@@ -1,0 +1,149 @@
+"""
+The paper's training-loss figure (Sec. 5.5): the mean loss over all RoIs of the training set,
+whatever the sampler trains on, so that samplers can be compared by it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.engine import HookBase
+from detectron2.evaluation import inference_context
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ohem_d2 import per_roi_losses
+
+from .box_branch import box_branch
+
+FOREGROUND_IOU = 0.5
+
+
+def add_training_loss_config(cfg: CfgNode) -> None:
+    """The keys of :class:`TrainingLossHook`."""
+    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
+    # the training set is taken. 0: never.
+    cfg.TRAINING_LOSS = CfgNode()
+    cfg.TRAINING_LOSS.PERIOD = 0
+    # So many images, spread evenly over the data set, instead of all. 0: all.
+    cfg.TRAINING_LOSS.NUM_IMAGES = 0
+
+
+def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
+    """
+    Args:
+        proposals, targets: of one image.
+
+    Returns:
+        all RoIs, the objects among them, with ``gt_classes`` and ``gt_boxes``: foreground from IoU
+        0.5 on, all others background, whatever the heads' own sampler counts.
+    """
+    boxes = Boxes.cat([proposals.proposal_boxes, targets.gt_boxes])
+    rois = Instances(proposals.image_size, proposal_boxes=boxes)
+    if len(targets) == 0:
+        rois.gt_classes = torch.full((len(boxes),), num_classes, device=boxes.device)
+        rois.gt_boxes = boxes
+        return rois
+    matched, labels = Matcher([FOREGROUND_IOU], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
+    rois.gt_classes = torch.where(labels == 1, targets.gt_classes[matched], num_classes)
+    rois.gt_boxes = targets.gt_boxes[matched]
+    return rois
+
+
+@torch.no_grad()
+def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """
+    Args:
+        model: in evaluation, so that dropout rests.
+        inputs: of an image, with ``proposals`` and ``instances``, as the training's mapper makes.
+
+    Returns:
+        ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs, each (R,), by the model's own
+        losses (background has no box loss).
+    """
+    images = model.preprocess_image([inputs])
+    features = model.backbone(images.tensor)
+    proposals = inputs["proposals"].to(model.device)
+    targets = inputs["instances"].to(model.device)
+    rois = label_all(proposals, targets, model.roi_heads.num_classes)
+    predictor, predictions = box_branch(model.roi_heads, "TRAINING_LOSS")(features, [rois])
+    return per_roi_losses(predictor, predictions, [rois])
+
+
+def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """
+    Args:
+        dataset: as :class:`TrainingImages`.
+
+    Returns:
+        the mean of either loss over all RoIs of all images, and their sum, ``loss``.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    totals, num_rois = {}, 0
+    with inference_context(model):
+        for inputs in dataset:
+            losses = losses_of_all_rois(model, inputs)
+            num_rois += len(losses["loss_cls"])
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + loss.sum().item()
+    means = {name: total / max(num_rois, 1) for name, total in totals.items()}
+    return {**means, "loss": sum(means.values())}
+
+
+class TrainingImages:
+    """The images of the training set as they are tested, with proposals and objects."""
+
+    def __init__(self, cfg: CfgNode):
+        records = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=False,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
+        )
+        num = cfg.TRAINING_LOSS.NUM_IMAGES or len(records)
+        self.records = records[:: max(len(records) // num, 1)][:num]
+        short, largest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = short[len(short) // 2 :][:1], largest
+        cfg.INPUT.RANDOM_FLIP = "none"
+        self.mapper = DatasetMapper(cfg, is_train=True)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for record in self.records:
+            # The mapper draws the one size that there is, from the state that training draws from.
+            state = np.random.get_state()
+            inputs = self.mapper(record)
+            np.random.set_state(state)
+            yield inputs
+
+
+class TrainingLossHook(HookBase):
+    """
+    Writes ``training_loss/loss_cls``, ``training_loss/loss_box_reg`` and their sum, of the weights
+    before every so many iterations and of the last ones, under the number of iterations they have
+    seen. It takes its place before the timer of iterations.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self._cfg = cfg
+
+    def before_train(self) -> None:
+        self._images = TrainingImages(self._cfg)
+
+    def before_step(self) -> None:
+        if self.trainer.iter % self._cfg.TRAINING_LOSS.PERIOD == 0:
+            self._measure()
+
+    def after_train(self) -> None:
+        self._measure()
+
+    def _measure(self) -> None:
+        for name, value in mean_loss(self.trainer.model, self._images).items():
+            self.trainer.storage.put_scalar(f"training_loss/{name}", value, smoothing_hint=False)

@@ -1,0 +1,741 @@
+"""Proposal files: made from real photographs, checked, and trained with."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import build_detection_train_loader
+from detectron2.data.build import load_proposals_into_dataset
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import BoxMode
+from make_proposals import main
+from models import ROOT, config, detector
+from ohem_paper.proposals import making, mat, selective_search
+from ohem_paper.proposals.files import (
+    check_proposal_file,
+    filter_small_boxes,
+    logits_of_order,
+    proposals_of_records,
+    unique_boxes,
+    write_proposal_file,
+)
+from ohem_paper.proposals.making import load_records
+from ohem_paper.proposals.recall import LIMITS, objects_of, recall, recall_table
+from ohem_paper.voc import register_voc_without_difficult
+from photographs import voc_xml
+from processes import environment
+
+PAPER = ROOT / "projects/paper"
+WIDTH, HEIGHT = 128, 96
+
+
+@pytest.fixture(scope="module")
+def photographs(tree_crowns, tmp_path_factory):
+    """A COCO data set of eight pieces of aerial photographs, each with its crowns and a crowd."""
+    folder = tmp_path_factory.mktemp("photographs")
+    full = json.loads((tree_crowns / "train.json").read_text())
+    boxes_of = {image["id"]: [] for image in full["images"]}
+    for annotation in full["annotations"]:
+        x, y, width, height = box = annotation["bbox"]
+        if x + width <= WIDTH and y + height <= HEIGHT:
+            boxes_of[annotation["image_id"]].append(box)
+    crowded = sorted(full["images"], key=lambda image: -len(boxes_of[image["id"]]))[:8]
+    images, annotations = [], []
+    for number, image in enumerate(crowded):
+        tile = cv2.imread(str(tree_crowns / "tiles" / image["file_name"]))
+        cv2.imwrite(str(folder / f"{number}.png"), tile[:HEIGHT, :WIDTH])
+        new = {"id": 10 * number + 3, "file_name": f"{number}.png"}
+        images.append({**new, "height": HEIGHT, "width": WIDTH})
+        for box, crowd in [*((b, 0) for b in boxes_of[image["id"]]), ([1, 1, 60, 60], 1)]:
+            annotation = {"id": len(annotations) + 1, "image_id": new["id"], "category_id": 1}
+            annotation |= {"bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+            annotations.append(annotation)
+    categories = [{"id": 1, "name": "tree"}]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "data.json").write_text(json.dumps(data))
+    return f"coco:{folder / 'data.json'}:{folder}"
+
+
+@pytest.fixture(scope="module")
+def searched(photographs, tmp_path_factory):
+    """The file that selective search makes of them."""
+    file = tmp_path_factory.mktemp("searched") / "proposals.pkl"
+    main(["selective-search", photographs, str(file), "--workers", "2"])
+    return file
+
+
+def read(file):
+    return pickle.loads(file.read_bytes())
+
+
+def assert_same(file, other):
+    """Not byte by byte: NumPy may write a data type once more."""
+    found, expected = read(file), read(other)
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        if key == "bbox_mode":
+            assert found[key] == values
+            continue
+        assert len(found[key]) == len(values)
+        for a, b in zip(found[key], values):
+            np.testing.assert_array_equal(a, b)
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+
+
+def random_boxes(num, seed=0, size=20):
+    generator = np.random.default_rng(seed)
+    corners = generator.random((num, 2, 2)) * size
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1) + 0.1], axis=1)
+
+
+# Boxes
+
+
+def test_duplicates_by_a_plain_loop():
+    boxes = random_boxes(200, size=4)
+    seen, expected = set(), []
+    for i, box in enumerate(boxes):
+        key = tuple(float(np.round(x)) for x in box)
+        if key not in seen:
+            expected.append(i)
+        seen.add(key)
+    assert 50 < len(expected) < 200
+    assert unique_boxes(boxes).tolist() == expected
+    assert len(unique_boxes(np.zeros((0, 4)))) == 0
+
+
+def test_small_boxes():
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 1.9, 9], [0, 0, 9, 1.9], [5, 5, 9, 7]])
+    assert filter_small_boxes(boxes, 2).tolist() == [0, 3]
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def test_recall_by_plain_loops():
+    proposals = [random_boxes(n, seed=n) for n in (40, 0, 7)]
+    objects = [random_boxes(m, seed=100 + m) for m in (9, 2, 5)]
+    # an object that a proposal has exactly, and views that PyTorch cannot take as they are
+    objects[2][0] = proposals[2][3]
+    proposals[0] = proposals[0][::-1]
+    limits, thresholds = (1, 5, 100), (0.3, 0.5, 1.0)
+    for limit, row in zip(limits, recall(proposals, objects, limits, thresholds)):
+        for threshold, value in zip(thresholds, row):
+            found = total = 0
+            for of_image, wanted in zip(proposals, objects):
+                for box in wanted:
+                    total += 1
+                    found += any(iou(p, box) >= threshold for p in of_image[:limit])
+            assert value == pytest.approx(found / total)
+    assert 0 < recall(proposals, objects, (100,), (0.5,))[0, 0] < 1
+
+
+def test_recall_without_objects():
+    assert np.isnan(recall([random_boxes(3)], [np.zeros((0, 4))])).all()
+
+
+# Selective search
+
+
+def test_selective_search(searched, photographs):
+    records = load_records(photographs)
+    check_proposal_file(searched, records)
+    data = read(searched)
+    assert data["ids"] == [r["image_id"] for r in records]
+    assert data["bbox_mode"] == BoxMode.XYXY_ABS
+    for boxes in data["boxes"]:
+        assert boxes.dtype == np.float32 and len(boxes) > 20
+        assert (boxes >= 0).all() and (boxes <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= 2).all()
+        assert len(np.unique(boxes, axis=0)) == len(boxes)
+        # The segments cover the image.
+        assert boxes[:, :2].min() == 0
+        assert boxes[:, 2].max() == WIDTH and boxes[:, 3].max() == HEIGHT
+    objects = [objects_of(r) for r in records]
+    assert sum(map(len, objects)) > 30
+    # Chance alone: boxes of the other images have less.
+    by_chance = recall(data["boxes"][1:] + data["boxes"][:1], objects)[-1, 0]
+    assert recall(data["boxes"], objects)[-1, 0] > 1.2 * by_chance
+    assert list(searched.parent.iterdir()) == [searched]  # no parts are left
+
+
+def test_detectron2_keeps_the_order(searched, photographs):
+    records = load_proposals_into_dataset(load_records(photographs), searched)
+    for record, boxes in zip(records, read(searched)["boxes"]):
+        assert (record["proposal_boxes"] == boxes).all()
+
+
+def test_seed_ranks_the_same_boxes(photographs):
+    record = load_records(photographs)[0]
+    first, again, other = (
+        selective_search.search_image(record, "fast", None, seed) for seed in (0, 0, 1)
+    )
+    assert (first == again).all() and (first != other).any()
+    assert {*map(tuple, first)} == {*map(tuple, other)}
+
+
+def test_ranks_are_places_by_area_times_random_numbers():
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 4, 4], [0, 0, 2, 2], [0, 0, 3, 3]], np.float32)
+    random = np.random.default_rng(3).random(4)
+    expected = sorted(range(4), key=lambda i: random[i] * [4, 1, 3, 2][i])
+    order = selective_search.rank(boxes, np.random.default_rng(3))
+    assert order.tolist() == expected != [1, 3, 2, 0]
+    # Large boxes come early on average.
+    many = np.zeros((1000, 4), np.float32)
+    many[:, 2:] = np.arange(1, 1001)[:, None]
+    order = selective_search.rank(many, np.random.default_rng(0))
+    assert order[:200].mean() > 600 > 400 > order[-200:].mean()
+
+
+def test_resized_search_has_boxes_of_the_image_on_disk(photographs):
+    record = load_records(photographs)[0]
+    plain = selective_search.search_image(record, "fast", None, 0)
+    large = selective_search.search_image(record, "fast", 3 * WIDTH, 0)
+    assert len(large) > 1.5 * len(plain)  # regions have at least some number of pixels
+    assert large.min() == 0 and large[:, 2].max() == WIDTH and large[:, 3].max() == HEIGHT
+
+
+@pytest.mark.parametrize("width", [None, 200])
+def test_finds_an_object_that_stands_out(photographs, width, tmp_path):
+    """A black rectangle on a real photograph: its sides are where they are, to the pixel."""
+    record = dict(load_records(photographs)[0])
+    image = cv2.imread(record["file_name"])
+    image[30:60, 20:90] = 0
+    record["file_name"] = str(tmp_path / "x.png")
+    cv2.imwrite(record["file_name"], image)
+    boxes = selective_search.search_image(record, "fast", width, 0)
+    best = max(iou(box, [20, 30, 90, 60]) for box in boxes.tolist())
+    assert best == 1 if width is None else best > 0.9
+
+
+def test_quality_finds_more(photographs):
+    image = cv2.imread(load_records(photographs)[0]["file_name"])
+    fast, quality = (selective_search.regions(image, mode) for mode in ("fast", "quality"))
+    assert len(quality) > 1.5 * len(fast)
+
+
+def test_killed_run_goes_on(searched, photographs, tmp_path, capsys):
+    output, parts = tmp_path / "proposals.pkl", tmp_path / "proposals.pkl.parts"
+    command = [sys.executable, "-W", "ignore", str(PAPER / "make_proposals.py")]
+    command += ["selective-search", photographs, str(output), "--workers", "1"]
+    process = subprocess.Popen(
+        command, env=environment(), start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*.npz"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    # Its worker ends too.
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    main(["selective-search", photographs, str(output), "--workers", "2"])
+    assert_same(output, searched)
+    first = int(re.search(r"(\d+)/8 ", capsys.readouterr().err)[1])
+    assert 1 <= first < 8  # images that were not searched again
+    assert not parts.exists()
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_bad_image_is_named_and_the_others_kept(photographs, tmp_path):
+    records = load_records(photographs)[:2]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for record in records:
+        target = folder / os.path.basename(record["file_name"])
+        target.write_bytes(Path(record["file_name"]).read_bytes())
+    image = {"height": HEIGHT, "width": WIDTH}
+    images = [{**image, "id": i, "file_name": f"{i}.png"} for i in (0, 1)]
+    data = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    name = f"coco:{tmp_path / 'data.json'}:{folder}"
+    output = tmp_path / "proposals.pkl"
+    (folder / "1.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="1.png does not exist or is no image"):
+        main(["selective-search", name, str(output), "--workers", "1"])
+    assert not output.exists()
+    # with another size than the annotation says
+    cv2.imwrite(str(folder / "1.png"), np.zeros((WIDTH, HEIGHT, 3), np.uint8))
+    with pytest.raises(SystemExit, match="1.png has 96 x 128 pixels, its annotation says 128 x 96"):
+        main(["selective-search", name, str(output), "--workers", "1"])
+    with pytest.raises(SystemExit, match="the earlier run had seed 0, now 5. Go on with its"):
+        main(["selective-search", name, str(output), "--seed", "5"])
+    assert len(list(tmp_path.glob("proposals.pkl.parts/*.npz"))) == 1
+
+
+def test_other_images_of_the_same_name_are_not_gone_on_with(photographs, tmp_path, monkeypatch):
+    output = tmp_path / "x.pkl"
+    records = load_records(photographs)[:2]
+    monkeypatch.setattr(making, "load_records", lambda name: records)
+    monkeypatch.setattr(making, "search_data_set", lambda *args, **kwargs: ())
+    with pytest.raises(FileNotFoundError, match="0.npz"):  # nothing was found, and nothing written
+        making.by_selective_search(photographs, output)
+    records.reverse()
+    with pytest.raises(ValueError, match="the earlier run had another list of images. Go on"):
+        making.by_selective_search(photographs, output)
+    assert not output.exists()
+
+
+def test_worker_that_dies(photographs):
+    from multiprocessing import active_children
+
+    search = selective_search.search_data_set(load_records(photographs), "fast", None, 0, 1)
+    next(search)
+    for child in active_children():
+        child.kill()
+    with pytest.raises(RuntimeError, match="What is finished is kept; go on with fewer --workers"):
+        list(search)
+
+
+def test_opencv_without_contributed_modules(photographs, tmp_path, monkeypatch):
+    monkeypatch.delattr(cv2, "ximgproc")
+    with pytest.raises(SystemExit, match="pip install opencv-contrib-python"):
+        main(["selective-search", photographs, str(tmp_path / "x.pkl")])
+
+
+def test_finished_file_is_not_overwritten(searched, photographs):
+    before = searched.read_bytes()
+    with pytest.raises(SystemExit, match="exists; remove it"):
+        main(["selective-search", photographs, str(searched)])
+    assert searched.read_bytes() == before
+
+
+def test_data_set_that_is_not_there(tmp_path):
+
+    register_voc_without_difficult(tmp_path.name, str(tmp_path), "test", 2007)
+    with pytest.raises(SystemExit, match="test.txt does not exist. Detectron2 looks for its data"):
+        main(["check", tmp_path.name, str(tmp_path / "x.pkl")])
+    with pytest.raises(SystemExit, match="coco_2099_train is no data set that Detectron2"):
+        main(["selective-search", "coco_2099_train", str(tmp_path / "x.pkl")])
+
+
+# Files of others
+
+
+RECORDS = [{"image_id": i, "height": 50, "width": 60} for i in ("000012", "7")]
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harmed",)
+
+
+def proposals(**changes):
+    boxes = [np.array([[1, 2, 30, 40], [0, 0, 60, 50]], np.float32), np.zeros((0, 4), np.float32)]
+    logits = [np.array([0.5, 2], np.float32), np.zeros(0, np.float32)]
+    data = {"ids": ["000012", 7], "boxes": boxes, "objectness_logits": logits, "bbox_mode": 0}
+    return {k: v for k, v in {**data, **changes}.items() if v is not None}
+
+
+def with_first(*box, logits=(0.5,)):
+    boxes = [np.array([box], np.float32), np.zeros((0, 4), np.float32)]
+    return proposals(
+        boxes=boxes, objectness_logits=[np.array(logits, np.float32), np.zeros(0, np.float32)]
+    )
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("kind", ["ours", "detectron", "enum", "xywh", "more images"])
+def test_sound_files(kind, protocol, tmp_path):
+    data = proposals()
+    if kind == "detectron":
+        data["indexes"], data["scores"] = data.pop("ids"), data.pop("objectness_logits")
+        del data["bbox_mode"]
+    elif kind == "enum":
+        data["bbox_mode"] = BoxMode.XYXY_ABS
+    elif kind == "xywh":
+        data["bbox_mode"] = BoxMode.XYWH_ABS
+        data["boxes"][0] = np.array([[1, 2, 29, 38], [0, 0, 60, 50]], np.float32)
+    elif kind == "more images":
+        data["ids"] += ["other"]
+        data["boxes"] += [np.array([[0, 0, 9999, 9999]], np.float32)]
+        data["objectness_logits"] += [np.ones(1, np.float32)]
+    file = tmp_path / "proposals.pkl"
+    file.write_bytes(pickle.dumps(data, protocol=protocol))
+    check_proposal_file(file, RECORDS)
+    first, second = proposals_of_records(file, RECORDS)
+    assert first.tolist() == [[0, 0, 60, 50], [1, 2, 30, 40]]  # the best first
+    assert second.shape == (0, 4)
+    loaded = load_proposals_into_dataset([dict(r) for r in RECORDS], file)
+    assert loaded[0]["proposal_boxes"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"not a pickle", "is no proposal file that is safe to load"),
+        (b"", "is no proposal file that is safe to load"),
+        (pickle.dumps(proposals())[:-30], "is no proposal file that is safe to load"),
+        (proposals(extra=Harmful()), "safe to load: it contains posix.mkdir, which may be harmful"),
+        ([1, 2], "it holds a list"),
+        (proposals(ids=None), "the key 'ids' is missing"),
+        (proposals(objectness_logits=None), "the key 'objectness_logits' is missing"),
+        (proposals(boxes=np.zeros((2, 4))), "'boxes' is a ndarray, not a list"),
+        (proposals(ids=["000012", "7", "8"]), "'ids' has 3 images, 'boxes' has 2"),
+        (proposals(ids=["7", 7]), "image 7 is there more than once"),
+        (proposals(bbox_mode=4), "bbox_mode is 4, not BoxMode.XYXY_ABS"),
+        (proposals(bbox_mode="xyxy"), "bbox_mode is 'xyxy'"),
+        (
+            proposals(ids=["a", "b"]),
+            "lacks 2 of the data set's 2 images, such as 000012; it has such as a. Make it from",
+        ),
+        (proposals(ids=["000012", "b"]), "lacks 1 of the data set's 2 images, such as 7"),
+        (
+            proposals(boxes=[[[1, 2, 30, 40]], np.zeros((0, 4))]),
+            "image 000012: boxes are a list, not an array",
+        ),
+        (
+            proposals(boxes=[np.zeros((2, 5)), np.zeros((0, 4))]),
+            r"image 000012: boxes have shape \(2, 5\), not \(n, 4\)",
+        ),
+        (
+            proposals(objectness_logits=[np.zeros(2), np.zeros(1)]),
+            r"image 7: objectness_logits have shape \(1,\) for 0 boxes",
+        ),
+        (
+            proposals(boxes=[np.array([[1, 2, 30, 40]] * 2), np.zeros((0, 4))]),
+            "image 000012: boxes are int64; store them as float32",
+        ),
+        (with_first(1, 2, np.nan, 40), "image 000012: boxes are not all finite"),
+        (
+            with_first(1, 2, 30, 40, logits=[np.inf]),
+            "image 000012: objectness_logits are not all finite",
+        ),
+        (
+            with_first(30, 2, 30, 40),
+            r"image 000012: 1 boxes have no area, such as \[30.0, 2.0, 30.0, 40.0\]; they should",
+        ),
+        (with_first(1, 40, 30, 2), "image 000012: 1 boxes have no area"),
+        (with_first(1, 2, 30, 60), "image 000012: 1 boxes reach out of the image, which has 60 x"),
+        (with_first(-3, 2, 30, 40), "image 000012: 1 boxes reach out of the image"),
+    ],
+)
+def test_unsound_files(data, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "proposals.pkl"
+    file.write_bytes(data if isinstance(data, bytes) else pickle.dumps(data))
+    with pytest.raises(ValueError, match=message) as error:
+        check_proposal_file(file, RECORDS)
+    assert str(file) in str(error.value)
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.pkl does not exist; it should be a proposal"):
+        check_proposal_file(tmp_path / "none.pkl", RECORDS)
+
+
+def test_check_and_recall_commands(searched, photographs, capsys):
+    main(["check", photographs, str(searched)])
+    assert "has proposals for all 8 images" in capsys.readouterr().out
+    main(["recall", photographs, str(searched)])
+    out = capsys.readouterr().out
+    records = load_records(photographs)
+    of_images = proposals_of_records(searched, records)
+    no_crowds = [objects_of(r) for r in records]
+    assert out.strip() == recall_table(of_images, no_crowds)
+    num = sum(not a["iscrowd"] for r in records for a in r["annotations"])
+    assert out.startswith(f"{num} objects on 8 images; {np.mean([*map(len, of_images)]):.0f} prop")
+    assert len(out.splitlines()) == 4 + len(LIMITS) + 1
+    (line,) = [line for line in out.splitlines() if line.startswith("| 50 |")]
+    expected = recall(of_images, no_crowds)[0]
+    assert line == f"| 50 | {100 * expected[0]:.1f} % | {100 * expected[1]:.1f} % |"
+
+
+# MATLAB's files
+
+
+def cells(values):
+    out = np.empty((1, len(values)), object)
+    out[0, :] = values
+    return out
+
+
+def write_mat(path, boxes, ids=None):
+    from scipy.io import savemat
+
+    data = {"boxes": cells([np.asarray(b) for b in boxes])}
+    if ids is not None:
+        data["images"] = cells(ids).T
+    savemat(path, data)
+    return path
+
+
+def test_mat_file(photographs, tmp_path):
+    records = load_records(photographs)
+    # (y1, x1, y2, x2) from 1, the last pixel included; the third image has none, and a duplicate
+    # and a box of one pixel are dropped.
+    whole, part, one = [1, 1, HEIGHT, WIDTH], [11, 21, 50, 30], [5, 5, 5, 5]
+    boxes = [np.array([part, whole, part, one], np.uint16)] + [np.array([whole], float)] * 7
+    boxes[2] = np.zeros((0, 0))
+    ids = [str(r["image_id"]) for r in records]
+    shuffled = [3, 1, 0, 2, 7, 6, 5, 4]
+    named = write_mat(tmp_path / "x.mat", [boxes[i] for i in shuffled], [ids[i] for i in shuffled])
+    main(["from-mat", photographs, str(named), str(tmp_path / "x.pkl")])
+    ordered = write_mat(tmp_path / "y.mat", boxes)
+    main(["from-mat", photographs, str(ordered), str(tmp_path / "y.pkl")])
+    assert (tmp_path / "x.pkl").read_bytes() == (tmp_path / "y.pkl").read_bytes()
+    check_proposal_file(tmp_path / "x.pkl", records)
+    data = read(tmp_path / "x.pkl")
+    assert data["ids"] == [r["image_id"] for r in records]
+    assert data["boxes"][0].tolist() == [[20, 10, 30, 50], [0, 0, WIDTH, HEIGHT]]
+    assert data["boxes"][2].shape == (0, 4)
+    assert data["objectness_logits"][0].tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    "boxes, ids, message",
+    [
+        ([[[1, 1, 9, 9]]], None, "no ids and boxes of 1 images; the data set has 2"),
+        ([[[1, 1, 9, 9]]] * 2, ["7", "8"], "lacks 1 of the data set's 2 images, such as 000012"),
+        ([[[1, 1, 9, 9]]] * 2, ["000012"], "boxes of 2 images, but 1 ids"),
+        ([[[1, 1, 9, 9]]] * 2, ["000012", "7", "8"], "boxes of 2 images, but 3 ids"),
+        ([[[1, 1, 9]]] * 2, ["000012", "7"], r"image 000012: boxes are \w+ \(1, 3\), not numbers"),
+        ([[[1, 1, 9, 90]]] * 2, ["000012", "7"], "image 000012: 1 boxes reach out of the image"),
+        ([[[1, 1, 55, 9]]] * 2, ["000012", "7"], "image 000012: 1 boxes reach out of the image"),
+        ([[[1, 9, 9, 1]]] * 2, ["000012", "7"], "image 000012: 1 boxes have no area"),
+        ([[[1, 1, 9, np.nan]]] * 2, ["000012", "7"], "image 000012: boxes are not all finite"),
+    ],
+)
+def test_bad_mat_files(boxes, ids, message, tmp_path):
+    file = write_mat(tmp_path / "x.mat", boxes, ids)
+    with pytest.raises(ValueError, match=message) as error:
+        mat.read_mat(file, RECORDS)
+    assert str(file) in str(error.value)
+
+
+def test_files_that_are_no_mat_files(tmp_path):
+    from scipy.io import savemat
+
+    file = tmp_path / "x.mat"
+    with pytest.raises(FileNotFoundError, match="x.mat does not exist"):
+        mat.read_mat(file, RECORDS)
+    file.write_bytes(b"nothing" * 100)
+    with pytest.raises(ValueError, match="x.mat is no .mat file that can be read"):
+        mat.read_mat(file, RECORDS)
+    file.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(400))
+    with pytest.raises(ValueError, match="x.mat is of MATLAB 7.3; save it again"):
+        mat.read_mat(file, RECORDS)
+    savemat(file, {"boxes": np.zeros((3, 4))})
+    with pytest.raises(ValueError, match="x.mat has no cell array 'boxes'"):
+        mat.read_mat(file, RECORDS)
+
+
+def test_without_scipy(tmp_path, monkeypatch):
+    (tmp_path / "x.mat").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match="pip install scipy"):
+        mat.read_mat(tmp_path / "x.mat", RECORDS)
+
+
+# A trained RPN
+
+
+@pytest.fixture(scope="module")
+def rpn_files(tmp_path_factory):
+    """A small detector's configuration and weights."""
+    folder = tmp_path_factory.mktemp("rpn")
+    cfg = config("fpn", "INPUT.MIN_SIZE_TEST", 120, "MODEL.RPN.POST_NMS_TOPK_TEST", 80, plain=True)
+    cfg.MODEL.WEIGHTS = str(folder / "model.pth")
+    (folder / "rpn.yaml").write_text(cfg.dump())
+    DetectionCheckpointer(detector(cfg), str(folder)).save("model")
+    return folder, cfg
+
+
+def rpn_command(rpn_files, data, output, *flags):
+    return ["rpn", data, str(output), "--config-file", str(rpn_files[0] / "rpn.yaml"), *flags]
+
+
+def test_rpn(rpn_files, photographs, tmp_path):
+    _, cfg = rpn_files
+    output = tmp_path / "x.pkl"
+    main(rpn_command(rpn_files, photographs, output, "--opts", "MODEL.RPN.NMS_THRESH", "0.6"))
+    records = load_records(photographs)
+    check_proposal_file(output, records)
+    data = read(output)
+    # The meta architecture that returns proposals is Detectron2's own way to have them.
+    cfg = cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.RPN.NMS_THRESH = "ProposalNetwork", 0.6
+    predictor = DefaultPredictor(cfg)
+    assert len(data["ids"]) == len(records)
+    for i, record in enumerate(records):
+        expected = predictor(read_image(record["file_name"], "BGR"))["proposals"]
+        boxes = expected.proposal_boxes.tensor.numpy()
+        big = (boxes[:, 2:] - boxes[:, :2] >= 2).all(axis=1)
+        assert 20 < big.sum() <= 80
+        np.testing.assert_allclose(data["boxes"][i], boxes[big], atol=1e-4)
+        logits = expected.objectness_logits.numpy()[big]
+        np.testing.assert_allclose(data["objectness_logits"][i], logits, atol=1e-4)
+
+
+def test_rpn_that_was_stopped_goes_on(rpn_files, photographs, tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole.pkl", tmp_path / "stopped.pkl"
+    main(rpn_command(rpn_files, photographs, whole))
+    propose = making.propose_data_set
+    asked = []
+
+    def stops_at_the_fourth(model, cfg, records):
+        asked.append(len(records))
+        for number, found in enumerate(propose(model, cfg, records)):
+            if number == 3 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(making, "propose_data_set", stops_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        main(rpn_command(rpn_files, photographs, stopped))
+    with pytest.raises(SystemExit, match="the earlier run had another configuration. Go on"):
+        main(rpn_command(rpn_files, photographs, stopped, "--opts", "SEED", "3"))
+    main(rpn_command(rpn_files, photographs, stopped))
+    assert asked == [8, 5]
+    assert_same(stopped, whole)
+
+
+def test_rpn_that_cannot_be(rpn_files, photographs, tmp_path):
+    folder, _ = rpn_files
+    output = tmp_path / "x.pkl"
+    weights = torch.load(folder / "model.pth", weights_only=True)["model"]
+    lacking = {k: v for k, v in weights.items() if "anchor_deltas" not in k}
+    torch.save({"model": lacking}, tmp_path / "lacking.pth")
+    (tmp_path / "broken.pth").write_bytes((folder / "model.pth").read_bytes()[:5000])
+    for flags, message in [
+        (["--weights", str(tmp_path / "lacking.pth")], "lacking.pth: .* lacks 2 tensors .*_deltas"),
+        (["--opts", "MODEL.FPN.OUT_CHANNELS", "8"], "model.pth: .* lacks .* tensors"),
+        (["--weights", str(tmp_path / "none.pth")], "none.pth does not exist"),
+        (["--weights", str(tmp_path / "broken.pth")], "broken.pth: .+"),
+        (["--opts", "MODEL.WEIGHTS", ""], "rpn.yaml has no MODEL.WEIGHTS; give --weights"),
+        (["--opts", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"], "has no RPN"),
+        (["--opts", "MODEL.NONSENSE", "1"], "--opts: .*NONSENSE"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            main(rpn_command(rpn_files, photographs, output, *flags))
+        shutil.rmtree(tmp_path / "x.pkl.parts", ignore_errors=True)
+    with pytest.raises(SystemExit, match="none.yaml: no such file, and no such name in the model"):
+        main(["rpn", photographs, str(output), "--config-file", "none.yaml"])
+    assert not output.exists()
+
+
+# Training
+
+
+def test_detectron2_trains_with_the_file(searched, photographs, storage):
+    load_records(photographs)  # registers them
+    cfg = config(
+        "fpn",
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", "MODEL.LOAD_PROPOSALS", True),
+        *("DATASETS.TRAIN", (photographs,), "DATASETS.PROPOSAL_FILES_TRAIN", (str(searched),)),
+        *("INPUT.MIN_SIZE_TRAIN", (2 * HEIGHT,), "INPUT.RANDOM_FLIP", "none"),
+        *("SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", 1),
+    )
+    data = dict(zip(map(str, read(searched)["ids"]), read(searched)["boxes"]))
+    inputs = next(iter(build_detection_train_loader(cfg)))
+    for x in inputs:
+        found = x["proposals"].proposal_boxes.tensor.numpy()
+        np.testing.assert_allclose(found, 2 * data[str(x["image_id"])], atol=1e-3)
+    model = detector(cfg)
+    losses = model(inputs)
+    sum(losses.values()).backward()
+    assert losses["loss_cls"].item() > 0
+    gradient = model.roi_heads.box_predictor.cls_score.weight.grad
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+# VOC
+
+
+@pytest.fixture
+def voc_folder(photographs, tmp_path):
+    """Two photographs: an object and a difficult one on the first, a difficult one on the other."""
+    records = load_records(photographs)
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    objects = {"one": [(1, 1, 50, 40, 1), (11, 21, 60, 70, 0)], "two": [(5, 5, 40, 40, 1)]}
+    for (image_id, boxes), record in zip(objects.items(), records):
+        cv2.imwrite(str(tmp_path / f"JPEGImages/{image_id}.jpg"), cv2.imread(record["file_name"]))
+        xml = voc_xml(WIDTH, HEIGHT, [("dog", *box) for box in boxes])
+        (tmp_path / f"Annotations/{image_id}.xml").write_text(xml)
+    for split in ("train", "trainval"):
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text("one\ntwo\n")
+    return tmp_path
+
+
+def test_voc_without_difficult_objects(voc_folder):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    name = f"{voc_folder.name}_no_difficult"
+    register_voc_without_difficult(name, str(voc_folder), "train", 2007)
+    one, two = DatasetCatalog.get(name)
+    assert [a["bbox"] for a in one["annotations"]] == [[10, 20, 60, 70]]
+    assert two["annotations"] == [] and two["image_id"] == "two"
+    meta = MetadataCatalog.get(name)
+    assert meta.evaluator_type == "pascal_voc" and meta.year == 2007
+    assert meta.thing_classes[11] == "dog" and one["annotations"][0]["category_id"] == 11
+    # asked again for what has been dropped already
+    assert len(load_records(name, difficult=False)[0]["annotations"]) == 1
+
+
+def test_published_splits_are_registered_where_detectron2_looks(voc_folder):
+    """In a process of its own, for the folder is read from the environment at import."""
+    root = voc_folder.parent / f"{voc_folder.name}_root"
+    root.mkdir()
+    for year in (2007, 2012):
+        (root / f"VOC{year}").symlink_to(voc_folder)
+    code = (
+        "import ohem_paper.voc; from detectron2.data import DatasetCatalog as c\n"
+        "for n in ('voc_2007_trainval', 'voc_2012_trainval'):\n"
+        "    print(*(len(r['annotations']) for m in (n, n + '_no_difficult') for r in c.get(m)))\n"
+        "print('voc_2007_test_no_difficult' in c.list())"
+    )
+    env = environment(DETECTRON2_DATASETS=str(root))
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    out = subprocess.run(command, env=env, cwd=PAPER, capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n")[:3] == ["2 1 1 0", "2 1 1 0", "True"]
+
+
+def test_recall_does_not_count_difficult_objects(voc_folder, tmp_path, capsys):
+    # The difficult objects are found, the other one is not.
+    boxes = [np.array([[0, 0, 50, 40]]), np.array([[4, 4, 40, 40]])]
+    file = tmp_path / "x.pkl"
+    write_proposal_file(file, ["one", "two"], boxes, [logits_of_order(1)] * 2)
+    main(["recall", f"voc:{voc_folder}:train", str(file)])
+    out = capsys.readouterr().out
+    assert out.startswith("1 objects on 2 images; 1 proposals an image (1 to 1)")
+    assert "| 50 | 0.0 % | 0.0 % |" in out
+    assert load_records(f"voc:{voc_folder}:train")[1]["annotations"]
+
+
+def test_ids_of_voc_are_plain_in_the_file(voc_folder, tmp_path):
+    """Detectron2's are NumPy's strings, which tie a pickle to NumPy's version."""
+    output = tmp_path / "x.pkl"
+    main(["selective-search", f"voc:{voc_folder}:train", str(output), "--workers", "1"])
+    assert read(output)["ids"] == ["one", "two"]
+    assert {type(i) for i in read(output)["ids"]} == {str}

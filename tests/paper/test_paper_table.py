@@ -1,0 +1,311 @@
+"""The command for Table 1 and its miniature: real runs, one of them killed."""
+
+import csv
+import json
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import processes
+import pytest
+import run_table
+import torch
+from models import ROOT
+from ohem_paper.table.report import PAPER_COST, PAPER_MAP
+from ohem_paper.table.result import logged, peak_memory
+from ohem_paper.table.rows import find_rows, settings_of
+
+MINI = ROOT / "projects/paper/configs/mini"
+MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+ENVIRONMENT = processes.environment()
+
+
+# ---- the report --------------------------------------------------------------------------------
+
+
+def finished(folder, row, seed, ap50, **more):
+    run = folder / row / f"seed{seed}"
+    run.mkdir(parents=True)
+    result = {
+        "metrics": {"AP": ap50 / 2, "AP50": ap50, "AP75": 0.0},
+        "seconds": 0.5,
+        "sweep_seconds": 0.0,
+        "peak_bytes": 2**30,
+        "training_loss": {},
+        **more,
+    }
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def test_table_has_mean_and_spread_beside_the_papers_figure(tmp_path, capsys):
+    for seed, ap50 in ((1, 30.0), (2, 32.0), (3, 34.0)):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, ap50)
+    finished(tmp_path, "02_fast_rcnn_vgg16_n2", 1, 28.0)
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    (ohem,) = (line for line in lines if line.startswith("| 13 "))
+    cells = [cell.strip() for cell in ohem.strip("|").split("|")]
+    # 32 and 2: mean and sample standard deviation of 30, 32, 34
+    assert cells[1:6] == ["ohem_vgg16_n2", "3", "32.0 ± 2.0", "16.0 ± 1.0", "69.9"]
+    (random,) = (line for line in lines if line.startswith("| 2 "))
+    assert "| 28.0 |" in random and "67.2" in random  # no spread of one seed
+    (missing,) = (line for line in lines if line.startswith("| 1 "))
+    assert "| 0 |" in missing
+    with open(tmp_path / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and rows[-1]["AP50"] == "34.0" and rows[-1]["row"] == "13"
+    assert (tmp_path / "table.png").stat().st_size > 0
+    assert not (tmp_path / "training_loss.png").exists()
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_training_loss_is_drawn_where_it_was_taken(tmp_path):
+    for seed in (1, 2):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, 1.0, training_loss={"1": 2.0, "100": 1.0})
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    assert (tmp_path / "training_loss.png").stat().st_size > 0
+
+
+def test_sweeps_are_beside_the_iterations_that_they_are_no_part_of(tmp_path):
+    finished(tmp_path, "bootstrapping_vgg16_n2", 1, 1.0, sweep_seconds=0.25)
+    arguments = ["--configs", str(MINI), "--output", str(tmp_path), "--only-report"]
+    run_table.main([*arguments, "--rows", "bootstrapping_vgg16_n2"])
+    assert "| 0.50, and 0.25 in sweeps |" in (tmp_path / "table.md").read_text()
+    assert ",0.5,0.25," in (tmp_path / "table.csv").read_text()
+
+
+def test_what_was_logged_twice_counts_once():
+    records = [{"iteration": 1, "a": 1.0}, {"iteration": 2}, {"iteration": 1, "a": 3.0}]
+    assert logged(records, "a") == {1: 3.0}
+
+
+def test_a_figure_that_is_not_a_number_is_said(tmp_path):
+    for seed in (1, 2):
+        finished(tmp_path, "13_ohem_vgg16_n2", seed, float("nan"))
+    run_table.main(["--configs", str(MINI), "--output", str(tmp_path), "--only-report"])
+    assert "| 2 | nan ± nan |" in (tmp_path / "table.md").read_text()
+
+
+def test_papers_figures_are_those_of_all_thirteen_rows():
+    assert sorted(PAPER_MAP) == list(range(1, 14))
+    assert set(PAPER_COST) <= set(PAPER_MAP)
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rows", "14"], "--rows 14: no such row"),
+        (["--configs", "nowhere"], "there is no NUMBER_NAME.yaml"),
+        (["--train-data", "coco:a:b"], "one file for each data set"),
+    ],
+)
+def test_wrong_arguments(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as e:
+        run_table.main(["--output", str(tmp_path), *arguments])
+    assert message in f"{e.value}{capsys.readouterr().err}"
+
+
+def test_rows_by_number_and_by_name():
+    rows = find_rows(MINI, ["13", "bootstrapping_vgg16_n2"])
+    assert [row.stem for row in rows] == ["13_ohem_vgg16_n2", "bootstrapping_vgg16_n2"]
+    assert len(find_rows(MINI, None)) == 13
+
+
+def test_rows_of_a_folder_without_numbers():
+    (row,) = find_rows(MINI.parent / "voc07+12", ["ohem_vgg16"])
+    assert row.stem == "ohem_vgg16"
+
+
+def test_what_is_named_twice_is_run_once():
+    assert run_table.parse(["--seeds", "1", "2", "1"]).seeds == [1, 2]
+    assert len(find_rows(MINI, ["13", "13_ohem_vgg16_n2"])) == 1
+
+
+def documented_commands():
+    """Of this command, in its own head and in the reader's guide."""
+    readme = (ROOT / "projects/paper/README.md").read_text()
+    text = f"{run_table.__doc__}\n{readme}".replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith("python projects/paper/run_table.py")]
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_are_understood(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = run_table.parse(shlex.split(line, comments=True)[2:])
+    assert find_rows(args.configs, args.rows)
+    assert len(args.overrides) % 2 == 0
+
+
+def test_settings_follow_the_bases(tmp_path):
+    (tmp_path / "base.yaml").write_text("A: 1")
+    row = tmp_path / "1_row.yaml"
+    row.write_text('_BASE_: "base.yaml"\nB: 1')
+    before = settings_of(row, [])
+    assert settings_of(row, []) == before
+    assert settings_of(row, ["A", "2"]) != before
+    (tmp_path / "base.yaml").write_text("A: 2")
+    assert settings_of(row, []) != before
+
+
+def test_a_base_that_there_is_not(tmp_path):
+    (tmp_path / "1_row.yaml").write_text('_BASE_: "nowhere.yaml"')
+    with pytest.raises(SystemExit, match="nowhere.yaml"):
+        run_table.main(["--configs", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+# ---- runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(tree_crowns, tmp_path_factory):
+    """All rows of the miniature, a few iterations each; the first call is killed on the way."""
+    if not hasattr(cv2, "ximgproc"):
+        pytest.skip("selective search takes opencv-contrib-python")
+    folder = tmp_path_factory.mktemp("mini")
+    command = [*MINI_COMMAND, "--data", str(folder / "data"), "--output", str(folder / "out")]
+    log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    runs = f"--result.*{folder}"
+    while subprocess.run(["pgrep", "-f", runs], capture_output=True).stdout:  # they follow
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
+    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
+    return folder / "out", kept, again.stdout
+
+
+def test_every_row_of_the_miniature_runs(quick):
+    out, _, stdout = quick
+    rows = [row.stem for row in find_rows(MINI, None)]
+    for row in [*rows, "loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]:
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        assert 0 <= result["metrics"]["AP50"] <= 100
+        assert result["seconds"] > 0 and result["peak_bytes"] > 2**27
+    assert stdout.count("\n| ") >= 15 and "69.9" in stdout
+
+
+def test_training_loss_comes_into_the_results(quick):
+    out, _, _ = quick
+    for row in ("02_fast_rcnn_vgg16_n2", "10_all_rois_vgg16_n2", "bootstrapping_vgg16_n2"):
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        first, last = (result["training_loss"][i] for i in ("0", "4"))
+        assert len(result["training_loss"]) == 2 and first > last > 0
+    result = json.loads((out / "05_fast_rcnn_vgg16_n1/seed1/result.json").read_text())
+    assert result["training_loss"] == {}
+
+
+def test_wall_time_of_bootstrapping_has_its_sweeps(quick):
+    out, _, stdout = quick
+    for row, sweeps in (("bootstrapping_vgg16_n2", True), ("13_ohem_vgg16_n2", False)):
+        result = json.loads((out / row / "seed1/result.json").read_text())
+        assert (result["sweep_seconds"] > 0) == sweeps
+    assert "in sweeps" in stdout
+
+
+def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
+    out, _, _ = quick
+    folder = out / "13_ohem_vgg16_n2/seed1"
+    before = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").unlink()
+    log = len((folder / "output.txt").read_text())
+    again = subprocess.run(
+        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(out), "--rows", "13"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads((folder / "result.json").read_text())["metrics"] == before["metrics"]
+    written = (folder / "output.txt").read_text()[log:]
+    assert "Starting training from iteration 4" in written
+    assert written.count("Start inference on") == 1
+
+
+def test_memory_is_that_of_the_runs_own_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", asked.append)
+    peak_memory("cuda:1")
+    assert asked == ["cuda:1"]
+    assert peak_memory("cpu") > 2**27 and len(asked) == 1
+
+
+def test_finished_runs_are_kept_after_a_kill(quick):
+    out, kept, stdout = quick
+    assert len(kept) >= 2
+    for path, written in kept.items():
+        assert path.stat().st_mtime_ns == written
+        assert f"{path.parents[1].name}, seed 1, cpu: running" not in stdout
+
+
+def test_heads_are_those_of_the_rows(quick):
+    out, _, _ = quick
+    for row, heads in (("13_ohem_vgg16_n2", "OHEMROIHeads"), ("02_fast_rcnn_vgg16_n2", "Standard")):
+        config = (out / row / "seed1/config.yaml").read_text()
+        assert f"NAME: {heads}" in config
+        logged = (out / row / "seed1/metrics.json").read_text()
+        assert ("ohem/num_fg" in logged) == (heads == "OHEMROIHeads")
+
+
+def test_other_settings_do_not_overwrite_runs(quick, capsys):
+    out, _, _ = quick
+    row = "13_ohem_vgg16_n2"
+    before = (out / row / "seed1/result.json").read_bytes()
+    with pytest.raises(SystemExit, match="runs failed"):
+        run_table.main(
+            ["--configs", str(MINI), "--output", str(out), "--rows", row, "--seeds", "1"]
+            + ["--devices", "cpu", "--", "SOLVER.MAX_ITER", "5"]
+        )
+    assert "other settings" in capsys.readouterr().err
+    assert (out / row / "seed1/result.json").read_bytes() == before
+
+
+def test_a_run_that_fails_says_where_to_look(tmp_path):
+    with pytest.raises(SystemExit, match="output.txt"):
+        run_table.main(
+            ["--configs", str(MINI), "--output", str(tmp_path), "--rows", "13", "--seeds", "1"]
+            + ["--devices", "cpu", "--", "SOLVER.NOT_A_KEY", "5"]
+        )
+    log = tmp_path / "13_ohem_vgg16_n2/seed1/output.txt"
+    assert "SOLVER.NOT_A_KEY" in log.read_text()
+
+
+def test_deeppcb_gets_its_proposals_from_an_rpn(tree_crowns, tmp_path):
+    """A folder as DeepPCB's, with tiles; one row of the four."""
+    data = tmp_path / "deeppcb"
+    data.mkdir()
+    (data / "images").symlink_to(tree_crowns / "tiles")
+    for split, start in (("train", 0), ("test", 8)):
+        full = json.loads((tree_crowns / "train.json").read_text())
+        full["images"] = full["images"][100 + start : 108 + start]
+        ids = {image["id"] for image in full["images"]}
+        full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
+        (data / f"instances_{split}.json").write_text(json.dumps(full))
+    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
+    command += ["--deeppcb", str(data), "--data", str(tmp_path / "data"), "--rows", "13"]
+    command += ["--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    result = json.loads((tmp_path / "out/13_ohem_vgg16_n2/seed1/result.json").read_text())
+    assert 0 <= result["metrics"]["AP50"] <= 100
+    proposals = (tmp_path / "data/deeppcb_quick/train.pkl").read_bytes()
+    assert len(pickle.loads(proposals)["boxes"]) == 6
+
+
+def test_deeppcb_that_is_not_there(tmp_path):
+    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py")]
+    command += ["--deeppcb", str(tmp_path), "--data", str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0 and "instances_train.json does not exist" in done.stderr
