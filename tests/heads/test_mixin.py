@@ -6,8 +6,8 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
 from models import ZOO, autocasts_to, batch, config, detector, gradients, roi_inputs
+from processes import leave, meet, spawn
 from steps import Fixed, assert_same, indices_of, logged, pair, prove, train_heads
-from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -365,20 +365,19 @@ def _precomputed():
 
 
 def _rank(rank, inputs, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    meet(rank, folder)
     model = _precomputed()
     wrapped = DistributedDataParallel(model)
     with EventStorage():
         sum(wrapped([inputs[rank]]).values()).backward()
     torch.save(gradients(model), f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    leave(rank, folder)
 
 
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     torch.set_num_threads(1)
     inputs = batch(config("fpn"), (3, 0))
-    torch.multiprocessing.spawn(_rank, (inputs, str(tmp_path)), nprocs=2)
+    spawn(_rank, inputs, str(tmp_path))
     model = _precomputed()
     with EventStorage():
         sum(model(inputs).values()).backward()

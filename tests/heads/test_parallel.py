@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage, get_event_storage
 from models import batch, config, detector, roi_inputs
+from processes import leave, meet, spawn
 from steps import assert_same
-from torch import distributed as dist
 from torch import nn
 
 from ohem_d2.heads.parallel import agreed_number, losses_in, reaching
@@ -68,15 +68,6 @@ def test_what_another_thread_logs_meanwhile_is_not_lost():
 # ---- two processes ------------------------------------------------------------------------------
 
 
-def two_processes(function, *args):
-    torch.multiprocessing.spawn(function, args, nprocs=2)
-
-
-def meet(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-
-
 def precomputed(**ohem):
     """A detector without an RPN, so that proposals are the same everywhere."""
     name = "MODEL.PROPOSAL_GENERATOR.NAME"
@@ -106,8 +97,7 @@ def sharded_step(rank, folder, parts, ohem):
         for name, p in model.roi_heads.named_parameters()
     }
     torch.save(({k: v.detach() for k, v in losses.items()}, found), f"{folder}/{rank}.pth")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave(rank, folder)
 
 
 @pytest.mark.skipif(fully_shard is None, reason="PyTorch has no fully_shard before 2.6")
@@ -123,9 +113,9 @@ def sharded_step(rank, folder, parts, ohem):
 def test_sharded_heads_with_unequal_numbers_of_rois(parts, ohem, tmp_path):
     if "screening" in ohem:
         with pytest.raises(Exception, match="SCREENING = 2.0 .* box_head of .* is sharded"):
-            two_processes(sharded_step, str(tmp_path), parts, ohem)
+            spawn(sharded_step, str(tmp_path), parts, ohem)
         return
-    two_processes(sharded_step, str(tmp_path), parts, ohem)
+    spawn(sharded_step, str(tmp_path), parts, ohem)
     expected = []
     for inputs in unequal_inputs():
         model = precomputed(**ohem)
@@ -153,10 +143,9 @@ def agree(rank, folder):
         """By its name, as PyTorch's first way to shard"""
 
     assert agreed_number(nn.Sequential(FullyShardedDataParallel()), rank + 3) == 4
-    dist.barrier()
-    dist.destroy_process_group()
+    leave(rank, folder)
 
 
 def test_processes_agree_on_passes_where_a_part_is_sharded(tmp_path):
-    two_processes(agree, str(tmp_path))
+    spawn(agree, str(tmp_path))
     assert agreed_number(nn.Linear(2, 2), 5) == 5
