@@ -87,11 +87,19 @@ def not_compiled_itself(function: Callable) -> Callable:
 
 
 def _dynamo_disable(function: Callable, recursive: bool) -> Callable:
-    module = getattr(torch, "compiler", None) or torch._dynamo  # PyTorch 2.0 has the latter alone
-    return module.disable(function, recursive=recursive)
+    if hasattr(torch, "compiler"):
+        return torch.compiler.disable(function, recursive=recursive)
+    import torch._dynamo as dynamo  # PyTorch 2.0
+
+    return dynamo.disable(function) if recursive else dynamo.skip(function)
 
 
 def nothing_compiled() -> contextlib.AbstractContextManager:
     """Within the context, modules that were compiled run as plain ones (since PyTorch 2.6)."""
     set_stance = getattr(getattr(torch, "compiler", None), "set_stance", None)
     return set_stance("force_eager") if set_stance else contextlib.nullcontext()
+
+
+def in_backward() -> bool:
+    """Whether gradients are being computed, as when a checkpoint runs a forward pass again."""
+    return getattr(torch._C, "_current_graph_task_id", lambda: -1)() != -1

@@ -160,21 +160,19 @@ class OHEMSettings:
             KeyError, ValueError: as :meth:`from_cfg`.
         """
         keys = {field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        values = {key.upper(): value for key, value in values.items()}
         for key, (nothing, advice) in _REMOVED.items():
-            if values.get(key, nothing) != nothing:
-                raise KeyError(
-                    f"{_NODE}.{key} = {values[key]!r}: this key was removed in 0.3; {advice}"
-                )
-        values = {key: value for key, value in values.items() if key.upper() not in _REMOVED}
-        for key in values:
-            if key.upper() not in keys:
-                close = difflib.get_close_matches(key.upper(), keys, n=1)
+            if (value := values.pop(key, nothing)) != nothing:
+                raise KeyError(f"{_NODE}.{key} = {value!r}: this key was removed in 0.3; {advice}")
+        for key, value in values.items():
+            if key not in keys:
+                close = difflib.get_close_matches(key, keys, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise KeyError(
-                    f"{_NODE}.{key.upper()} = {values[key]!r} is not a key of OHEM{hint}; "
+                    f"{_NODE}.{key} = {value!r} is not a key of OHEM{hint}; "
                     f"allowed: {', '.join(keys)}"
                 )
-        return cls(**{keys[key.upper()]: value for key, value in values.items()})
+        return cls(**{keys[key]: value for key, value in values.items()})
 
     def check_budget(self, batch_size_per_image: int) -> None:
         """
@@ -225,8 +223,7 @@ def add_ohem_config(cfg: CfgNode) -> None:
     ``MODEL.ROI_HEADS.OHEM``, those of the focal loss, and ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``. A
     config that has them, as by ``ohem_d2.env``, stays as it is.
     """
-    if "OHEM" in cfg.MODEL.ROI_HEADS:
-        return
+    before = cfg.clone()
     defaults = {field.name.upper(): field.default for field in dataclasses.fields(OHEMSettings)}
     # A misspelt key in a file comes as far as OHEMSettings.from_cfg, which says what it should be.
     cfg.MODEL.ROI_HEADS.OHEM = CfgNode(defaults, new_allowed=True)
@@ -240,3 +237,4 @@ def add_ohem_config(cfg: CfgNode) -> None:
     cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA = 2.0
     # The weight of foreground; that of background is 1 - alpha. -1.0: neither has one.
     cfg.MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA = -1.0
+    cfg.merge_from_other_cfg(before)  # what was there already

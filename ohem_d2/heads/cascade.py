@@ -61,15 +61,15 @@ class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
     def _match_and_label_boxes(self, proposals, stage, targets):
         call = self._call
         refined = call.state.pop("refined", None) if call is not None else None
-        if refined is None or call.repeats:  # None: "first", a warm-up, heads that do not train
+        # None: "first", a warm-up, or heads that do not train
+        if refined is None or call.repeats is not None:
             return super()._match_and_label_boxes(proposals, stage, targets)
         boxes = [torch.cat(chunks) for chunks in zip(*refined)]
         # A RoI whose loss is not finite may have no box either; the parent refuses such boxes.
         boxes = [b[torch.isfinite(b).all(dim=1)] for b in boxes]
         rois = self._create_proposals_from_boxes(boxes, [p.image_size for p in proposals])
-        with QuietStorage() as quiet:
+        with QuietStorage(only=COUNTS):
             rois = super()._match_and_label_boxes(rois, stage, targets)
-        quiet.pass_on(but=COUNTS)
         return self.to_be_cut_down(self.choose_rois(rois, targets, stage))
 
     def prefix_of_scalars(self, stage: int) -> str:

@@ -30,7 +30,7 @@ def check_heads(heads: nn.Module) -> None:
             f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' has no effect on {name}, which is no "
             "cascade; allowed: 'first'"
         )
-    if settings.implementation != "readonly" and not hasattr(heads, "loss_layer_seams"):
+    if settings.implementation not in heads.implementations:
         raise ValueError(
             f"MODEL.ROI_HEADS.OHEM.IMPLEMENTATION = {settings.implementation!r} takes heads whose "
             f"first base is ohem_d2.heads.loss_layer.LossLayerMixin, which {name} has not; "

@@ -140,11 +140,10 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
 
 @per_roi_losses.register(FocalLossOutputLayers)
 def _(box_predictor, predictions, proposals):
-    scores, deltas = (prediction.float() for prediction in predictions)
+    scores, deltas = predictions
     gt_classes = torch.cat([p.gt_classes for p in proposals])
-    with torch.autocast(scores.device.type, enabled=False):
-        loss_cls = box_predictor.focal_loss(scores, gt_classes)
-        return weighted(box_predictor, loss_cls, deltas, proposals)
+    loss_cls = box_predictor.focal_loss(scores, gt_classes)
+    return weighted(box_predictor, loss_cls, deltas, proposals)
 
 
 @ROI_HEADS_REGISTRY.register()

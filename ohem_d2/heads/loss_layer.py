@@ -31,6 +31,8 @@ class LossLayerMixin(OHEMMixin):
     list of proposals that the parent holds is cut down alike.
     """
 
+    implementations = ("readonly", "loss_layer")
+
     def loss_layer_seams(self) -> list[Seam]:
         """Of each stage: where easy RoIs leave the training pass."""
         if isinstance(self, Res5ROIHeads):
@@ -67,7 +69,7 @@ class LossLayerMixin(OHEMMixin):
     def to_be_cut_down(self, rois: list[Instances]) -> list[Instances]:
         """The same list, which the next seam takes the easy RoIs out of."""
         call = self._call
-        if call is not None and call.mined is not None:
+        if call is not None and call.mined:
             call.state["uncut"] = rois
         return rois
 

@@ -43,6 +43,8 @@ class OHEMMixin(Constructed, Scored):
 
     # NMS of other boxes than upright ones, see ohem_d2.mining.selection.nms_by_loss
     batched_nms: BatchedNMS | None = None
+    # values of IMPLEMENTATION
+    implementations = ("readonly",)
 
     def __init__(self, *args: Any, **kwargs: Any):
         """See ``ohem_d2.heads.construction.Constructed``."""
@@ -61,13 +63,14 @@ class OHEMMixin(Constructed, Scored):
 
     @not_compiled_itself
     def _training_call(self, *args: Any, **kwargs: Any) -> Any:
-        self._call = call = TrainingCall(self, args, kwargs)
+        before, self._call = self._call, TrainingCall(self, args, kwargs)
+        call = self._call
         try:
             with self.register_forward_pre_hook(call.before_forward, with_kwargs=True):
                 result = super().__call__(*args, **kwargs)
             self._proof.check(self, call, result)
         finally:
-            self._call = None
+            self._call = before
         return reaching(result, [p for p in self.parameters() if p.requires_grad])
 
     @not_compiled
@@ -87,31 +90,31 @@ class OHEMMixin(Constructed, Scored):
         """
         call = self._call
         if call is not None:
-            call.sampled = True
-            if call.repeats:
-                return [labelling.shallow_copy(p) for p in call.mined]
+            call.sampled, call.shown = True, (proposals, targets)
+            if call.repeats is not None:
+                return call.answer()
         if not self.training or get_event_storage().iter < self.ohem.warmup_iters:
             return super().label_and_sample_proposals(proposals, targets, *args, **kwargs)
-        if call is None:
+        if call is None or call.features is None:
             raise RuntimeError(
                 f"{type(self).__name__}.label_and_sample_proposals() scores the proposals on the "
-                "feature maps, so it works only when called by forward(), and that by calling the "
-                "heads themselves"
+                "feature maps, so it works only when called by forward(images, features, ...), and "
+                "that by calling the heads themselves"
             )
         with record_function("ohem/mine"):
             most = self.ohem.max_candidates
             proposals = [labelling.most_objectlike(p, most) for p in proposals]
             light = labelling.with_deferred_masks(targets)
-            with record_function("ohem/label"), QuietStorage() as quiet:
+            # They would count all RoIs.
+            with record_function("ohem/label"), QuietStorage(only=COUNTS):
                 call.num_labelled = 0
                 rois = super().label_and_sample_proposals(proposals, light, *args, **kwargs)
                 checks.check_labelled(self, rois, call.num_labelled)
                 call.num_labelled = None
-            quiet.pass_on(but=COUNTS)
             mined = self.choose_rois(rois, targets)
             with record_function("ohem/gather"):
                 mined = [labelling.with_copied_masks(p) for p in mined]
-        call.mined = [labelling.shallow_copy(p) for p in mined]
+        call.mined.append([labelling.shallow_copy(p) for p in mined])
         return mined
 
     def _sample_proposals(
@@ -163,9 +166,10 @@ class OHEMMixin(Constructed, Scored):
         with record_function("ohem/log"):
             self._events.log(record, stage, self.prefix_of_scalars(stage))
             if call.images is not None and self.watcher is not None and self.watcher.due():
-                boxes = (call.proposals if stage == 0 else record.rois)[0].proposal_boxes
-                image, target = call.images[0], call.targets[0]
-                self.watcher.show(Mining.of_first_image(record, image, boxes, target, stage))
+                proposals, targets = call.shown
+                boxes = (proposals if stage == 0 else record.rois)[0].proposal_boxes
+                args = (call.images[0], boxes, targets[0], stage)
+                self.watcher.show(Mining.of_first_image(record, *args))
 
     def prefix_of_scalars(self, stage: int) -> str:
         """What the names of the scalars of a selection begin with."""

@@ -10,28 +10,30 @@ from torch import nn
 _SHARDED = ("FSDPModule", "FullyShardedDataParallel")  # in PyTorch's second and first way
 
 
-def agreed_number(network: nn.Module, number: int) -> int:
+def agreed_number(network: nn.Module, number: int, itself: bool = False) -> int:
     """
     Each pass over a module whose parameters are sharded is one for all processes.
 
     Args:
-        network: that is run ``number`` times by this process.
+        network: whose parts are run ``number`` times by this process.
+        itself: or it as a whole.
 
     Returns:
-        the highest number of all processes if a module in it is sharded, else the same.
+        the highest number of all processes if what is run is sharded, else the same.
     """
-    if comm.get_world_size() == 1 or not sharded_parts(network):
+    if comm.get_world_size() == 1 or not (sharded_parts(network) or itself and _sharded(network)):
         return number
     return max(comm.all_gather(number))
 
 
 def sharded_parts(network: nn.Module) -> list[str]:
     """Names of the modules in it that gather their parameters from all processes to be run."""
-    return [
-        name
-        for name, part in network.named_modules()
-        if part is not network and any(base.__name__ in _SHARDED for base in type(part).__mro__)
-    ]
+    parts = network.named_modules()
+    return [name for name, part in parts if part is not network and _sharded(part)]
+
+
+def _sharded(module: nn.Module) -> bool:
+    return any(base.__name__ in _SHARDED for base in type(module).__mro__)
 
 
 def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:
@@ -68,9 +70,9 @@ class _ZeroGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(*parameters)
+        ctx.parameters = [p.detach() for p in parameters]  # whose values are not looked at
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        return (None, *(torch.zeros_like(p) for p in ctx.saved_tensors))
+        return (None, *(torch.zeros_like(p) for p in ctx.parameters))

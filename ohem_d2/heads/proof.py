@@ -1,13 +1,13 @@
 """The proof that heads are ranked by what they train on."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
@@ -15,31 +15,70 @@ from ..compat import not_compiled, nothing_compiled
 from ..mining.losses import described, losses_to_rank_by
 from ..mining.scoring import in_training_mode, read_only
 from ..monitor.scalars import LOGGER_NAME
+from .comparing import CLOSE, difference, leaves_of, parallel, slope, tensors
 from .parallel import agreed_number, losses_in
 from .training_call import TrainingCall
 
 logger = logging.getLogger(LOGGER_NAME)
 
-# Relative to the largest prediction. Both passes compute the same with the same RoIs, though not
-# always in the same order.
-_CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
-_CLOSE_IN_HALF = 3e-2
-# Of losses, where the predictions are equal anyway, and where nothing else can be compared
-_CLOSE_LOSSES, _EQUAL_LOSSES, _ROUNDING = 2e-2, 1e-3, 2e-6
+_NAMES = ("loss_cls", "loss_box_reg")
+
+# Of mean losses where nothing else can be compared: relative to how much they differ from RoI to
+# RoI, and to themselves
+_EQUAL_LOSSES, _ROUNDING = 1e-3, 2e-6
+
+# So many proofs are tried at once, further ones after twice as many steps each. After so many steps
+# that mine it is proven again: where all scores are equal, as in the beginning, losses that differ
+# may not.
+_TRIES, _AGAIN = 8, (100, 1000)
+
+
+@dataclasses.dataclass
+class Seen:
+    """
+    What was seen while the parent's ``forward`` was gone through with the mined RoIs.
+
+    Attributes:
+        scored: the predictions of the read-only pass for them.
+        ranked: their losses that it ranks by, each (R,).
+        predictions: those that losses were computed of, or else that the predictor made.
+        slopes: for each of them, if its losses are known, by name the derivatives of the trained
+            and of the ranked loss by the predictions.
+        losses: that ``forward`` returned.
+        own_losses: that the predictor's ``losses`` returned.
+    """
+
+    scored: Any = None
+    ranked: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    predictor: nn.Module | None = None
+    predictions: list[Any] = dataclasses.field(default_factory=list)
+    slopes: list[dict[str, tuple]] = dataclasses.field(default_factory=list)
+    losses: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    own_losses: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def trained(self) -> dict[str, float] | None:
+        """The mean losses that are trained on, of a cascade's first stage; None if not known."""
+        for losses in (self.losses, self.own_losses):
+            for suffix in ("", "_stage0"):
+                if all(name + suffix in losses for name in _NAMES):
+                    return {name: float(losses[name + suffix]) for name in _NAMES}
+        return None
 
 
 class Proof:
     """
-    That heads are ranked by what they train on. In the first iteration that mines, and again when
-    a module was replaced, its mode was changed or its losses were, the parent's ``forward`` is gone
-    through once more with the mined RoIs, without gradients: the predictions that it computes the
-    losses of, in training mode but for dropout and batch normalization, are compared with those of
-    the read-only pass for these RoIs, and the losses with the means of those that RoIs are ranked
-    by.
+    That heads are ranked by what they train on. In the first iteration that mines, twice later on,
+    and when a module was replaced or its mode or losses were changed, the parent's ``forward`` is
+    gone through twice more with the mined RoIs, without gradients. The predictions that it computes
+    the losses of, in training mode but for dropout and batch normalization, are compared with those
+    of the read-only pass for these RoIs; and the losses, with their derivatives by the predictions,
+    with those that RoIs are ranked by. Buffers are as before afterwards, but what else a
+    ``forward`` changes is changed by these, too.
     """
 
     def __init__(self) -> None:
-        self._proven: list | None = None
+        self._proven: list[list] = []
+        self._num_wanted = self._num_steps = 0
         self._warned: set[str] = set()
 
     @not_compiled
@@ -59,54 +98,46 @@ class Proof:
                 "through a method of another name, override that one so that it calls "
                 "label_and_sample_proposals()"
             )
-        if call.mined is None or heads.ohem.implementation != "readonly":
+        if not call.mined or heads.ohem.implementation != "readonly":
             return  # a warm-up; or RoIs are ranked in the training pass itself
-        state = _state(heads)
-        wanted = state != self._proven and any(len(rois) for rois in call.mined)
-        if agreed_number(heads, int(wanted)) and self._prove(heads, call) and wanted:
-            self._proven = state
+        self._num_steps += 1
+        state = [sum(self._num_steps > steps for steps in _AGAIN), *_state(heads)]
+        wanted = state not in self._proven and any(len(rois) for rois in call.mined[0])
+        if wanted:
+            self._num_wanted += 1
+            late = self._num_wanted > _TRIES
+            wanted = not (late and self._num_wanted & (self._num_wanted - 1))
+        if agreed_number(heads, int(wanted), itself=True):
+            with nothing_compiled():
+                first, second = (_go_through(heads, call, seed) for seed in (0, 1))
+            if wanted and self._holds(heads, first, second):
+                self._proven = [*self._proven[-_TRIES:], state]
 
-    def _prove(self, heads: nn.Module, call: TrainingCall) -> bool:
-        """Whether that was possible: a batch may have nothing to compare."""
-        rois, extras = call.mined, call.extras_for(heads.score_rois)
-        with nothing_compiled():
-            with read_only(heads):
-                predictor, scored = heads.score_rois(call.features, rois, 0, **extras)
-                ranked = losses_to_rank_by(predictor, scored, rois)
-            with in_training_mode(heads):
-                outputs, losses = _again(heads, call, predictor)
-                trained = _trained_losses(losses, described(predictor), outputs, rois)
-            if not all(len(loss) and torch.isfinite(loss).all() for loss in ranked.values()):
-                return False
-            means = {key: loss.mean().item() for key, loss in ranked.items()}
-            unequal = _difference(scored, outputs)
-            if unequal is not None and unequal <= 1:
-                return self._compare_losses(heads, predictor, means, trained)
-            # Of predictors that are not trained yet all losses are about the same, whatever they
-            # predict: what counts is how much they differ from RoI to RoI.
-            spread = {key: loss.std(correction=0).item() for key, loss in ranked.items()}
-            if trained is not None and all(
-                abs(trained[key] - mean) <= max(_EQUAL_LOSSES * spread[key], _ROUNDING * mean)
-                for key, mean in means.items()
-            ):
-                return True
-            with in_training_mode(heads, seed=1):
-                _, other = _again(heads, call, predictor)
-        by_chance = losses.keys() == other.keys() and any(
-            not torch.equal(loss, other[key]) for key, loss in losses.items()
-        )
-        self._refuse_predictions(heads, predictor, unequal is None and trained is None, by_chance)
-        return True
-
-    def _refuse_predictions(self, heads, predictor, unknown: bool, by_chance: bool) -> None:
-        name, parts = type(heads).__name__, type(described(predictor)).__name__
+    def _holds(self, heads: nn.Module, seen: Seen, other: Seen) -> bool:
+        """False: there was too little to compare."""
+        if not all(len(loss) and torch.isfinite(loss).all() for loss in seen.ranked.values()):
+            return False
+        unequal = difference(seen.scored, seen.predictions)
+        if unequal is not None and unequal <= 1:
+            return self._same_losses(heads, seen)
+        trained = seen.trained()
+        # Of predictors that are not trained yet all losses are about the same, whatever they
+        # predict: what counts is how much they differ from RoI to RoI.
+        if trained is not None and all(
+            abs(trained[name] - loss.mean().item())
+            <= max(_EQUAL_LOSSES * loss.std(correction=0).item(), _ROUNDING * loss.mean().item())
+            for name, loss in seen.ranked.items()
+        ):
+            return True
+        name, parts = type(heads).__name__, type(described(seen.predictor)).__name__
         unproven = f"That {name} is ranked by what it trains on could not be proven: "
-        if by_chance:
+        chance = difference(seen.predictions, [other.predictions])
+        if seen.predictions and (chance is None or chance > 1):
             self._warn_once(
-                f"{unproven}what it trains on depends on chance, even without dropout. In "
-                "evaluation mode score_rois() should predict what is meant"
+                f"{unproven}what {parts} predicts in training depends on chance, even without "
+                "dropout. In evaluation mode score_rois() should predict what is meant"
             )
-        elif unknown:
+        elif unequal is None and trained is None:
             self._warn_once(
                 f"{unproven}its training pass calls neither {parts} with the mined RoIs nor its "
                 "losses(). If it predicts in another way, override score_rois() accordingly"
@@ -119,34 +150,62 @@ class Proof:
                 "so that it predicts, with the heads in evaluation mode, as forward() does in "
                 "training; it may name further arguments of forward()"
             )
+        return True
 
-    def _compare_losses(self, heads, predictor, means, trained) -> bool:
-        name, parts = type(heads).__name__, type(described(predictor)).__name__
+    def _same_losses(self, heads: nn.Module, seen: Seen) -> bool:
+        parts = type(described(seen.predictor)).__name__
+        for name in _NAMES:
+            slopes = [by_name[name] for by_name in seen.slopes if name in by_name]
+            if slopes and not any(parallel(*pair) for pair in slopes):
+                self._refuse_losses(heads, parts, f"{name} has other derivatives")
+        means = {name: loss.mean().item() for name, loss in seen.ranked.items()}
+        trained = seen.trained()
         if trained is None:
-            self._warn_once(
-                f"That {name} is ranked by the losses that it trains on could not be proven: its "
-                f"forward() returns none that are called loss_cls and loss_box_reg, nor does "
-                f"{parts}"
-            )
+            if not seen.slopes:
+                self._warn_once(
+                    f"That {type(heads).__name__} is ranked by the losses that it trains on could "
+                    f"not be proven: neither forward() nor {parts}.losses() returns any that are "
+                    "called loss_cls and loss_box_reg"
+                )
             return True
-        # A factor that all losses have in common does not change the ranking.
-        factors = [trained[key] / mean for key, mean in means.items() if mean > 1e-6]
-        spread = max(factors, default=1.0) - min(factors, default=1.0)
-        alone = [key for key, mean in means.items() if mean <= 1e-6 and abs(trained[key]) > 1e-4]
-        if alone or spread > _CLOSE_LOSSES * max(map(abs, factors), default=1.0):
-            raise RuntimeError(
-                f"{name} would be ranked by other losses than it trains on: for the RoIs mined in "
-                f"iteration {get_event_storage().iter} the means of their losses are {means}, but "
-                f"what is trained on is {trained}. Describe the loss of a RoI with a function "
-                f"@ohem_d2.per_roi_losses.register({parts}) of (predictor, predictions, "
-                "proposals); a loss that draws at random cannot be ranked by"
+        if any(abs(trained[k]) > 1e-4 for k, mean in means.items() if mean <= 1e-6):
+            self._refuse_losses(heads, parts, f"their means are {means}, and not {trained}")
+        # A factor that all losses have in common does not change the ranking; others are meant by
+        # whoever set the weights of the ranking.
+        factors = [trained[name] / mean for name, mean in means.items() if mean > 1e-6]
+        as_set = (heads.ohem.rank_cls_weight, heads.ohem.rank_loc_weight) != (1, 1)
+        if (
+            len(factors) == 2
+            and not as_set
+            and abs(factors[0] - factors[1]) > CLOSE * max(map(abs, factors))
+        ):
+            ratio = factors[1] / factors[0] if factors[0] else math.inf
+            self._refuse_losses(
+                heads,
+                parts,
+                f"their means are {means}, and not {trained}. If forward() weights them, "
+                f"MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT {ratio:.3g} ranks as it trains",
             )
-        return len(factors) == len(means) or abs(factors[0] - 1) <= _CLOSE_LOSSES
+        # A loss that hardly differs from RoI to RoI would have this mean whatever it is.
+        sure = seen.slopes or seen.ranked["loss_cls"].std(correction=0) > 0.1 * means["loss_cls"]
+        return bool(sure) and (len(factors) == 2 or as_set)
+
+    def _refuse_losses(self, heads: nn.Module, parts: str, what: str) -> None:
+        raise RuntimeError(
+            f"{type(heads).__name__} would be ranked by other losses than it trains on: of the "
+            f"RoIs mined in iteration {get_event_storage().iter}, {what}. Describe the loss of a "
+            f"RoI with a function @ohem_d2.per_roi_losses.register({parts}) of (predictor, "
+            "predictions, proposals); a loss that draws at random cannot be ranked by"
+        )
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message)
+
+
+def _as_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _state(heads: nn.Module) -> list:
@@ -158,86 +217,60 @@ def _state(heads: nn.Module) -> list:
     ]
 
 
-def _again(heads: nn.Module, call: TrainingCall, predictor: nn.Module) -> tuple[list, dict]:
-    """
-    ``forward`` is gone through again: all predictions that the predictor's ``losses`` is given, or,
-    where it is not called, that the predictor makes; and the losses.
-    """
-    inner = described(predictor)
+def _go_through(heads: nn.Module, call: TrainingCall, seed: int) -> Seen:
+    seen, rois = Seen(), call.mined[0]
     made: list[Any] = []
-    given: list[Any] = []
-    losses = getattr(inner, "losses", None)
-    before = {key: value for key, value in vars(inner).items() if key == "losses"}
+    with contextlib.ExitStack() as stack:
 
-    def note_made(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        made.append(output)
+        def score_and_watch() -> None:
+            """Where the parameters are at hand, even if they are sharded."""
+            extras = call.extras_for(heads.score_rois)
+            with read_only(heads):
+                seen.predictor, seen.scored = heads.score_rois(call.features, rois, 0, **extras)
+                seen.ranked = losses_to_rank_by(seen.predictor, seen.scored, rois)
+            hook = seen.predictor.register_forward_hook(lambda _, __, out: made.append(out))
+            stack.callback(hook.remove)
+            inner = described(seen.predictor)
+            if hasattr(inner, "losses"):
+                stack.enter_context(_watched_losses(inner, rois, seen))
 
-    def note_given(predictions: Any, *args: Any, **kwargs: Any) -> Any:
-        given.append(predictions)
-        return losses(predictions, *args, **kwargs)
+        with in_training_mode(heads, seed):
+            seen.losses = losses_in(call.again(heads, score_and_watch))
+    seen.predictions = seen.predictions or made
+    return seen
 
-    if losses is not None:
-        vars(inner)["losses"] = note_given
+
+@contextlib.contextmanager
+def _watched_losses(predictor: nn.Module, rois: list, seen: Seen) -> Iterator[None]:
+    """Within the context, what the ``losses`` of the predictor is given is noted."""
+    losses, before = predictor.losses, vars(predictor).get("losses")
+
+    def watched(predictions: Any, *args: Any, **kwargs: Any) -> Any:
+        # What is kept for these derivatives is no concern of a checkpoint around the heads.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_is, _as_is):
+            leaves = leaves_of(predictions)
+            found = losses(leaves, *args, **kwargs)
+            ranked = {}
+            if sum(len(r) for r in rois) == len(next(tensors(leaves), ())):
+                seen.own_losses = dict(found) if isinstance(found, dict) else {}
+                # The description may want what is scored, of which losses may be given a part.
+                with contextlib.suppress(Exception):
+                    ranked = losses_to_rank_by(predictor, leaves, rois)
+            seen.predictions.append(leaves_of(leaves))
+            seen.slopes.append(
+                {
+                    name: tuple(slope(loss, leaves) for loss in (found[name], ranked[name].mean()))
+                    for name in _NAMES
+                    if name in ranked and name in seen.own_losses
+                }
+            )
+        return found
+
+    vars(predictor)["losses"] = watched
     try:
-        with predictor.register_forward_hook(note_made):
-            found = losses_in(call.again(heads))
+        yield
     finally:
-        vars(inner).pop("losses", None)
-        vars(inner).update(before)
-    return given or made, found
-
-
-def _difference(scored: Any, outputs: list[Any]) -> float | None:
-    """
-    Between what was scored and the closest of the outputs for as many RoIs, in multiples of what
-    rounding explains; None if there is none. An output may have a part of what was scored.
-    """
-    wanted, differences = list(_tensors(scored)), []
-    for output in outputs:
-        found = list(_tensors(output))
-        if wanted and found and len(found[0]) == len(wanted[0]):
-            differences.append(max(map(_distance, wanted, found)))
-    return min(differences, default=None)
-
-
-def _distance(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    if wanted.shape != found.shape:
-        return math.inf
-    close = max(_CLOSE.get(tensor.dtype, _CLOSE_IN_HALF) for tensor in (wanted, found))
-    wanted, found = wanted.float(), found.float()
-    finite = torch.isfinite(wanted) & torch.isfinite(found)
-    wanted, found = wanted[finite], found[finite]
-    if not len(wanted):
-        return 0.0
-    scale = wanted.abs().max().clamp(min=1e-3)
-    return ((wanted - found).abs().max() / (close * scale)).item()
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        if value.dim():
-            yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-
-
-def _trained_losses(
-    losses: dict[str, torch.Tensor], predictor: nn.Module, outputs: list, rois: list[Instances]
-) -> dict[str, float] | None:
-    """
-    Of the heads, where they go by the usual names, of a cascade's first stage; else of the
-    predictor, if it has any.
-    """
-    wanted = ("loss_cls", "loss_box_reg")
-    for suffix in ("", "_stage0"):
-        if all(key + suffix in losses for key in wanted):
-            return {key: float(losses[key + suffix]) for key in wanted}
-    if outputs and hasattr(predictor, "losses"):
-        with contextlib.suppress(Exception):  # it may take more than that
-            found = predictor.losses(outputs[0], rois)
-            return {key: float(found[key]) for key in wanted}
-    return None
+        del vars(predictor)["losses"]
+        if before is not None:
+            vars(predictor)["losses"] = before
+        seen.slopes = [by_name for by_name in seen.slopes if by_name]

@@ -7,6 +7,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ..compat import in_backward
 from ..mining.scoring import Scorer, automatic_chunk_size
 from ..mining.screening import coarse_scorer
 from .parallel import agreed_number, sharded_parts
@@ -91,6 +92,6 @@ class Scored:
         """
         iteration = get_event_storage().iter
         last, number = self._last_pass
-        if stage == 0:
+        if stage == 0 and not in_backward():
             self._last_pass = (iteration, number + 1 if iteration == last else 0)
         return hash((torch.initial_seed(), iteration, stage, self._last_pass[1])) % 2**63

@@ -16,16 +16,18 @@ _KNOWN = ("images", "features", "proposals", "targets")
 
 class TrainingCall:
     """
-    Made and dropped by ``OHEMMixin.__call__``: whatever lives as long as that call.
+    Made and dropped by ``OHEMMixin``: whatever lives as long as that call.
 
     Attributes:
-        images, features, proposals, targets: what the parent's ``forward`` gets, after forward
-            pre-hooks; None where it has none of that name.
+        images, features, targets: what the parent's ``forward`` gets, after forward pre-hooks; None
+            where it has none.
         extras: its other arguments, by name.
         sampled: whether the sampler hook was reached.
+        shown: the proposals and targets that the hook was called with last.
         num_labelled: while the parent labels, the images that are labelled so far; else None.
-        mined: the batch that was mined for the first stage; None before that, and in a warm-up.
-        repeats: the call is gone through again, and the hook answers with ``mined``.
+        mined: the batches that the hook returned; none in a warm-up.
+        repeats: when the call is gone through again, and the hook answers with these, what it calls
+            first; else None.
         state: what a subclass of the heads has to keep from one of its seams to the next.
     """
 
@@ -34,51 +36,67 @@ class TrainingCall:
         self._signature = inspect.signature(type(heads).forward)
         self.images: ImageList | None = None
         self.features: dict[str, torch.Tensor] | None = None
-        self.proposals: list[Instances] | None = None
         self.targets: list[Instances] | None = None
         self.extras: dict[str, Any] = {}
         self.sampled = False
         self.num_labelled: int | None = None
-        self.mined: list[Instances] | None = None
-        self.repeats = False
+        self.shown: tuple[list[Instances], list[Instances]] | None = None
+        self.mined: list[list[Instances]] = []
+        self.repeats: Callable[[], None] | None = None
+        self._num_answers = 0
         self.state: dict[str, Any] = {}
 
     @not_compiled
     def before_forward(self, heads: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """
-        A forward pre-hook.
-
-        Raises:
-            TypeError: if ``forward`` has no feature maps.
-        """
+        """A forward pre-hook."""
         arguments = self._signature.bind(heads, *args, **kwargs).arguments
-        extras = dict(list(arguments.items())[1:])  # without the heads
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                extras.update(extras.pop(name, {}))
-        for name in _KNOWN:
-            setattr(self, name, extras.pop(name, None))
-        if self.features is None:
-            raise TypeError(
-                f"{type(heads).__name__} cannot mine: its forward() has no argument `features`, "
-                "the feature maps by name that OHEM scores the proposals on"
-            )
+        extras: dict[str, Any] = {}
+        for name, value in list(arguments.items())[1:]:  # without the heads
+            kind = self._signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                extras.update(value)
+            elif kind is not inspect.Parameter.VAR_POSITIONAL:
+                extras[name] = value
+        # Where they have other names, it goes by their places.
+        named = {name: extras.pop(name) for name in _KNOWN if name in extras}
+        if "features" not in named:
+            named = {**dict(zip(_KNOWN, args)), **named}
+        self.images, self.features = named.get("images"), named.get("features")
+        self.targets = named.get("targets")
         self.extras = extras
 
     def extras_for(self, function: Callable) -> dict[str, Any]:
         """Those of the other arguments that the function takes."""
         parameters = inspect.signature(function).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return self.extras
-        return {name: value for name, value in self.extras.items() if name in parameters}
+        names = set(self.extras) - {"features", "proposals", "stage"}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            names &= set(parameters)
+        return {name: self.extras[name] for name in names}
 
-    def again(self, heads: nn.Module) -> Any:
-        """What the parent's ``forward`` returns for the same arguments and the mined RoIs."""
-        self.repeats = True
+    def again(self, heads: nn.Module, first: Callable[[], None]) -> Any:
+        """
+        What the parent's ``forward`` returns for the same arguments and the mined RoIs. Buffers are
+        as before afterwards.
+
+        Args:
+            first: is called when the sampler hook is reached.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in heads.buffers()]
+        self.repeats, self._num_answers = first, 0
         try:
             return nn.Module.__call__(heads, *_copied(self._args), **_copied(self._kwargs))
         finally:
-            self.repeats = False
+            self.repeats = None
+            for buffer, before in buffers:
+                buffer.data.copy_(before)  # which a pending backward pass does not notice
+
+    def answer(self) -> list[Instances]:
+        """Of the sampler hook when the call is gone through again."""
+        if self._num_answers == 0:
+            self.repeats()
+        batch = self.mined[self._num_answers % len(self.mined)]
+        self._num_answers += 1
+        return _copied(batch)
 
 
 def _copied(value: Any) -> Any:

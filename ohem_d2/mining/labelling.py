@@ -116,8 +116,8 @@ def shallow_copy(instances: Instances) -> Instances:
 
 class _Deferred:
     """
-    Mixed into a class of masks: which masks are meant is remembered, and they are copied when
-    somebody looks at them.
+    Mixed into a class of masks: which masks are meant is remembered. When somebody looks at them
+    they are copied, and this becomes the class itself.
     """
 
     def __getitem__(self, item: Any) -> Any:
@@ -128,10 +128,16 @@ class _Deferred:
         return len(self._index)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__"):
             raise AttributeError(name)
-        vars(self).update(vars(self.copied()))
-        return vars(self)[name]
+        copied = self.copied()
+        self.__class__ = type(copied)
+        vars(self).clear()
+        vars(self).update(vars(copied))
+        return getattr(self, name)
+
+    def __reduce__(self) -> Any:
+        return self.copied().__reduce_ex__(2)
 
     def copied(self) -> Any:
         return self._source[self._index]

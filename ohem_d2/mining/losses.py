@@ -37,6 +37,11 @@ _HOW_TO_DESCRIBE = (
 
 
 @functools.singledispatch
+def _describe(box_predictor: nn.Module, predictions: Any, proposals: list[Instances]) -> dict:
+    """By the class of the predictor: what :func:`per_roi_losses` returns."""
+    raise NotImplementedError
+
+
 def per_roi_losses(
     box_predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, torch.Tensor]:
@@ -49,7 +54,8 @@ def per_roi_losses(
     float32 whatever the predictions' type and autocast say, so that a ranking does not depend on
     rounding.
 
-    It is a generic function: a predictor with losses of its own is described from outside by ::
+    It is a generic function, as of ``functools.singledispatch``: a predictor with losses of its own
+    is described from outside by ::
 
         @ohem_d2.per_roi_losses.register(TheirPredictor)
         def _(box_predictor, predictions, proposals):
@@ -59,9 +65,9 @@ def per_roi_losses(
         box_predictor: a ``FastRCNNOutputLayers``, a predictor of a registered class, one with a
             method ``per_roi_losses(predictions, proposals)``, or a wrapper of such.
         predictions: what it predicts; of ``FastRCNNOutputLayers`` scores of shape (R, K + 1) and
-            deltas of shape (R, 4K) or (R, 4).
+            deltas of shape (R, 4K) or (R, 4). A description is given them in float32.
         proposals: labelled, with ``proposal_boxes`` and ``gt_boxes`` in absolute XYXY pixels and
-            ``gt_classes`` in [0, K], R in all. Where an image has no object, ``gt_boxes`` may be
+            ``gt_classes`` in [0, K], R in all. Where an image has no object, ``gt_*`` fields may be
             missing.
 
     Returns:
@@ -69,29 +75,50 @@ def per_roi_losses(
         predictions that are not finite has a loss that is not finite.
 
     Raises:
-        TypeError, NotImplementedError: see :func:`check_predictor`.
+        TypeError, NotImplementedError: see :func:`check_predictor`; or for losses of other shapes.
     """
     check_predictor(box_predictor)
     return losses_to_rank_by(box_predictor, predictions, proposals)
 
 
-@per_roi_losses.register(FastRCNNOutputLayers)
-def _of_fast_rcnn(
-    box_predictor: FastRCNNOutputLayers,
-    predictions: tuple[torch.Tensor, torch.Tensor],
-    proposals: list[Instances],
+per_roi_losses.register = _describe.register
+per_roi_losses.dispatch = _describe.dispatch
+per_roi_losses.registry = _describe.registry
+
+
+def losses_to_rank_by(
+    box_predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, torch.Tensor]:
-    check_predictor(box_predictor)
-    if hasattr(box_predictor, "per_roi_losses"):  # its own description goes before this one
-        return losses_to_rank_by(box_predictor, predictions, proposals)
-    scores, deltas = (prediction.float() for prediction in predictions)
-    with torch.autocast(scores.device.type, enabled=False):
-        gt_classes = cat([p.gt_classes for p in proposals])
-        if uses_sigmoid_ce(box_predictor):
-            loss_cls = sigmoid_cross_entropy(scores, gt_classes)
-        else:
-            loss_cls = F.cross_entropy(scores, gt_classes, reduction="none")
-        return weighted(box_predictor, loss_cls, deltas, proposals)
+    """:func:`per_roi_losses` of a predictor that has passed :func:`check_predictor`."""
+    inner = described(box_predictor)
+    describer = _describer(type(inner))
+    if describer is None:
+        check_predictor(inner)
+    own = vars(describer).get("per_roi_losses")
+    describe = functools.partial(own or _describe.registry[describer], inner)
+    describe = vars(inner).get("per_roi_losses", describe)
+    device = next((p.device.type for p in inner.parameters()), "cpu")
+    with torch.autocast(device, enabled=False):
+        losses = describe(_float32(predictions), proposals)
+    num_rois = sum(len(p) for p in proposals)
+    shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
+    if shapes != dict.fromkeys(("loss_cls", "loss_box_reg"), (num_rois,)):
+        raise TypeError(
+            f"per_roi_losses of {type(inner).__name__} returned {shapes}; it has to return "
+            f"loss_cls and loss_box_reg, each of shape ({num_rois},)"
+        )
+    return {name: loss.float() for name, loss in losses.items()}
+
+
+@per_roi_losses.register(FastRCNNOutputLayers)
+def _of_fast_rcnn(box_predictor, predictions, proposals):
+    scores, deltas = predictions
+    gt_classes = cat([p.gt_classes for p in proposals])
+    if uses_sigmoid_ce(box_predictor):
+        loss_cls = sigmoid_cross_entropy(scores, gt_classes)
+    else:
+        loss_cls = F.cross_entropy(scores, gt_classes, reduction="none")
+    return weighted(box_predictor, loss_cls, deltas, proposals)
 
 
 def weighted(
@@ -120,35 +147,6 @@ def weighted(
     )
     losses = {"loss_cls": loss_cls, "loss_box_reg": loss_box_reg}
     return {name: loss * box_predictor.loss_weight.get(name, 1.0) for name, loss in losses.items()}
-
-
-def losses_to_rank_by(
-    box_predictor: nn.Module, predictions: Any, proposals: list[Instances]
-) -> dict[str, torch.Tensor]:
-    """
-    :func:`per_roi_losses` as the ranking takes them, whoever wrote them: of float32 predictions,
-    outside of autocast, in float32, and of the right shape.
-
-    Raises:
-        TypeError: also if they are not as described there.
-    """
-    inner = described(box_predictor)
-    if _describer(type(inner)) is None:
-        check_predictor(inner)
-    predictions = _float32(predictions)
-    describer = _describer(type(inner))
-    describe = vars(describer).get("per_roi_losses") or per_roi_losses.registry[describer]
-    device = next((p.device.type for p in inner.parameters()), "cpu")
-    with torch.autocast(device, enabled=False):
-        losses = describe(inner, predictions, proposals)
-    num_rois = sum(len(p) for p in proposals)
-    shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
-    if shapes != dict.fromkeys(("loss_cls", "loss_box_reg"), (num_rois,)):
-        raise TypeError(
-            f"per_roi_losses of {type(inner).__name__} returned {shapes}; it has to return "
-            f"loss_cls and loss_box_reg, each of shape ({num_rois},)"
-        )
-    return {name: loss.float() for name, loss in losses.items()}
 
 
 def described(box_predictor: nn.Module) -> nn.Module:
@@ -192,7 +190,7 @@ def check_predictor(box_predictor: nn.Module) -> None:
 
 def _describer(cls: type) -> type | None:
     """The class among ``cls`` and its bases that says what the loss of a RoI is."""
-    known = [c for c in cls.__mro__ if c in per_roi_losses.registry and c is not object]
+    known = [c for c in cls.__mro__ if c in _describe.registry and c is not object]
     return next((c for c in cls.__mro__ if c in known or "per_roi_losses" in vars(c)), None)
 
 

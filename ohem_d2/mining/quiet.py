@@ -8,26 +8,33 @@ from detectron2.utils.events import EventStorage, get_event_storage
 
 class QuietStorage(EventStorage):
     """
-    While it is entered, what this thread logs is kept here, and nowhere else.
+    While it is entered, what this thread logs goes nowhere else.
 
     Detectron2 has one stack of storages for all threads, and with ``async_write_metrics`` another
     thread logs the losses of the last step meanwhile. To every thread but the one that made it
     this object is the storage below, so that nothing of theirs is lost.
     """
 
-    def __init__(self) -> None:
-        self._below = get_event_storage()
-        self._thread = threading.get_ident()
-        super().__init__(self._below.iter)
+    def __init__(self, only: tuple[str, ...] = ()):
+        """
+        Args:
+            only: keep back scalars whose names end like this, and nothing else; empty: everything.
+        """
+        below = get_event_storage()
+        self._below, self._only, self._thread = below, only, threading.get_ident()
+        super().__init__(below.iter)
 
     def __getattribute__(self, name: str) -> Any:
-        attributes = object.__getattribute__(self, "__dict__")
-        if name[:2] != "__" and attributes.get("_thread") != threading.get_ident():
-            return getattr(attributes["_below"], name)
+        own = object.__getattribute__(self, "__dict__")
+        through = own.get("_thread") != threading.get_ident() or own["_only"]
+        if through and name[:2] != "__" and not (name == "put_scalar" and own.get("_only")):
+            return getattr(own["_below"], name)
         return object.__getattribute__(self, name)
 
-    def pass_on(self, *, but: tuple[str, ...] = ()) -> None:
-        """Log what was kept to the storage below, without names that end in one of ``but``."""
-        for name, (value, iteration) in self.latest().items():
-            if not name.endswith(but or ("\0",)):
-                self._below.put_scalar(name, value, cur_iter=iteration)
+    def put_scalar(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """See the parent."""
+        own = object.__getattribute__(self, "__dict__")
+        if not own["_only"]:
+            super().put_scalar(name, *args, **kwargs)
+        elif own["_thread"] != threading.get_ident() or not name.endswith(own["_only"]):
+            own["_below"].put_scalar(name, *args, **kwargs)

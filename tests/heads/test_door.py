@@ -270,6 +270,169 @@ def test_losses_that_are_patched_on_the_instance(patch, mined):
             train_heads(model, inputs)
 
 
+def reweighted(predictions, proposals, predictor):
+    """Foreground counts four times as much, normalized."""
+    classes = torch.cat([p.gt_classes for p in proposals])
+    weights = torch.where(classes < 80, 4.0, 1.0)
+    loss = F.cross_entropy(predictions[0], classes, reduction="none")
+    losses = FastRCNNOutputLayers.losses(predictor, predictions, proposals)
+    return {**losses, "loss_cls": (weights * loss).sum() / weights.sum()}
+
+
+def smoothed(predictions, proposals, predictor):
+    classes = torch.cat([p.gt_classes for p in proposals])
+    losses = FastRCNNOutputLayers.losses(predictor, predictions, proposals)
+    return {**losses, "loss_cls": F.cross_entropy(predictions[0], classes, label_smoothing=0.3)}
+
+
+def at_random(predictions, proposals, predictor):
+    """As a federated loss: of classes that are drawn in each call."""
+    classes = torch.cat([p.gt_classes for p in proposals])
+    losses = FastRCNNOutputLayers.losses(predictor, predictions, proposals)
+    drawn = torch.rand(81) > 0.5
+    drawn[classes] = True
+    scores = predictions[0].masked_fill(~drawn, -1e4)
+    return {**losses, "loss_cls": F.cross_entropy(scores, classes)}
+
+
+@pytest.mark.parametrize("losses", [reweighted, at_random])
+def test_losses_of_a_fresh_predictor_are_told_apart(losses):
+    """All its losses are about log 81, whatever they are: their derivatives differ."""
+    model = detector(config())
+    predictor = model.roi_heads.box_predictor
+    nn.init.normal_(predictor.cls_score.weight, std=1e-4)
+    predictor.losses = lambda predictions, proposals: losses(predictions, proposals, predictor)
+    with pytest.raises(RuntimeError, match="loss_cls has other derivatives"):
+        train_heads(model, batch(config()))
+
+
+def test_losses_that_cannot_be_told_apart_at_first_are_later_on():
+    """With equal scores smoothing the labels is but a factor."""
+    model, inputs = detector(config()), batch(config())
+    heads, predictor = model.roi_heads, model.roi_heads.box_predictor
+    nn.init.zeros_(predictor.cls_score.weight)
+    predictor.losses = lambda predictions, proposals: smoothed(predictions, proposals, predictor)
+    arguments = roi_inputs(model, inputs)
+    with EventStorage(), torch.no_grad():
+        for _ in range(50):
+            heads(*arguments)
+        nn.init.normal_(predictor.cls_score.weight)
+        with pytest.raises(RuntimeError, match="other losses"):
+            for _ in range(60):
+                heads(*arguments)
+
+
+class Doubled(StandardROIHeads):
+    """It weights a loss itself."""
+
+    def _forward_box(self, features, proposals):
+        losses = super()._forward_box(features, proposals)
+        return {**losses, "loss_box_reg": 2 * losses["loss_box_reg"]} if self.training else losses
+
+
+def test_a_weight_outside_of_the_predictor_is_ranked_by_its_own():
+    ours, _, inputs = door(Doubled)
+    with pytest.raises(RuntimeError, match="RANK_LOC_WEIGHT 2 ranks as it trains"):
+        train_heads(ours, inputs)
+    ours.roi_heads.ohem = OHEMSettings(rank_loc_weight=2.0)
+    train_heads(ours, inputs)
+
+
+def test_a_confident_head_without_objects_is_no_error():
+    model = detector(config())
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[-1] = 60
+    train_heads(model, batch(config(), (0, 0)))
+
+
+class NoisyMasks(StandardROIHeads):
+    """Its boxes are predicted otherwise, and another loss draws at random."""
+
+    def _forward_box(self, features, proposals):
+        return super()._forward_box({k: 2 * v for k, v in features.items()}, proposals)
+
+    def forward(self, images, features, proposals, targets=None):
+        proposals, losses = super().forward(images, features, proposals, targets)
+        return proposals, {**losses, "loss_noise": torch.rand(()) * sum(losses.values())}
+
+
+def test_chance_elsewhere_is_no_excuse():
+    ours, _, inputs = door(NoisyMasks)
+    with pytest.raises(RuntimeError, match="OHEMNoisyMasks .* Override score_rois"):
+        train_heads(ours, inputs)
+
+
+class Counting(StandardROIHeads):
+    """A buffer that each forward moves, and a call of itself."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__(cfg, input_shape)
+        self.register_buffer("count", torch.zeros(()))
+        self.inner = False
+
+    def forward(self, images, features, proposals, targets=None):
+        self.count += 1
+        if self.inner:
+            self.inner = False
+            with torch.no_grad():
+                self(images, features, copy.copy(proposals), targets)
+        return super().forward(images, features, proposals, targets)
+
+
+def test_buffers_and_calls_within_calls():
+    ours, _, inputs = door(Counting)
+    losses, _, _ = train_heads(ours, inputs)
+    assert ours.roi_heads.count == 1 and losses
+    ours.roi_heads.inner = True
+    _, trained, storage = train_heads(ours, inputs)
+    assert [len(image) for image in trained] == [16, 16]
+
+
+class OtherNames(StandardROIHeads):
+    def forward(self, pictures, maps, boxes, gt=None, *, note=""):
+        return super().forward(pictures, maps, boxes, gt)
+
+
+class AnyNames(StandardROIHeads):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("heads", [OtherNames, AnyNames])
+def test_arguments_by_their_places(heads):
+    ours, plain, inputs = door(heads)
+    shown = []
+
+    class Watcher:
+        def due(self):
+            return True
+
+        def show(self, mining):
+            shown.append(mining)
+
+    ours.roi_heads.watcher = Watcher()
+    assert_trains_on_the_mined_batch(ours, plain, inputs)
+    assert shown and torch.equal(
+        shown[0].target.gt_boxes.tensor, inputs[0]["instances"].gt_boxes.tensor
+    )
+
+
+class ImageByImage(StandardROIHeads):
+    def forward(self, images, features, proposals, targets=None):
+        pairs = zip(proposals, targets)
+        sampled = [self.label_and_sample_proposals([p], [t])[0] for p, t in pairs]
+        return sampled, self._forward_box(features, sampled)
+
+
+def test_a_sampler_that_is_called_image_by_image_has_the_wrong_features():
+    """Each call is scored on the maps of the whole batch, which poolers notice."""
+    ours, _, inputs = door(ImageByImage)
+    with pytest.raises(AssertionError):
+        train_heads(ours, inputs)
+    _, trained, _ = train_heads(ours, inputs[:1])
+    assert [len(image) for image in trained] == [16]
+
+
 class Renamed(StandardROIHeads):
     """Losses of other names: then those of the predictor are compared."""
 

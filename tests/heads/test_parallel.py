@@ -1,5 +1,6 @@
 """Heads that run in several processes: sharded parameters, and gradients that reach all of them."""
 
+import copy
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from models import batch, config, detector, roi_inputs
 from processes import leave, meet, spawn
 from steps import assert_same
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ohem_d2.heads.parallel import agreed_number, losses_in, reaching
 
@@ -90,7 +92,7 @@ def sharded_step(rank, folder, parts, ohem):
     with EventStorage():
         for _ in range(2):
             model.zero_grad()
-            _, losses = model.roi_heads(*roi_inputs(model, [unequal_inputs()[rank]]))
+            losses = model([unequal_inputs()[rank]])
             sum(losses.values()).backward()
     found = {
         name: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
@@ -106,9 +108,10 @@ def sharded_step(rank, folder, parts, ohem):
     [
         (["roi_heads"], {"chunk_size": 25}),
         (["roi_heads.box_head", "roi_heads.box_predictor", "roi_heads"], {"chunk_size": 25}),
+        (["roi_heads", ""], {"chunk_size": 25}),
         (["roi_heads.box_head"], {"chunk_size": 25, "screening": 2.0}),
     ],
-    ids=["heads", "parts and heads", "box head, screened"],
+    ids=["heads", "parts and heads", "heads and model", "box head, screened"],
 )
 def test_sharded_heads_with_unequal_numbers_of_rois(parts, ohem, tmp_path):
     if "screening" in ohem:
@@ -120,7 +123,7 @@ def test_sharded_heads_with_unequal_numbers_of_rois(parts, ohem, tmp_path):
     for inputs in unequal_inputs():
         model = precomputed(**ohem)
         with EventStorage():
-            _, losses = model.roi_heads(*roi_inputs(model, [inputs]))
+            losses = model([inputs])
             sum(losses.values()).backward()
         gradients = {n: p.grad for n, p in model.roi_heads.named_parameters()}
         expected.append((losses, gradients))
@@ -149,3 +152,24 @@ def agree(rank, folder):
 def test_processes_agree_on_passes_where_a_part_is_sharded(tmp_path):
     spawn(agree, str(tmp_path))
     assert agreed_number(nn.Linear(2, 2), 5) == 5
+
+
+def test_a_checkpoint_that_runs_forward_again_mines_the_same(storage):
+    """With dropout, whose masks are others in each pass of an iteration."""
+    cfg = config("fpn")
+    model = detector(cfg)
+    model.roi_heads.box_head = nn.Sequential(
+        nn.Flatten(), nn.Linear(16 * 49, 16), nn.ReLU(), nn.Dropout(0.5)
+    )
+    images, features, proposals, targets = roi_inputs(model, batch(cfg))
+    trained = []
+    choose = model.roi_heads.choose_rois
+    model.roi_heads.choose_rois = lambda *args: trained.append(choose(*args)) or trained[-1]
+
+    def losses(*maps):
+        inputs = dict(zip(features, maps)), [copy.copy(p) for p in proposals]
+        return sum(model.roi_heads(images, *inputs, targets)[1].values())
+
+    checkpoint(losses, *features.values(), use_reentrant=False).backward()
+    first, again = ([image.proposal_boxes.tensor for image in mined] for mined in trained)
+    assert all(torch.equal(a, b) for a, b in zip(first, again))
