@@ -37,14 +37,7 @@ def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)
     try:
         with torch.no_grad(), EventStorage(heads.ohem.warmup_iters):
-            images = model.preprocess_image([inputs])
-            features = model.backbone(images.tensor)
-            targets = [inputs["instances"].to(model.device)]
-            if model.proposal_generator:
-                proposals, _ = model.proposal_generator(images, features, targets)
-            else:
-                proposals = [inputs["proposals"].to(model.device)]
-            heads(images, features, proposals, targets)
+            model([inputs])
     except FloatingPointError as e:  # of Detectron2's RPN
         raise InputError(f"{inputs['file_name']}: {message(e)}") from e
     finally:
@@ -98,14 +91,14 @@ def explain(
     filled = len(mining.hard) >= num_samples
     mined = set(mining.hard.tolist())
 
-    seen = mining.image.shape[1:]
-    height, width = size or seen
-    factor = boxes.tensor.new_tensor([width / seen[1], height / seen[0]] * 2)
+    shown, (height, width) = boxes.clone(), mining.image.shape[1:]
+    if size:
+        shown.scale(size[1] / width, size[0] / height)
     columns = (
         *(rank, mining.ranking, mining.losses["loss_cls"], mining.losses["loss_box_reg"]),
         *(gt_classes, mining.is_foreground, iou),
         *(culprits, torch.where(culprits >= 0, rank[culprits], 0)),
-        *(boxes.tensor * factor).unbind(dim=1),
+        *shown.tensor.unbind(dim=1),
     )
     values = zip(*(column[order].tolist() for column in columns))
     rows = [dict(zip(COLUMNS, row)) for row in values]

@@ -221,12 +221,9 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(max(cfg.SEED, 0))
     with naming("The model cannot be built from its configuration"):
         model = build_model(cfg)
-    parts = ("preprocess_image", "backbone", "proposal_generator", "roi_heads")
-    if missing := [part for part in parts if not hasattr(model, part)]:
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r} is no R-CNN: it has no "
-            f"{', '.join(missing)}"
-        )
+    if not hasattr(model, "roi_heads"):
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        raise InputError(f"MODEL.META_ARCHITECTURE = {architecture!r} is no R-CNN: no roi_heads")
     untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
         checkpointer = _Checkpointer(model)
