@@ -21,7 +21,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2.data.datasets import register_datasets
+from ohem_d2.data.datasets import FORMS, register_datasets
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.load_model import add_import_argument, default_cfg, find_config_file
 from ohem_d2.training.trainer import OHEMTrainer
@@ -79,8 +79,7 @@ if __name__ == "__main__":
             flag,
             action="append",
             metavar="DATA",
-            help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name; "
-            "may be repeated",
+            help=f"{FORMS}, or a registered name; may be repeated",
         )
     parser.add_argument(
         "--classes",

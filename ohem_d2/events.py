@@ -1,5 +1,3 @@
 """The old name of ``ohem_d2.monitor.pictures``."""
 
-from .monitor.pictures import MiningPictures
-
-__all__ = ["MiningPictures"]
+from .monitor.pictures import MiningPictures as MiningPictures

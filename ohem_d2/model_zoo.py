@@ -14,25 +14,22 @@ FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 def get_config_file(config_path: str) -> str:
     """
-    Args:
-        config_path: a file's name relative to ``configs/``, such as
-            ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``.
+    The path of a file.
 
-    Returns:
-        the path of the file.
+    Args:
+        config_path: its name relative to ``configs/``, such as
+            ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``.
 
     Raises:
         RuntimeError: if there is none of that name.
     """
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
-    file = (folder / config_path).resolve()
-    if file.is_file() and file.is_relative_to(folder.resolve()):
+    paths = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".py"))
+    # What lies in the folder itself is a base of others, and nothing to train.
+    names = sorted(p.relative_to(folder).as_posix() for p in paths if p.parent != folder)
+    file = folder / config_path
+    if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
         return str(file)
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix in (".yaml", ".py") and path.parent != folder
-    )
     raise RuntimeError(
         f"{config_path} is no configuration of ohem_d2; there are:\n  " + "\n  ".join(names)
     )
@@ -40,15 +37,8 @@ def get_config_file(config_path: str) -> str:
 
 def get_config(config_path: str) -> CfgNode | DictConfig:
     """
-    Args:
-        config_path: see :func:`get_config_file`.
-
-    Returns:
-        the configuration: of a YAML file a ``CfgNode`` that has the keys of OHEM, of a Python file
-        a lazy one.
-
-    Raises:
-        RuntimeError: if there is none of that name.
+    The configuration :func:`get_config_file` finds: of a YAML file a ``CfgNode`` that has the keys
+    of OHEM, of a Python file a lazy one.
     """
     file = get_config_file(config_path)
     if file.endswith(".py"):

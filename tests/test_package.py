@@ -178,7 +178,7 @@ def test_installed_wheel_finds_its_files(distributions, tmp_path):
         "print(ohem_d2.__file__, cfg.MODEL.ROI_HEADS.NAME)\n"
         "from ohem_d2.tools.report import render\n"
         "from pathlib import Path\n"
-        "assert 'Curves' in render(Path(), {'loss': ([0, 1], [1.0, 2.0])}, [], None, None)\n"
+        "assert 'Curves' in render(Path(), {'loss': ([0, 1], [1.0, 2.0])}, [], None)\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],

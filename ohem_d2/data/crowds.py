@@ -5,7 +5,6 @@ Detectron2's mapper drops them. To random sampling that hardly matters, but the 
 objects in a crowd are the hardest "background" of all, and OHEM would mine little else there.
 """
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,7 @@ class IgnoreRegions:
     """
 
     def __init__(self, boxes: Boxes, num_instances: int):
-        """
-        Args:
-            boxes: the regions, absolute XYXY pixels.
-            num_instances: length of the ``Instances`` that this becomes a field of.
-        """
+        """The regions, absolute XYXY pixels, as a field of ``Instances`` of that length."""
         self.boxes = boxes
         self._places = torch.arange(num_instances)
 
@@ -37,11 +32,8 @@ class IgnoreRegions:
 
     def __getitem__(self, item: int | slice | torch.Tensor) -> "IgnoreRegions":
         """Of a part of the instances, with all regions."""
-        if isinstance(item, torch.Tensor):
-            item = item.cpu()
-        part = copy.copy(self)
-        part._places = self._places[item].reshape(-1)
-        return part
+        item = item.cpu() if isinstance(item, torch.Tensor) else item
+        return IgnoreRegions(self.boxes, self._places[item].numel())
 
     @staticmethod
     def cat(parts: "list[IgnoreRegions]") -> "IgnoreRegions":
@@ -50,9 +42,7 @@ class IgnoreRegions:
 
     def to(self, *args: Any, **kwargs: Any) -> "IgnoreRegions":
         """On another device; arguments as of a tensor's ``to``."""
-        moved = copy.copy(self)
-        moved.boxes = self.boxes.to(*args, **kwargs)
-        return moved
+        return IgnoreRegions(self.boxes.to(*args, **kwargs), len(self))
 
 
 class CrowdDatasetMapper(DatasetMapper):

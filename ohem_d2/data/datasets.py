@@ -18,6 +18,8 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 
 from .voc import read_voc
 
+FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
+
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
     """
@@ -69,10 +71,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
 def _split(name: str) -> list[str]:
     parts = name.split(":")
     if len(parts) != 3 or not all(parts):
-        raise ValueError(
-            f"Data set {name!r} is not of the form coco:ANNOTATIONS.json:IMAGE_FOLDER or "
-            "voc:FOLDER:SPLIT"
-        )
+        raise ValueError(f"Data set {name!r} is not of the form {FORMS}")
     return parts
 
 
@@ -94,10 +93,9 @@ def _coco_classes(json_file: str, image_folder: str) -> list[str]:
 
 
 def _voc_classes(folder: str) -> set[str]:
-    annotations = Path(folder) / "Annotations"
-    must_exist(annotations, "the folder of annotations in Pascal VOC format")
-    files = annotations.glob("*.xml")
-    return {found.name for file in files for found in read_voc(file, strict=True)}
+    folder = Path(folder) / "Annotations"
+    must_exist(folder, "the folder of annotations in Pascal VOC format")
+    return {found.name for file in folder.glob("*.xml") for found in read_voc(file, strict=True)}
 
 
 def _check_voc_split(folder: str, split: str) -> None:
@@ -107,18 +105,14 @@ def _check_voc_split(folder: str, split: str) -> None:
     if len(image_ids) < 2:
         raise ValueError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
     for image_id in image_ids:
-        annotation = Path(folder) / "Annotations" / f"{image_id}.xml"
-        must_exist(annotation, f"the annotation of {image_id}, listed in {image_set}")
+        file = Path(folder) / "Annotations" / f"{image_id}.xml"
+        must_exist(file, f"the annotation of {image_id}, listed in {image_set}")
 
 
 def must_exist(path: str | Path, what: str) -> None:
     """
-    Args:
-        path: of a file or folder.
-        what: it should be, to be told.
-
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file or folder; says what it should be.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; it should be {what}")

@@ -5,24 +5,14 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-# of a <bndbox>
-SIDES = ("xmin", "ymin", "xmax", "ymax")
-
 
 @dataclasses.dataclass(frozen=True)
 class VOCObject:
-    """
-    An ``<object>``.
+    """An ``<object>``."""
 
-    Attributes:
-        name: of its class.
-        box: its corners in pixels as they stand in the file, where VOC counts from 1.
-        difficult: as marked; such objects are left out of VOC's evaluation.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool = False
+    name: str  #: of its class
+    box: tuple[float, float, float, float]  #: XYXY pixels as in the file, where VOC counts from 1
+    difficult: bool = False  #: as marked; such objects are left out of VOC's evaluation
 
 
 def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -> list[VOCObject]:
@@ -39,33 +29,34 @@ def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -
         ValueError: names the file and what is wrong with it.
     """
     what = what or ("annotations" if isinstance(source, bytes) else str(source))
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as e:
         raise ValueError(f"{what} is not XML: {e}") from e
-    if strict:
-        for tag in ("size/width", "size/height"):
-            _number(root, tag, what, strict)
+    for tag in ("size/width", "size/height") if strict else ():
+        _number(root, tag, what, strict)
     return [_read_object(found, what, strict) for found in root.iter("object")]
 
 
 def _read_object(found: ElementTree.Element, what: str, strict: bool) -> VOCObject:
-    for tag in ("name", *(("pose", "truncated", "difficult") if strict else ()), "bndbox"):
-        if found.find(tag) is None:
-            raise ValueError(f"{what} is not in Pascal VOC format: an <object> has no <{tag}>")
     name = found.findtext("name")
     if not name:
         raise ValueError(f"{what} is not in Pascal VOC format: the <name> of an <object> is empty")
-    # Absent ones, which strict refuses, are 0.
-    marks = [tag for tag in ("truncated", "difficult") if found.find(tag) is not None]
-    marked = {tag: bool(_number(found, tag, what, strict)) for tag in marks}
-    box = tuple(_number(found, f"bndbox/{side}", what, strict) for side in SIDES)
-    return VOCObject(name, box, marked.get("difficult", False))
+    absent = None if strict else "0"
+    if strict and found.find("pose") is None:
+        raise ValueError(f"{what} is not in Pascal VOC format: an <object> has no <pose>")
+    _number(found, "truncated", what, strict, absent)
+    difficult = bool(_number(found, "difficult", what, strict, absent))
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    box = tuple(_number(found, f"bndbox/{side}", what, strict) for side in sides)
+    return VOCObject(name, box, difficult)
 
 
-def _number(element: ElementTree.Element, tag: str, what: str, whole: bool) -> float:
-    text = element.findtext(tag)
+def _number(
+    element: ElementTree.Element, tag: str, what: str, whole: bool, absent: str | None = None
+) -> float:
+    text = element.findtext(tag, absent)
     try:
         number = (int if whole else float)(text)
         if math.isfinite(number):

@@ -44,21 +44,17 @@ def per_joint_losses(
         losses, float32 of shape (R, K), 0 for joints that have none; and which joints have one,
         bool of shape (R, K): those that are visible and lie in the RoI's box.
     """
-    shape = logits.shape[:2]
-    heatmaps = [
-        x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, logits.shape[2])
-        for x in instances
-        if len(x) > 0
-    ]
-    if not heatmaps:
+    some = [x for x in instances if len(x) > 0]  # of none there are no heatmaps
+    shape, side = logits.shape[:2], logits.shape[2]
+    if not some:
         return logits.new_zeros(shape).float(), logits.new_zeros(shape, dtype=torch.bool)
-    target = cat([target for target, _ in heatmaps])
-    visible = cat([visible for _, visible in heatmaps]) > 0
+    maps = [x.gt_keypoints.to_heatmap(x.proposal_boxes.tensor, side) for x in some]
+    target, visible = (cat(parts) for parts in zip(*maps))
     with torch.autocast(logits.device.type, enabled=False):
         losses = F.cross_entropy(
             logits.float().flatten(2).flatten(0, 1), target.flatten(), reduction="none"
         )
-    return torch.where(visible, losses.view(shape), 0.0), visible
+    return torch.where(visible > 0, losses.view(shape), 0.0), visible > 0
 
 
 def hardest_joints(losses: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
@@ -102,11 +98,7 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
             ValueError: if there are not so many joints.
         """
         super().__init__(input_shape, **kwargs)
-        if (
-            isinstance(topk, bool)
-            or not isinstance(topk, int)
-            or not 0 < topk <= self.num_keypoints
-        ):
+        if type(topk) is not int or not 0 < topk <= self.num_keypoints:
             raise ValueError(
                 f"MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = {topk!r}; allowed: a whole number from 1 to "
                 f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {self.num_keypoints}"
@@ -131,14 +123,10 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
     def _hard_loss(self, logits: torch.Tensor, instances: list[Instances]) -> torch.Tensor:
         losses, visible = per_joint_losses(logits.detach(), instances)
         hard = hardest_joints(losses, visible, self.topk)
-        means = [
-            torch.where(part, losses, 0.0).sum() / part.sum().clamp(min=1)
-            for part in (visible, hard)
-        ]
-        mean_all, mean_hard = torch.stack(means).tolist()  # one transfer from the device
-        storage = get_event_storage()
-        storage.put_scalar("ohkm/mean_all", mean_all)
-        storage.put_scalar("ohkm/mean_hard", mean_hard)
+        parts = torch.stack([visible, hard])
+        means = torch.where(parts, losses, 0.0).sum((1, 2)) / parts.sum((1, 2)).clamp(min=1)
+        mean_all, mean_hard = means.tolist()  # one transfer from the device
+        get_event_storage().put_scalars(**{"ohkm/mean_all": mean_all, "ohkm/mean_hard": mean_hard})
 
         only_hard = []
         for image, of_image in zip(instances, hard.split([len(x) for x in instances])):
@@ -151,7 +139,6 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
                     gt_keypoints=Keypoints(joints),
                 )
             only_hard.append(image)
-        normalizer = None
-        if self.loss_normalizer != "visible":
-            normalizer = len(instances) * self.loss_normalizer
+        fixed = self.loss_normalizer != "visible"
+        normalizer = len(instances) * self.loss_normalizer if fixed else None
         return keypoint_rcnn_loss(logits, only_hard, normalizer) * self.loss_weight

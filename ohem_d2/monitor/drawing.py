@@ -21,13 +21,11 @@ def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
 ) -> np.ndarray:
     """
-    Args:
-        image: (H, W, 3), uint8; not changed.
-        boxes: (M, 4), absolute XYXY pixels.
-        scale: the picture is so many times as large as the image.
+    Outlines on a copy of the image that is ``scale`` times as large.
 
-    Returns:
-        (H * scale, W * scale, 3), uint8.
+    Args:
+        image: (H, W, 3), uint8.
+        boxes: (M, 4), absolute XYXY pixels of the image.
     """
     picture = _scaled(image, scale)
     _outline(picture, boxes * scale, color, thickness)
@@ -46,20 +44,16 @@ def draw_mined_rois(
     labels: Sequence[str] = (),
 ) -> np.ndarray:
     """
-    The mined RoIs in colour over all proposals in thin grey.
+    The mined RoIs in colour over all proposals in thin grey, on a copy of the image that is
+    ``scale`` times as large.
 
     Args:
-        image: (H, W, 3), uint8, RGB; not changed.
-        proposals: (R, 4), absolute XYXY pixels.
-        mined: (M, 4), likewise, hardest first.
-        is_foreground: bool of shape (M,).
+        image: (H, W, 3), uint8, RGB.
+        proposals: (R, 4), like all boxes in absolute XYXY pixels of the image.
+        mined, is_foreground: (M, 4) and bool of shape (M,), hardest first.
         ground_truth: (G, 4).
-        scale: the picture is so many times as large as the image.
         survivors: (S, 4), what the NMS by loss left; in thin yellow.
         labels: what to write at the first of the mined RoIs, which are then drawn in bold.
-
-    Returns:
-        (H * scale, W * scale, 3), uint8, RGB.
     """
     picture = _scaled(image, scale)
     # All proposals would hide the photograph, so they only tint it.
@@ -67,10 +61,9 @@ def draw_mined_rois(
     _outline(veil, proposals * scale, PROPOSAL, 1)
     if survivors is not None:
         _outline(veil, survivors * scale, SURVIVOR, 1)
-    picture = Image.blend(picture, veil, 0.35)
-    mined, is_foreground = mined * scale, np.asarray(is_foreground, dtype=bool)
+    picture, mined = Image.blend(picture, veil, 0.35), mined * scale
     # Those with a label stand out.
-    parts = [(slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 4)]
+    parts = ((slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 4))
     for part, thickness in parts:
         boxes, foreground = mined[part], is_foreground[part]
         _outline(picture, boxes[~foreground], BACKGROUND, thickness)

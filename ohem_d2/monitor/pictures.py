@@ -71,38 +71,30 @@ class MiningPictures:
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    A picture of what was mined, with a caption that says what is what.
+    A picture of what was mined, uint8 and RGB, with a caption that says what is what.
 
     Args:
         image: (H, W, 3), uint8, RGB, of any size: boxes are scaled to it.
         labels: what to write at the first of the mined RoIs.
-
-    Returns:
-        (H', W', 3), uint8, RGB.
     """
     height, width = image.shape[:2]
     factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)
-    boxes = _array(mining.rois.proposal_boxes.tensor) * factor
-    hard, survivors = _array(mining.hard), _array(mining.survivors)
-    foreground, losses = _array(mining.is_foreground)[hard], _array(mining.ranking)[hard]
+    boxes, proposals, ground_truth = (
+        boxes.tensor.detach().cpu().numpy() * factor
+        for boxes in (mining.rois.proposal_boxes, mining.proposals, mining.target.gt_boxes)
+    )
+    survivors, hard = mining.survivors.cpu().numpy(), mining.hard.cpu().numpy()
+    foreground = mining.is_foreground.cpu().numpy()[hard]
+    losses = mining.ranking[mining.hard].tolist()
     picture = draw_mined_rois(
-        image,
-        _array(mining.proposals.tensor) * factor,
-        boxes[hard],
-        foreground,
-        _array(mining.target.gt_boxes.tensor) * factor,
-        zoom_for(height, width),
+        *(image, proposals, boxes[hard], foreground, ground_truth, zoom_for(height, width)),
         survivors=boxes[survivors],
         labels=labels,
     )
-    bounds = f", losses {losses[0]:.2f} to {losses[-1]:.2f}" if len(losses) else ""
+    bounds = f", losses {losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
     return with_caption(
         picture,
         f"{len(mining.proposals)} proposals (grey), {len(survivors)} of {len(boxes)} candidates "
         f"left by NMS (yellow), {len(hard)} mined{bounds}: {foreground.sum()} foreground (blue), "
         f"{(~foreground).sum()} background (red). Ground truth: green",
     )
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()

@@ -36,25 +36,16 @@ def run(args: argparse.Namespace) -> None:
 
 def collect_env_info() -> str:
     """Detectron2's report on the environment, followed by ours."""
+    try:
+        of_detectron2 = collect_env.collect_env_info()
+    except Exception as e:  # it must not keep back the rest, and is itself worth reporting
+        of_detectron2 = f"detectron2.utils.collect_env failed: {e!r}"
     heads = [n for n, c in ROI_HEADS_REGISTRY if issubclass(c, ohem_d2.OHEMMixin)]
+    versions = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
     rows = [
         ("ohem_d2", f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}"),
-        ("registered heads", ", ".join(heads) or "none: importing ohem_d2 failed to register them"),
+        ("registered heads", ", ".join(heads)),
+        *((f"Detectron2: {name}", has) for name, has in compat.features().items()),
+        *((n, versions.get(n, "not found")) for n in ("pycocotools", "omegaconf", "setuptools")),
     ]
-    rows += [(f"Detectron2: {name}", has) for name, has in compat.features().items()]
-    rows += [(name, _version(name)) for name in ("pycocotools", "omegaconf", "setuptools")]
-    return f"{_of_detectron2()}\n{tabulate(rows)}\n"
-
-
-def _of_detectron2() -> str:
-    try:
-        return collect_env.collect_env_info()
-    except Exception as e:  # it must not keep back the rest, and is itself worth reporting
-        return f"detectron2.utils.collect_env failed: {e!r}"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not found"
+    return f"{of_detectron2}\n{tabulate(rows)}\n"

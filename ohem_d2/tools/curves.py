@@ -1,7 +1,6 @@
 """What a training run logged, as curves."""
 
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..monitor.drawing import BACKGROUND, FOREGROUND
-from .errors import InputError, naming
+from .errors import InputError
+from .runs import read_metrics
 
 # iterations and values by name of the scalar
 Series = dict[str, tuple[list[int], list[float]]]
@@ -30,11 +30,10 @@ _PANELS = (
 )
 
 
-def read_metrics(path: Path) -> tuple[Series, int]:
+def read_series(run: Path) -> tuple[Series, int]:
     """
-    Args:
-        path: what Detectron2's JSONWriter wrote. Where a resumed run repeats iterations, the later
-            values count.
+    Of the metrics.json in a run's folder. Where a resumed run repeats iterations, the later values
+    count.
 
     Returns:
         the series, and the number of lines that are no record, as the last one of a run that was
@@ -43,44 +42,36 @@ def read_metrics(path: Path) -> tuple[Series, int]:
     Raises:
         InputError: if there is no such file, or no record in it.
     """
-    if not path.is_file():
+    file = run / "metrics.json"
+    if not file.is_file():
         raise InputError(
-            f"{path} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
+            f"{file} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
             "writes metrics.json there"
         )
-    with naming():
-        lines = path.read_text(errors="replace").splitlines()
+    records = read_metrics(run)
+    broken = len(file.read_text().splitlines()) - len(records)
+    if not records:
+        raise InputError(f"{file} has no complete line yet; broken ones: {broken}")
     series: Series = defaultdict(lambda: ([], []))
-    broken = 0
-    for line in lines:
-        try:
-            record = json.loads(line)
-            # As JSON has them, numbers can be too large for a float.
-            iteration = int(float(record.pop("iteration")))
-            scalars = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            broken += bool(line.strip())
-            continue
-        for name, value in scalars.items():
+    for record in records:
+        iteration = record.pop("iteration")
+        for name, value in record.items():
             iterations, values = series[name]
             while iterations and iterations[-1] >= iteration:
                 iterations.pop()
                 values.pop()
             iterations.append(iteration)
             values.append(value)
-    if not series:
-        raise InputError(f"{path} has no complete line yet; broken ones: {broken}")
-    return dict(series), broken
+    return series, broken
 
 
 def metrics_notes(series: Series, broken: int) -> list[str]:
-    """What a reader should know about the metrics that :func:`read_metrics` found."""
+    """What a reader should know about what :func:`read_series` found."""
     notes = []
     if broken:
-        lines = "1 line" if broken == 1 else f"{broken} lines"
         notes.append(
-            f"{lines} of metrics.json could not be read and are left out; a run that is killed "
-            "while it writes leaves such a line."
+            f"{broken} line(s) of metrics.json could not be read and are left out; a run that is "
+            "killed while it writes leaves such a line."
         )
     if all(len(iterations) < 2 for iterations, _ in series.values()):
         notes.append("metrics.json has one value of each scalar so far, and a curve takes two.")

@@ -10,8 +10,7 @@ from yaml import YAMLError
 
 from ..files import write_atomically
 
-# Of these the text is enough. With the others it is told what they are: their texts are often
-# short.
+# Their texts are enough. Those of others are often short, and are told with what the error is.
 _PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
 
 
@@ -22,8 +21,8 @@ class InputError(ValueError):
 @contextlib.contextmanager
 def naming(what: str = "") -> Iterator[None]:
     """
-    For where input is read, which may raise anything. No forward pass of a model belongs in the
-    context, as an error there is one of the model.
+    For where input is read, which may raise anything; a model's forward pass, whose errors are no
+    matter of input, does not belong in the context.
 
     Args:
         what: the input, a file, say. The message begins with it.
@@ -49,12 +48,7 @@ def message(error: Exception) -> str:
 
 
 def write_output(path: Path, content: bytes | str) -> None:
-    """
-    :func:`ohem_d2.files.write_atomically` for commands with an argument --output.
-
-    Raises:
-        InputError: names the file.
-    """
+    """:func:`ohem_d2.files.write_atomically`, whose errors say what to do."""
     try:
         write_atomically(path, content)
     except OSError as e:

@@ -1,6 +1,7 @@
 """What OHEM picks on an image, and why."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from detectron2.structures import pairwise_iou
@@ -18,17 +19,6 @@ COLUMNS = (
 )
 
 
-class _Recorder:
-    def __init__(self) -> None:
-        self.minings: list[Mining] = []
-
-    def due(self) -> bool:
-        return True
-
-    def show(self, mining: Mining) -> None:
-        self.minings.append(mining)
-
-
 def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     """
     What the model's heads mine on an image, as after their warm-up. Nothing is learned.
@@ -43,23 +33,16 @@ def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     Raises:
         InputError: if the weights have diverged.
     """
-    heads, recorder = model.roi_heads, _Recorder()
-    before, heads.watcher = heads.watcher, recorder
+    heads, minings = model.roi_heads, []
+    before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)
     try:
         with torch.no_grad(), EventStorage(heads.ohem.warmup_iters):
-            images = model.preprocess_image([inputs])
-            features = model.backbone(images.tensor)
-            targets = [inputs["instances"].to(model.device)]
-            if model.proposal_generator is None:
-                proposals = [inputs["proposals"].to(model.device)]
-            else:
-                proposals, _ = model.proposal_generator(images, features, targets)
-            heads(images, features, proposals, targets)
+            model([inputs])
     except FloatingPointError as e:  # of Detectron2's RPN
         raise InputError(f"{inputs['file_name']}: {message(e)}") from e
     finally:
         heads.watcher = before
-    return recorder.minings
+    return minings
 
 
 def explain(
@@ -84,11 +67,10 @@ def explain(
 
     Returns:
         a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
-        ``loss_cls`` and ``loss_loc``, its losses as they are trained on; ``label``;
-        ``foreground``, False for background, as a class may have that name, too; ``iou``, the
-        highest with an object; ``status``, "mined", "suppressed" by a harder RoI, "below the cut"
-        of the budget, or "over a cap" on its kind; ``suppressed_by``, the rank of the harder one,
-        else ""; ``x0``, ``y0``, ``x1``, ``y1`` in absolute pixels.
+        ``loss_cls`` and ``loss_loc``, as they are trained on; ``label``; ``foreground``, as a class
+        may be called "background"; ``iou``, the highest with an object; ``status``, "mined",
+        "suppressed" by a harder RoI, "below the cut" of the budget, or "over a cap" on its kind;
+        ``suppressed_by``, the rank of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels.
     """
     boxes, gt_classes = mining.rois.proposal_boxes, mining.rois.gt_classes
     culprits = suppressors(
@@ -109,22 +91,20 @@ def explain(
     filled = len(mining.hard) >= num_samples
     mined = set(mining.hard.tolist())
 
-    height, width = size or mining.image.shape[1:]
-    factor = boxes.tensor.new_tensor([width, height] * 2)
-    factor = factor / factor.new_tensor([mining.image.shape[2], mining.image.shape[1]] * 2)
+    shown, (height, width) = boxes.clone(), mining.image.shape[1:]
+    if size:
+        shown.scale(size[1] / width, size[0] / height)
     columns = (
         *(rank, mining.ranking, mining.losses["loss_cls"], mining.losses["loss_box_reg"]),
         *(gt_classes, mining.is_foreground, iou),
         *(culprits, torch.where(culprits >= 0, rank[culprits], 0)),
-        *(boxes.tensor * factor).unbind(dim=1),
+        *shown.tensor.unbind(dim=1),
     )
     values = zip(*(column[order].tolist() for column in columns))
     rows = [dict(zip(COLUMNS, row)) for row in values]
     for index, row in zip(order.tolist(), rows):
-        if not row["foreground"]:
-            row["label"] = "background"
-        else:
-            row["label"] = classes[row["label"]] if classes else str(row["label"])
+        name = classes[row["label"]] if classes and row["foreground"] else str(row["label"])
+        row["label"] = name if row["foreground"] else "background"
         if row["suppressed_by"] > 0:
             row["status"] = "suppressed"
         elif index in mined:

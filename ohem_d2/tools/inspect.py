@@ -16,15 +16,17 @@ candidate; its hardest rows are printed.
 import argparse
 import csv
 import io
+import itertools
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
+from ..data.datasets import FORMS
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
 from .cli import at_least
@@ -35,22 +37,32 @@ from .load_model import add_model_arguments, load_cfg, load_model
 
 
 def run(args: argparse.Namespace) -> None:
-    """
-    Write and print what the arguments ask for.
-
-    Raises:
-        InputError: says what of the input is wrong.
-    """
-    _check(args)
+    """Write and print what the arguments ask for."""
+    labelled = args.annotations or args.no_objects
+    if args.image and not labelled:
+        raise InputError(
+            f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
+            "--annotations FILE (COCO .json or Pascal VOC .xml), or --no-objects if it shows no "
+            "object, or use --dataset"
+        )
+    if args.dataset and labelled:
+        raise InputError(
+            "--dataset has its own labels; --annotations and --no-objects go with --image"
+        )
     cfg = load_cfg(
         args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
     )
-    records, classes = find_records(cfg, args)
-    model, untrained = load_model(cfg)
+    if args.dataset:
+        records = spread(load_records(cfg, [args.dataset], args.classes), args.num)
+        classes = MetadataCatalog.get(args.dataset).get("thing_classes")
+    else:
+        record, classes = load_image_record(cfg, args.image, args.annotations, args.classes)
+        records = [record]
+    model, notes = load_model(cfg)
     to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
     print(f"loss = {ohem.rank_cls_weight} x cls + {ohem.rank_loc_weight} x loc")
     folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
-    names: set[str] = set()
+    names = set()
     for record in records:
         minings = mine(model, to_inputs(record))
         image = read_image(record["file_name"], "RGB")
@@ -63,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
                 classes=classes,
                 size=image.shape[:2],
             )
-            name = unused(Path(record["file_name"]).stem, names)
+            name, numbers = Path(record["file_name"]).stem, itertools.count(2)
+            while name in names:
+                name = f"{Path(record['file_name']).stem}-{next(numbers)}"
+            names.add(name)
             mined = [row for row in rows if row["status"] == "mined"]
             labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
             write_output(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
@@ -72,12 +87,8 @@ def run(args: argparse.Namespace) -> None:
             print(f"\n{record['file_name']}{stage}\n{summary(rows)}\n")
             print(table(rows[: args.top]))
             print(f"\n{folder / name}.png, {folder / name}.csv")
-    if untrained:
-        print(
-            f"\nNot trained: {len(untrained)} parameters of the model are not in the weights, as "
-            f"{untrained[0]}. What they find hard says nothing about a trained model.",
-            file=sys.stderr,
-        )
+    for note in notes:
+        print(f"\n{note}", file=sys.stderr)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,77 +96,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, config_required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", type=Path, metavar="FILE")
-    what.add_argument(
-        "--dataset",
-        metavar="DATA",
-        help="coco:ANNOTATIONS.json:IMAGE_FOLDER, voc:FOLDER:SPLIT or a registered name",
-    )
-    labels = parser.add_mutually_exclusive_group()
-    labels.add_argument(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="of --image: COCO format (.json), or Pascal VOC format (.xml)",
-    )
-    labels.add_argument(
-        "--no-objects", action="store_true", help="--image shows none: all is background"
-    )
-    parser.add_argument(
-        "--num", type=at_least(1), default=4, help="of --dataset: so many images (4)"
-    )
-    parser.add_argument("--top", type=at_least(0), default=20, help="so many rows are printed (20)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)"
-    )
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.image and not (args.annotations or args.no_objects):
-        raise InputError(
-            f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
-            "--annotations FILE (COCO .json or Pascal VOC .xml), or --no-objects if it shows no "
-            "object, or use --dataset"
-        )
-    if args.dataset and (args.annotations or args.no_objects):
-        raise InputError(
-            "--dataset has its own labels; --annotations and --no-objects go with --image"
-        )
-
-
-def find_records(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[dict], list[str] | None]:
-    """The images, and the names of the classes as far as they are known."""
-    if args.dataset:
-        records = load_records(cfg, [args.dataset], args.classes)
-        classes = MetadataCatalog.get(args.dataset).get("thing_classes")
-        return spread(records, args.num), classes
-    record, classes = load_image_record(cfg, args.image, args.annotations, args.classes)
-    return [record], classes
-
-
-def unused(stem: str, names: set[str]) -> str:
-    """A file name that none of the earlier images took; it is added to ``names``."""
-    name, count = stem, 1
-    while name in names:
-        count += 1
-        name = f"{stem}-{count}"
-    names.add(name)
-    return name
+    what.add_argument("--dataset", metavar="DATA", help=f"{FORMS}, or a registered name")
+    labels, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    of_image = "of --image: COCO format (.json), or Pascal VOC format (.xml)"
+    labels.add_argument("--annotations", type=Path, metavar="FILE", help=of_image)
+    labels.add_argument("--no-objects", action="store_true", help="--image is all background")
+    add("--num", type=at_least(1), default=4, help="of --dataset: so many images (4)")
+    add("--top", type=at_least(0), default=20, help="so many rows are printed (20)")
+    add("--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)")
 
 
 def summary(rows: Sequence[dict]) -> str:
     """How many of the rows, of ``explain``, were mined, and what became of the others."""
-
-    def count(status: str) -> int:
-        return sum(row["status"] == status for row in rows)
-
+    count = Counter(row["status"] for row in rows)
     mined = [row for row in rows if row["status"] == "mined"]
     foreground = sum(row["foreground"] for row in mined)
     bounds = f", losses {mined[0]['loss']:.3f} to {mined[-1]['loss']:.3f}" if mined else ""
-    over = f", {count('over a cap')} over a cap" if count("over a cap") else ""
+    over = f", {count['over a cap']} over a cap" if count["over a cap"] else ""
     return (
         f"{len(rows)} candidates: {len(mined)} mined ({foreground} foreground, "
-        f"{len(mined) - foreground} background{bounds}), {count('suppressed')} suppressed by a "
-        f"harder one, {count('below the cut')} below the cut{over}"
+        f"{len(mined) - foreground} background{bounds}), {count['suppressed']} suppressed by a "
+        f"harder one, {count['below the cut']} below the cut{over}"
     )
 
 

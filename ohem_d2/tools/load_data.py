@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
 from ..data.crowds import CrowdDatasetMapper
-from ..data.datasets import must_exist, register_datasets
+from ..data.datasets import FORMS, must_exist, register_datasets
 from ..data.voc import read_voc
 from .errors import InputError, naming
 
@@ -19,14 +19,11 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     """
     The images of data sets with their ground truth, in Detectron2's format, and with proposals if
     MODEL.LOAD_PROPOSALS. Of DATASETS.TRAIN those that a training takes: without the images that
-    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS.
+    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS. InputError names what is wrong.
 
     Args:
         names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.data.datasets``.
         classes: see :func:`ohem_d2.data.datasets.register_datasets`.
-
-    Raises:
-        InputError: names what is wrong.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     with naming():
@@ -35,8 +32,8 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     for name in names:
         if name not in DatasetCatalog.list():
             raise InputError(
-                f"Data set {name!r} is not registered. Name it coco:ANNOTATIONS.json:IMAGE_FOLDER "
-                "or voc:FOLDER:SPLIT, or name the module that registers it with --import"
+                f"Data set {name!r} is not registered. Name it {FORMS}, or name the module that "
+                "registers it with --import"
             )
     together, proposal_files = ", ".join(names), _proposal_files(cfg, names)
     with naming(f"Data set {together}"):
@@ -48,11 +45,7 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     for record in records:
         if "annotations" not in record:
             raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
-    with_objects = [
-        record
-        for record in records
-        if any(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
-    ]
+    with_objects = [r for r in records if not all(a.get("iscrowd", 0) for a in r["annotations"])]
     if not with_objects:  # files of images without labels, as of COCO's test set, are read as well
         raise InputError(
             f"Data set {together} has no annotated object, and a loss needs labels. An image that "
@@ -63,13 +56,10 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
 
 
 def load_image_record(
-    cfg: CfgNode,
-    image: Path,
-    annotations: Path | None,
-    classes: Sequence[str] = (),
-) -> tuple[dict, list[str] | None]:
+    cfg: CfgNode, image: Path, annotations: Path | None, classes: Sequence[str] = ()
+) -> tuple[dict, Sequence[str] | None]:
     """
-    One image with its ground truth, in Detectron2's format.
+    One image with its ground truth, in Detectron2's format. InputError names what is wrong.
 
     Args:
         annotations: a file in COCO format (``.json``) that has the image, or the image's in
@@ -79,26 +69,20 @@ def load_image_record(
 
     Returns:
         the record, and the names of the classes as far as they are known.
-
-    Raises:
-        InputError: names what is wrong.
     """
-    with naming():
-        must_exist(image, "the image")
-        if annotations is not None:
-            must_exist(annotations, "the annotations")
     _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
             "MODEL.LOAD_PROPOSALS is True, and proposals are given for data sets: use --dataset"
         )
-    if annotations is None or annotations.suffix.lower() == ".xml":
-        with naming():
-            classes = list(classes) or _training_classes(cfg)
-            objects = _voc_annotations(annotations, classes) if annotations else []
-        return {"file_name": str(image), "image_id": image.stem, "annotations": objects}, classes
-    name = f"coco:{annotations}:{image.parent}"
     with naming():
+        must_exist(image, "the image")
+        if annotations is None or annotations.suffix.lower() == ".xml":
+            classes = classes or _training_classes(cfg)
+            objects = _voc_annotations(annotations, classes) if annotations else []
+            record = {"file_name": str(image), "image_id": image.stem, "annotations": objects}
+            return record, classes
+        name = f"coco:{annotations}:{image.parent}"
         classes = register_datasets([name])
     _check_classes(cfg, name, classes)
     with naming(str(annotations)):
@@ -135,12 +119,11 @@ def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> list[str] | None:
         return None
     files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
     files.update(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
-    for name in names:
-        if name not in files:
-            raise InputError(
-                f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {name}; add "
-                "it to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN"
-            )
+    if missing := [name for name in names if name not in files]:
+        raise InputError(
+            f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {missing[0]}; "
+            "add it to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN"
+        )
     return [files[name] for name in names]
 
 
@@ -156,18 +139,17 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
 
 
 def _training_classes(cfg: CfgNode) -> list[str] | None:
+    """As far as data sets of the configuration are there and have as many as the model."""
     try:
-        own = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        found = [register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))]
     except FileNotFoundError:
         return None
-    others = (MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN)
-    for classes in (own, *others):
-        if len(classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            return list(classes)
-    return None
+    found += [MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN]
+    return next((c for c in found if len(c) == cfg.MODEL.ROI_HEADS.NUM_CLASSES), None)
 
 
 def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
+    must_exist(path, "the annotations")
     if not classes:
         raise InputError(
             f"{path} is in Pascal VOC format, which does not number the classes: give their names "
@@ -182,7 +164,7 @@ def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
             {
                 "bbox": [x0 - 1, y0 - 1, x1, y1],  # as Detectron2 reads it: VOC counts from 1
                 "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": list(classes).index(found.name),
+                "category_id": classes.index(found.name),
             }
         )
     return annotations

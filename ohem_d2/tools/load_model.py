@@ -41,25 +41,14 @@ _OWN_KEY = (
 
 def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
     """Arguments that the commands share."""
-    parser.add_argument(
-        "--config-file",
-        required=config_required,
-        metavar="FILE",
-        help="configuration in YAML, as OUTPUT_DIR/config.yaml of a run, or a name in the model "
-        "zoo; no LazyConfig",
-    )
-    parser.add_argument("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
+    add = parser.add_argument
+    files = "in YAML, as OUTPUT_DIR/config.yaml of a run, or a name in the model zoo; no LazyConfig"
+    add("--config-file", required=config_required, metavar="FILE", help=files)
+    add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     add_import_argument(parser)
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        default=(),
-        metavar="NAME",
-        help="of Pascal VOC data that may not have all of them, in the order of their ids",
-    )
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration"
-    )
+    order = "of Pascal VOC data that may not have all of them, in the order of their ids"
+    add("--classes", nargs="+", default=(), metavar="NAME", help=order)
+    add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +66,9 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
     """
-    Detectron2's defaults with the keys of OHEM, of the trainer here and of the modules.
-
-    Args:
-        modules: to import, as they register parts of the model or data sets. Functions of theirs
-            that are called ``add_..._config`` are given the configuration to add keys to, as those
-            of Detectron2's projects do.
+    Detectron2's defaults with the keys of OHEM, of the trainer here and of modules to import,
+    which register parts of the model or data sets: their functions that are called
+    ``add_..._config``, as those of Detectron2's projects, are given the configuration.
 
     Raises:
         InputError: if there is no such module.
@@ -103,11 +89,7 @@ def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
 
 def find_config_file(name: str) -> str:
     """
-    Args:
-        name: a file, or a name in Detectron2's model zoo.
-
-    Returns:
-        the file.
+    The path of a file, or of a name in Detectron2's model zoo.
 
     Raises:
         FileNotFoundError: if it is neither.
@@ -117,9 +99,8 @@ def find_config_file(name: str) -> str:
     try:
         return model_zoo.get_config_file(name)
     except RuntimeError:
-        raise FileNotFoundError(
-            f"{name}: no such file, and no such name in the model zoo"
-        ) from None
+        message = f"{name}: no such file, and no such name in the model zoo"
+        raise FileNotFoundError(message) from None
 
 
 def load_cfg(
@@ -131,16 +112,13 @@ def load_cfg(
 ) -> CfgNode:
     """
     The configuration of a model to look into: heads that mine, no masks or keypoints, which mining
-    does not depend on, and a device that there is.
+    does not depend on, and a device that there is. InputError names what is wrong.
 
     Args:
-        config_file: a file in YAML, or a name in Detectron2's model zoo.
+        config_file: see :func:`find_config_file`.
         weights: instead of MODEL.WEIGHTS.
         overrides: KEY, VALUE, KEY, VALUE...
         modules: see :func:`default_cfg`.
-
-    Raises:
-        InputError: names what is wrong.
     """
     cfg = default_cfg(modules)
     if len(overrides) % 2:
@@ -195,34 +173,26 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 def heads_that_mine(name: str) -> str:
     """
-    Args:
-        name: of ROI heads.
-
-    Returns:
-        the name of their OHEM counterpart, or the same if they mine already.
+    The name of ROI heads' OHEM counterpart, or the same if they mine already.
 
     Raises:
         InputError: if there is none, or they have rotated boxes.
     """
     if name in _COUNTERPARTS:
         return _COUNTERPARTS[name]
-    heads = ROI_HEADS_REGISTRY.get(name) if name in ROI_HEADS_REGISTRY else None
-    if heads is None:
+    key = f"MODEL.ROI_HEADS.NAME = {name!r}"
+    if name not in ROI_HEADS_REGISTRY:
         raise InputError(
-            f"MODEL.ROI_HEADS.NAME = {name!r} is not registered. If a module of your own registers "
-            "it, name it with --import"
+            f"{key} is not registered. If a module of your own registers it, name it with --import"
         )
+    heads = ROI_HEADS_REGISTRY.get(name)
     if issubclass(heads, RROIHeads):
-        raise InputError(
-            f"MODEL.ROI_HEADS.NAME = {name!r} has rotated boxes; pictures and tables are for "
-            "upright boxes only"
-        )
+        raise InputError(f"{key} has rotated boxes; pictures and tables are for upright boxes only")
     if not issubclass(heads, OHEMMixin):
         raise InputError(
-            f"MODEL.ROI_HEADS.NAME = {name!r} does not mine, and only "
-            f"{', '.join(_COUNTERPARTS)} have a known counterpart that does. Register "
-            f"`class OHEM{name}(OHEMMixin, {name}): pass`, name its module with --import and add "
-            f"MODEL.ROI_HEADS.NAME OHEM{name}"
+            f"{key} does not mine, and only {', '.join(_COUNTERPARTS)} have a known counterpart "
+            f"that does. Register `class OHEM{name}(OHEMMixin, {name}): pass`, name its module "
+            f"with --import and add MODEL.ROI_HEADS.NAME OHEM{name}"
         )
     return name
 
@@ -230,12 +200,10 @@ def heads_that_mine(name: str) -> str:
 class _Checkpointer(DetectionCheckpointer):
     """Remembers which parameters a checkpoint left as they were initialized."""
 
-    untrained: tuple[str, ...] = ()
-
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         super()._log_incompatible_keys(incompatible)
         wrong = [name for name, *_ in incompatible.incorrect_shapes]
-        self.untrained = (*incompatible.missing_keys, *wrong)
+        self.untrained = {*incompatible.missing_keys, *wrong}
 
 
 def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
@@ -244,7 +212,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     that use their running statistics, so that an image does not depend on its batch.
 
     Returns:
-        the model, and the names of its parameters that the weights did not have.
+        the model, and what a reader should know of it: parameters that the weights did not have.
 
     Raises:
         InputError: if it cannot be built, is no R-CNN, has heads that cannot mine, or the weights
@@ -253,15 +221,12 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(max(cfg.SEED, 0))
     with naming("The model cannot be built from its configuration"):
         model = build_model(cfg)
-    parts = ("preprocess_image", "backbone", "proposal_generator", "roi_heads")
-    if missing := [part for part in parts if not hasattr(model, part)]:
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r} is no R-CNN: it has no "
-            f"{', '.join(missing)}"
-        )
-    checkpointer = _Checkpointer(model)
+    if not hasattr(model, "roi_heads"):
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        raise InputError(f"MODEL.META_ARCHITECTURE = {architecture!r} is no R-CNN: no roi_heads")
     untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
+        checkpointer = _Checkpointer(model)
         with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
         untrained = [name for name in untrained if name in checkpointer.untrained]
@@ -269,4 +234,9 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    return model, untrained
+    if not untrained:
+        return model, []
+    return model, [
+        f"Not trained: {len(untrained)} parameters of the model are not in the weights, as "
+        f"{untrained[0]}. What they find hard says nothing about a trained model."
+    ]

@@ -50,18 +50,11 @@ MAX_FAILURES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """
-    One of the things to be compared.
+    """One of the things to be compared."""
 
-    Attributes:
-        name: of its folder.
-        settings: fingerprint of all that its results depend on but seed and device.
-        command: of a run, by its seed, its device as it was given, and its folder.
-    """
-
-    name: str
-    settings: str
-    command: Callable[[int, str, Path], Sequence[str]]
+    name: str  #: of its folder
+    settings: str  #: fingerprint of all that its results depend on but seed and device
+    command: Callable[[int, str, Path], Sequence[str]]  #: of a run, by seed, device and folder
 
 
 def fingerprint(*parts: str | Path) -> str:

@@ -23,44 +23,26 @@ _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 
 @dataclasses.dataclass
 class ClassCount:
-    """
-    Of one class or of background, over the images gone over.
+    """Of one class or of background, over the images gone over."""
 
-    Attributes:
-        name: of the class; a class may also be called "background".
-        foreground: whether it is a class.
-        objects: in the ground truth.
-        candidates, mined: RoIs of this label.
-        loss: sum of the ranking losses of the mined ones.
-    """
-
-    name: str
-    foreground: bool
-    objects: int = 0
-    candidates: int = 0
-    mined: int = 0
-    loss: float = 0.0
+    name: str  #: a class may also be called "background"
+    foreground: bool  #: whether it is a class
+    objects: int = 0  #: in the ground truth
+    candidates: int = 0  #: RoIs of this label
+    mined: int = 0  #: likewise
+    loss: float = 0.0  #: sum of the ranking losses of the mined ones
 
 
 @dataclasses.dataclass
 class HardImage:
-    """
-    An image, and what was mined on it.
+    """An image, and what was mined on it."""
 
-    Attributes:
-        file: its name.
-        loss: mean ranking loss of the mined RoIs.
-        foreground, background: how many of these were mined.
-        objects: in the ground truth.
-        picture: of the mined RoIs, as a JPEG file; empty where none was drawn.
-    """
-
-    file: str
-    loss: float
-    foreground: int
-    background: int
-    objects: int
-    picture: bytes = b""
+    file: str  #: its name
+    loss: float  #: mean ranking loss of the mined RoIs
+    foreground: int  #: how many of these were mined
+    background: int  #: likewise
+    objects: int  #: in the ground truth
+    picture: bytes = b""  #: of the mined RoIs, as a JPEG file; empty where none was drawn
 
 
 def sweep_images(
@@ -71,7 +53,8 @@ def sweep_images(
     num_hardest: int,
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
-    Mine on each image; in a cascade, at its first stage.
+    Mine on each image; in a cascade, at its first stage. InputError names the image that cannot be
+    mined on.
 
     Args:
         model: of :func:`ohem_d2.tools.load_model.load_model`.
@@ -82,9 +65,6 @@ def sweep_images(
     Returns:
         the counts of all classes that occur, from the most to the least mined, and the hardest
         images, those with the highest mean ranking loss of mined RoIs.
-
-    Raises:
-        InputError: names the image that cannot be mined on.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
@@ -92,24 +72,21 @@ def sweep_images(
     images = []
     for i, record in enumerate(records):
         mining = mine(model, to_inputs(record))[0]
-        labels, hard = mining.rois.gt_classes.cpu(), mining.hard.cpu()
-        losses = mining.ranking.cpu().double()[hard]
-        mined = labels[hard]
-        totals[0] += torch.bincount(mining.target.gt_classes.cpu(), minlength=num_classes + 1)
-        totals[1] += torch.bincount(labels, minlength=num_classes + 1)
-        totals[2] += torch.bincount(mined, minlength=num_classes + 1)
+        hard, labels = mining.hard.cpu(), mining.rois.gt_classes.cpu()
+        losses, mined = mining.ranking.cpu().double()[hard], labels[hard]
+        for total, kind in zip(totals, (mining.target.gt_classes.cpu(), labels, mined)):
+            total += torch.bincount(kind, minlength=num_classes + 1)
         totals[3].index_add_(0, mined, losses)
         foreground = int((mined < num_classes).sum())
         mean = losses.mean().item() if len(losses) else 0.0
-        objects = len(mining.target)
-        image = HardImage(record["file_name"], mean, foreground, len(hard) - foreground, objects)
-        images.append((image, record))
+        counted = (foreground, len(hard) - foreground, len(mining.target))
+        images.append((HardImage(record["file_name"], mean, *counted), record))
         if (i + 1) % 10 == 0:
             logger.info(f"Mined on {i + 1} of {len(records)} images")
     counts = [
-        ClassCount(names[i], i < num_classes, int(objects), int(candidates), int(mined), loss)
-        for i, (objects, candidates, mined, loss) in enumerate(totals.T.tolist())
-        if objects + candidates > 0
+        ClassCount(names[i], i < num_classes, *map(int, numbers), loss)
+        for i, (*numbers, loss) in enumerate(totals.T.tolist())
+        if any(numbers)
     ]
     counts.sort(key=lambda count: -count.mined)
     # A mean that is not finite is the hardest.

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import AMPTrainer, SimpleTrainer
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..compat import copy_options, mixed_precision, run_after_backward, write_metrics
@@ -29,11 +28,7 @@ class AccumulatingTrainer(SimpleTrainer):
     """
 
     def __init__(self, *args: Any, passes: int, **kwargs: Any):
-        """
-        Args:
-            passes: batches of an iteration, at least 1.
-            args, kwargs: of the parent.
-        """
+        """``passes``: batches of an iteration, at least 1; the others are the parent's."""
         super().__init__(*args, **kwargs)
         self.passes = passes
 
@@ -46,7 +41,8 @@ class AccumulatingTrainer(SimpleTrainer):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             waited += time.perf_counter() - start
-            with _synchronized(self.model, number == self.passes):
+            apart = isinstance(self.model, DistributedDataParallel) and number < self.passes
+            with self.model.no_sync() if apart else contextlib.nullcontext():
                 losses = self._backward_of(data)
             for name, loss in losses.items():
                 total[name] = total.get(name, 0) + loss.detach() / self.passes
@@ -84,19 +80,18 @@ class AccumulatingAMPTrainer(AccumulatingTrainer, AMPTrainer):
 
 def accumulating(trainer: SimpleTrainer, passes: int) -> SimpleTrainer:
     """
+    A trainer that accumulates, with the model, data and optimizer of the given one; the given one
+    itself if ``passes`` is 1.
+
     Args:
         trainer: of Detectron2's own, as ``DefaultTrainer`` makes it.
         passes: batches of an iteration.
-
-    Returns:
-        one that accumulates and goes on with the model, data and optimizer of the given one; the
-        given one if ``passes`` is 1.
 
     Raises:
         ValueError: if ``passes`` is no whole number above 0.
         TypeError: if it is a trainer whose steps are not known here.
     """
-    if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1:
+    if type(passes) is not int or passes < 1:
         raise ValueError(f"SOLVER.ACCUMULATION_STEPS = {passes!r}; allowed: a whole number >= 1")
     if passes == 1:
         return trainer
@@ -112,9 +107,3 @@ def accumulating(trainer: SimpleTrainer, passes: int) -> SimpleTrainer:
         ret = AccumulatingAMPTrainer(*parts, passes=passes, grad_scaler=trainer.grad_scaler)
     copy_options(trainer, ret)
     return ret
-
-
-def _synchronized(model: nn.Module, last: bool) -> contextlib.AbstractContextManager:
-    if last or not isinstance(model, DistributedDataParallel):
-        return contextlib.nullcontext()
-    return model.no_sync()
