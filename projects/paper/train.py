@@ -12,7 +12,7 @@ import argparse
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup, launch
 from ohem_paper.experiment import PaperTrainer, build_trainer, check_files, load_config
-from ohem_paper.table.result import result_of
+from ohem_paper.rows import result_of
 
 from ohem_d2.tools.runs import end_with_parent, write_result
 

@@ -65,10 +65,7 @@ class RelativeScales(DatasetMapperTTA):
 
 
 class TreeTrainer(OHEMTrainer):
-    """
-    For photographs from above and few iterations: augmentation in training and in test, AdamW,
-    averaged weights.
-    """
+    """For photographs from above and few iterations."""
 
     @staticmethod
     def for_test(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
@@ -102,12 +99,8 @@ class TreeTrainer(OHEMTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        parameters = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            weight_decay_norm=0.0,
-        )
+        decay = {"weight_decay": cfg.SOLVER.WEIGHT_DECAY, "weight_decay_norm": 0.0}
+        parameters = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR, **decay)
         return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
 
     def build_hooks(self) -> list[HookBase]:
@@ -116,10 +109,7 @@ class TreeTrainer(OHEMTrainer):
 
 
 def train(cfg: CfgNode, resume: bool = False) -> TreeTrainer:
-    """
-    Train from the pre-trained trunk, or from the last checkpoint if there is one to resume, and
-    evaluate on the test photographs.
-    """
+    """From the pre-trained trunk, or the last checkpoint if there is one to resume; and test."""
     trainer = TreeTrainer(cfg)
     trainer.resume_or_load(resume)
     trainer.train()

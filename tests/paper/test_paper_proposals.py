@@ -28,7 +28,6 @@ from ohem_paper.proposals.files import (
     check_proposal_file,
     filter_small_boxes,
     logits_of_order,
-    proposals_of_records,
     unique_boxes,
     write_proposal_file,
 )
@@ -381,7 +380,7 @@ def test_sound_files(kind, protocol, tmp_path):
     file = tmp_path / "proposals.pkl"
     file.write_bytes(pickle.dumps(data, protocol=protocol))
     check_proposal_file(file, RECORDS)
-    first, second = proposals_of_records(file, RECORDS)
+    first, second = check_proposal_file(file, RECORDS)
     assert first.tolist() == [[0, 0, 60, 50], [1, 2, 30, 40]]  # the best first
     assert second.shape == (0, 4)
     loaded = load_proposals_into_dataset([dict(r) for r in RECORDS], file)
@@ -459,7 +458,7 @@ def test_check_and_recall_commands(searched, photographs, capsys):
     main(["recall", photographs, str(searched)])
     out = capsys.readouterr().out
     records = load_records(photographs)
-    of_images = proposals_of_records(searched, records)
+    of_images = check_proposal_file(searched, records)
     no_crowds = [objects_of(r) for r in records]
     assert out.strip() == recall_table(of_images, no_crowds)
     num = sum(not a["iscrowd"] for r in records for a in r["annotations"])

@@ -16,13 +16,12 @@ from ohem_d2.training.accumulation import add_accumulation_config
 from ohem_d2.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
-from .bootstrapping.settings import BootstrapSettings
 from .bootstrapping.trainer import BootstrapTrainer
 from .inference.model import with_test_time_extras
-from .inference.settings import BoxVoting, MultiScale
 from .networks.vgg import add_vgg_config
-from .proposals.files import check_proposal_file
-from .training_loss import TrainingLossHook, add_training_loss_config
+from .proposals.files import check_proposal_file, files_by_data
+from .settings import BootstrapSettings, BoxVoting, MultiScale, TrainingLoss
+from .training_loss import TrainingLossHook
 
 TRAINERS = ("online", "bootstrapping")
 
@@ -32,22 +31,16 @@ def add_paper_config(cfg: CfgNode) -> None:
     add_ohem_config(cfg)
     add_accumulation_config(cfg)
     add_vgg_config(cfg)
-    for settings in (MultiScale, BoxVoting, BootstrapSettings):
+    for settings in (MultiScale, BoxVoting, BootstrapSettings, TrainingLoss):
         settings.add_to(cfg)
-    add_training_loss_config(cfg)
     # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
     cfg.SOLVER.TRAINER = "online"
 
 
 def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """
-    The configuration of an experiment; also registers its data sets.
-
-    Args:
-        overrides: KEY, VALUE, KEY, VALUE...
-
-    Raises:
-        ValueError: for a trainer that there is not.
+    The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
+    data sets. Raises ValueError for a trainer that there is not.
     """
     cfg = get_cfg()
     add_paper_config(cfg)
@@ -98,16 +91,8 @@ def check_files(cfg: CfgNode) -> None:
                 f"{names[0]} and {name} differ in their classes; a detector trained on the one "
                 "cannot be tested on the other. Choose both of DATASETS.TRAIN and DATASETS.TEST"
             )
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return
-    for split in ("TRAIN", "TEST"):
-        data, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
-        if len(data) != len(files):
-            raise ValueError(
-                f"DATASETS.PROPOSAL_FILES_{split} = {files!r}; allowed: one file for each of "
-                f"DATASETS.{split}, which is {data!r}"
-            )
-        for name, file in zip(data, files):
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for name, file in (*files_by_data(cfg, "TRAIN"), *files_by_data(cfg, "TEST")):
             check_proposal_file(Path(file), DatasetCatalog.get(name))
 
 
@@ -120,7 +105,7 @@ class _Experiment:
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        if self.cfg.TRAINING_LOSS.PERIOD > 0:
+        if TrainingLoss.from_cfg(self.cfg).period > 0:
             hooks.insert(0, TrainingLossHook(self.cfg))  # before the timer of iterations
         return hooks
 

@@ -17,10 +17,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from ohem_d2.data.voc import read_voc
 
-SPLITS = {
-    2007: ("trainval", "train", "val", "test"),
-    2012: ("trainval", "train", "val"),
-}
+SPLITS = {2007: ("trainval", "train", "val", "test"), 2012: ("trainval", "train", "val")}
 
 
 def register_voc_without_difficult(
@@ -44,12 +41,8 @@ def register_voc_without_difficult(
 
 def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
     """
-    Args:
-        records: of Detectron2's loader.
-        folder: that they were read from, with Annotations/.
-
-    Returns:
-        copies that lack the annotations of difficult objects. An image may be left without any.
+    Copies of records, which Detectron2's loader read from a folder, that lack the annotations of
+    difficult objects. An image may be left without any.
     """
     out = []
     for record in records:
@@ -60,12 +53,9 @@ def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
     return out
 
 
-def _register_all(root: str) -> None:
-    for year, splits in SPLITS.items():
-        for split in splits:
-            name = f"voc_{year}_{split}_no_difficult"
-            register_voc_without_difficult(name, os.path.join(root, f"VOC{year}"), split, year)
-
-
 # The same root as that of Detectron2's own
-_register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+for year, splits in SPLITS.items():
+    for split in splits:
+        name, folder = f"voc_{year}_{split}_no_difficult", os.path.join(ROOT, f"VOC{year}")
+        register_voc_without_difficult(name, folder, split, year)

@@ -1,5 +1,7 @@
 """The sweep of the frozen model over the data set, for its false positives."""
 
+from collections import Counter
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
@@ -7,22 +9,15 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 
 from ..box_branch import box_branch
-from .settings import BootstrapSettings
+from ..settings import BootstrapSettings
 from .steps import find_false_positives, merge, shrink
 from .working_set import WorkingSet
-
-# What a sweep counts
-_COUNTS = ("num_false_positives", "num_added", "num_dropped")
 
 
 def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:
     """
-    Args:
-        model: a ``GeneralizedRCNN`` with ``StandardROIHeads``, in evaluation mode.
-        inputs: images with ``proposals``, R of an image.
-
-    Returns:
-        for each image the highest score of an object class of each proposal, of shape (R,).
+    For each image, with ``proposals``, the highest score of an object class of each of them, of
+    shape (R,), by a ``GeneralizedRCNN`` in evaluation mode.
     """
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
@@ -44,16 +39,13 @@ def sweep(
         data set, ``num_added`` and ``num_dropped`` RoIs.
     """
     settings = BootstrapSettings.from_cfg(cfg)
+    topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
     loader = build_detection_test_loader(
         [{**record, "place": i} for i, record in enumerate(working_set.records)],
-        mapper=DatasetMapper(
-            cfg,
-            is_train=False,
-            precomputed_proposal_topk=cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN,
-        ),
+        mapper=DatasetMapper(cfg, is_train=False, precomputed_proposal_topk=topk),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    swept, counts = {}, dict.fromkeys(_COUNTS, 0)
+    swept, counts = {}, Counter()
     with inference_context(model), torch.no_grad():
         for inputs in loader:
             for x, scores in zip(inputs, score_proposals(model, inputs)):
@@ -65,7 +57,8 @@ def sweep(
                 counts["num_false_positives"] += len(found)
                 counts["num_added"] += len(swept[place]) - len(kept)
                 counts["num_dropped"] += len(before) - len(kept)
-    parts = comm.all_gather((swept, counts))
-    everywhere = {place: indices for part, _ in parts for place, indices in part.items()}
-    totals = {name: sum(part[name] for _, part in parts) for name in _COUNTS}
-    return [everywhere[place] for place in range(len(working_set.records))], totals
+    totals = Counter()
+    for part, numbers in comm.all_gather((swept, counts)):
+        swept.update(part)
+        totals.update(numbers)
+    return [swept[place] for place in range(len(working_set.records))], dict(totals)

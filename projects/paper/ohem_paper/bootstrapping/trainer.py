@@ -8,17 +8,40 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ohem_d2 import OHEMMixin
 from ohem_d2.monitor.scalars import LOGGER_NAME
 from ohem_d2.training.trainer import OHEMTrainer
 
-from .settings import BootstrapSettings, check_config, round_of
+from ..proposals.files import files_by_data
+from ..settings import BootstrapSettings
+from .steps import round_of
 from .sweep import sweep
 from .working_set import WorkingSet, WorkingSetLoader
 
 logger = logging.getLogger(LOGGER_NAME)
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raises ValueError if the configuration is of a detector that cannot be bootstrapped here."""
+    generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if not cfg.MODEL.LOAD_PROPOSALS or generator != "PrecomputedProposals":
+        raise ValueError(
+            f"MODEL.LOAD_PROPOSALS = {cfg.MODEL.LOAD_PROPOSALS!r} and "
+            f"MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}; allowed: True and "
+            "'PrecomputedProposals', because a working set refers to proposals that stay the same"
+        )
+    files_by_data(cfg, "TRAIN")
+    name = cfg.MODEL.ROI_HEADS.NAME
+    heads = ROI_HEADS_REGISTRY.get(name)
+    if not issubclass(heads, StandardROIHeads) or issubclass(heads, (CascadeROIHeads, OHEMMixin)):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME = {name!r}; allowed: StandardROIHeads or heads that build on "
+            "them, with one stage, and that do not mine by themselves"
+        )
 
 
 class SweepBetweenRounds(HookBase):
@@ -65,10 +88,7 @@ class BootstrapTrainer(OHEMTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Raises:
-            ValueError: if the configuration is not one to bootstrap with.
-        """
+        """Raises ValueError if the configuration is not one to bootstrap with."""
         check_config(cfg)
         self.history: list[dict[str, float]] = []
         self._train_seconds = 0.0  # of this round
@@ -89,7 +109,7 @@ class BootstrapTrainer(OHEMTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> WorkingSetLoader:
-        return WorkingSetLoader(cfg, WorkingSet.from_cfg(cfg))
+        return WorkingSetLoader(cfg, WorkingSet(cfg))
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
@@ -151,10 +171,7 @@ class BootstrapTrainer(OHEMTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """
-        Raises:
-            ValueError: if the checkpoint is not of a bootstrapping run on the same proposals.
-        """
+        """Raises ValueError if the checkpoint is not of such a run on the same proposals."""
         if "bootstrap" not in state_dict:
             raise ValueError(
                 f"The last checkpoint in OUTPUT_DIR = {self.cfg.OUTPUT_DIR!r} has no working set: "

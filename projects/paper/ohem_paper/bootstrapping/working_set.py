@@ -14,7 +14,8 @@ from detectron2.utils import comm
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
 
-from .settings import BootstrapSettings
+from ..proposals.recall import objects_of
+from ..settings import BootstrapSettings
 from .steps import BACKGROUND, FOREGROUND, initial_set, label_proposals
 
 
@@ -30,42 +31,26 @@ class WorkingSet:
         round: the set is that of this round, from 0.
     """
 
-    def __init__(
-        self, records: list[dict], labels: list[torch.Tensor], num_background: int, seed: int
-    ):
-        """
-        Args:
-            num_background: of each image, see :func:`.initial_set`.
-            seed: of the random choice.
-        """
-        self.records = records
-        self.labels = labels
-        generator = torch.Generator().manual_seed(seed)
-        self.indices = [initial_set(part, num_background, generator) for part in labels]
-        self.round = 0
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "WorkingSet":
+    def __init__(self, cfg: CfgNode):
         """The first one; the same in all processes."""
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
         )
-        matcher = Matcher(
-            cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS,
-            cfg.MODEL.ROI_HEADS.IOU_LABELS,
-            allow_low_quality_matches=False,
-        )
-        ioa_thresh = cfg.MODEL.ROI_HEADS.OHEM.IGNORE_IOA_THRESH  # as the miner's
-        topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
-        records = [_with_proposals_inside(record, topk) for record in records]
-        labels = [
+        heads, topk = cfg.MODEL.ROI_HEADS, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+        matcher = Matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS)
+        ioa_thresh = heads.OHEM.IGNORE_IOA_THRESH  # as the miner's
+        self.records = [_with_proposals_inside(record, topk) for record in records]
+        self.labels = [
             label_proposals(Boxes(r["proposal_boxes"]), _ground_truth(r), matcher, ioa_thresh)
-            for r in records
+            for r in self.records
         ]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        return cls(records, labels, BootstrapSettings.from_cfg(cfg).initial_background, seed)
+        generator = torch.Generator().manual_seed(seed)
+        num_background = BootstrapSettings.from_cfg(cfg).initial_background
+        self.indices = [initial_set(part, num_background, generator) for part in self.labels]
+        self.round = 0
 
     def records_to_train_on(self) -> list[dict]:
         """The records with the proposals of the set alone."""
@@ -88,10 +73,7 @@ class WorkingSet:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Raises:
-            ValueError: if the state is of other proposals.
-        """
+        """Raises ValueError if the state is of other proposals."""
         if state["proposals"] != self._digest():
             raise ValueError(
                 "The working set in the checkpoint is of other proposals than these. Resume with "
@@ -135,12 +117,9 @@ def _with_proposals_inside(record: dict, topk: int) -> dict:
 
 def _ground_truth(record: dict) -> Instances:
     """Objects and crowd regions of an image, before any transformation."""
-    annotations = record.get("annotations", [])
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    target = Instances((record["height"], record["width"]), gt_boxes=Boxes(boxes[~crowd]))
-    target.ignore_regions = IgnoreRegions(Boxes(boxes[crowd]), len(target))
+    objects, crowds = (Boxes(objects_of(record, crowds)) for crowds in (False, True))
+    target = Instances((record["height"], record["width"]), gt_boxes=objects)
+    target.ignore_regions = IgnoreRegions(crowds, len(target))
     return target
 
 

@@ -1,33 +1,25 @@
 """The detector with the extras, as a module."""
 
-import functools
 import itertools
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import GeneralizedRCNN, detector_postprocess
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .scoring import box_scorer, predictors, usable
-from .settings import BoxVoting, MultiScale
+from ..box_branch import box_scorer, predictors
+from ..settings import BoxVoting, MultiScale
 from .views import views
 from .voting import Candidates, above_threshold, iterate, nms, union, vote
 
 
 def with_test_time_extras(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
-    Args:
-        model: with its weights loaded: the names of its parameters change in the wrapper.
-
-    Returns:
-        the model itself if the configuration enables nothing, else the model in a
-        :class:`RCNNWithTestTimeExtras`.
-
-    Raises:
-        ValueError, TypeError: see there; bad values are found even when not enabled.
+    The model, whose weights have to be loaded, in a :class:`RCNNWithTestTimeExtras`; the model
+    itself if the configuration enables nothing. Bad values are found even then.
     """
     extras = RCNNWithTestTimeExtras.from_config(cfg, model)
     if not (extras["multi_scale"].enabled or extras["box_voting"].enabled):
@@ -91,7 +83,7 @@ class RCNNWithTestTimeExtras(nn.Module):
         self.model = model
         self.multi_scale = multi_scale or MultiScale()
         self.box_voting = box_voting or BoxVoting()
-        self._score = box_scorer(model.roi_heads)
+        self._score = box_scorer(model.roi_heads, "TEST.MULTI_SCALE and TEST.BOX_VOTING")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
@@ -104,12 +96,8 @@ class RCNNWithTestTimeExtras(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """
-        Args:
-            batched_inputs: see ``GeneralizedRCNN.forward``. As many images are run at a time, at
-                each scale.
-
-        Returns:
-            see there.
+        See ``GeneralizedRCNN.forward``. As many images as are given are run at a time, at each
+        scale.
 
         Raises:
             ValueError: if the model takes precomputed proposals and a record has none that fit it.
@@ -133,16 +121,7 @@ class RCNNWithTestTimeExtras(nn.Module):
         heads = self.model.roi_heads
         if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
             return self.model.inference(batched_inputs, detected_instances=results)
-        return [
-            {
-                "instances": detector_postprocess(
-                    result,
-                    record.get("height", result.image_size[0]),
-                    record.get("width", result.image_size[1]),
-                )
-            }
-            for result, record in zip(results, batched_inputs)
-        ]
+        return self.model._postprocess(results, batched_inputs, sizes)
 
     def _detect(self, records: list[dict[str, Any]]) -> list[Candidates]:
         """What the network finds in each image, in its coordinates, before any NMS."""
@@ -154,34 +133,33 @@ class RCNNWithTestTimeExtras(nn.Module):
         else:
             proposals, _ = model.proposal_generator(images, features, None)
 
-        thresh = predictors(model.roi_heads)[-1].test_score_thresh
-        found = []
-        for i, (probs, boxes) in enumerate(zip(*self._score(features, proposals))):
-            size = images.image_sizes[i]
-            candidates = above_threshold(*usable(probs, boxes, size), thresh)
-            if self.box_voting.enabled:
-                of_image = {name: feature[i : i + 1] for name, feature in features.items()}
-                # As many at a time as there were proposals, which bounds the memory.
-                predict = functools.partial(self._predict, of_image, size, len(probs))
-                candidates = iterate(candidates, predict, self.box_voting.iterations, thresh)
-            found.append(candidates)
-        return found
+        found = self._score(features, proposals)
+        return [
+            self._of_image({n: f[i : i + 1] for n, f in features.items()}, size, probs, boxes)
+            for i, (size, probs, boxes) in enumerate(zip(images.image_sizes, *found))
+        ]
 
-    def _predict(
+    def _of_image(
         self,
         features: dict[str, torch.Tensor],
-        image_size: tuple[int, int],
-        chunk_size: int,
+        size: tuple[int, int],
+        probs: torch.Tensor,
         boxes: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score and regress boxes (R, 4) of one image: scores (R, K), boxes (R, B, 4)."""
-        parts = []
-        for chunk in boxes.split(chunk_size):
-            (probs,), (regressed,) = self._score(
-                features, [Instances(image_size, proposal_boxes=Boxes(chunk))]
-            )
-            parts.append(usable(probs, regressed, image_size))
-        return tuple(torch.cat(columns) for columns in zip(*parts))
+    ) -> Candidates:
+        """From what its R proposals give, (R, K + 1) and (R, 4B), to R1 or the union with R2..."""
+
+        def predict(again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            parts = []
+            for chunk in again.split(len(probs)):  # which bounds the memory
+                rois = Instances(size, proposal_boxes=Boxes(chunk))
+                (scores,), (regressed,) = self._score(features, [rois])
+                parts.append(usable(scores, regressed, size))
+            return tuple(torch.cat(columns) for columns in zip(*parts))
+
+        thresh = predictors(self.model.roi_heads)[-1].test_score_thresh
+        candidates = above_threshold(*usable(probs, boxes, size), thresh)
+        iterations = self.box_voting.iterations if self.box_voting.enabled else 1
+        return iterate(candidates, predict, iterations, thresh)
 
     def _merge(self, candidates: Candidates, image_size: tuple[int, int]) -> Instances:
         predictor = predictors(self.model.roi_heads)[-1]
@@ -197,6 +175,21 @@ class RCNNWithTestTimeExtras(nn.Module):
             scores=candidates.scores[kept],
             pred_classes=candidates.classes[kept],
         )
+
+
+def usable(
+    probs: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    From a predictor's (R, K + 1) and (R, 4B) to scores (R, K) without background and boxes
+    (R, B, 4) within the image. As in Detectron2, a RoI with any prediction that is not finite is
+    no detection: its scores are NaN here.
+    """
+    broken = ~(torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1))[:, None]
+    clipped = Boxes(boxes.masked_fill(broken, 0.0).reshape(-1, 4))
+    clipped.clip(image_size)
+    scores = probs[:, :-1].masked_fill(broken, float("nan"))
+    return scores, clipped.tensor.view(len(boxes), boxes.shape[1] // 4, 4)
 
 
 def _check_proposals(record: dict[str, Any]) -> None:

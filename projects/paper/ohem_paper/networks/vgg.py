@@ -53,13 +53,7 @@ class CaffeTrunk(Backbone):
         self._out_feature_strides = {"conv5": 16}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            x: images, (N, 3, H, W).
-
-        Returns:
-            ``{"conv5": (N, C, about H / 16, about W / 16)}``.
-        """
+        """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / 16, about W / 16)}``."""
         x = self.stem(x)
         for name in self._blocks[1:]:
             x = getattr(self, name)(x)
@@ -81,20 +75,20 @@ def vgg16_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
     return blocks, channels
 
 
-class NormalizedConv(nn.Conv2d):
-    """Convolution, ReLU, local response normalization and pooling, under the first's name."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = super().forward(x).relu_()
-        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
-        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
-
-
 class ReLUConv(nn.Conv2d):
     """Convolution and ReLU, under the first's name."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).relu_()
+
+
+class NormalizedConv(ReLUConv):
+    """Also local response normalization and pooling."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
+        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
 
 
 def vgg_m_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:

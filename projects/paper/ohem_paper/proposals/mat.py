@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import check_boxes
+from .files import check_boxes, in_order_of
 
 
 def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
@@ -32,9 +32,8 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     try:
         data = loadmat(path, variable_names=["boxes", "images"])
     except NotImplementedError as e:
-        raise ValueError(
-            f"{path} is of MATLAB 7.3; save it again in MATLAB with save(..., '-v7')"
-        ) from e
+        message = f"{path} is of MATLAB 7.3; save it again in MATLAB with save(..., '-v7')"
+        raise ValueError(message) from e
     except Exception as e:  # a broken file may raise anything
         raise ValueError(f"{path} is no .mat file that can be read: {e}") from e
     if "boxes" not in data or data["boxes"].dtype != object:
@@ -44,15 +43,7 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
         ids = [str(np.squeeze(i)) for i in data["images"].ravel()]
         if len(ids) != len(boxes):
             raise ValueError(f"{path} has boxes of {len(boxes)} images, but {len(ids)} ids")
-        index = {i: number for number, i in enumerate(ids)}
-        missing = [r["image_id"] for r in records if str(r["image_id"]) not in index]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {len(missing)} of the data set's {len(records)} images, such as "
-                f"{missing[0]}; it has such as {ids[0] if ids else 'none'}. Take the file of this "
-                "year and split"
-            )
-        boxes = [boxes[index[str(r["image_id"])]] for r in records]
+        boxes = in_order_of(records, ids, boxes, path)
     elif len(boxes) != len(records):
         raise ValueError(
             f"{path} has no ids and boxes of {len(boxes)} images; the data set has {len(records)}"
