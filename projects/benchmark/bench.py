@@ -27,7 +27,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch  # noqa: E402
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
+from measure import Step, interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
 from plots import plot
 from whole_step import MODELS, model_steps
 
@@ -149,15 +149,12 @@ def measure(point: Point, rounds: int, device: str) -> dict:
 
     names = ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
     modules = {name: getattr(readonly, name) for name in names if hasattr(readonly, name)}
-    peaks, found = {}, {}
+    found = {}
     with EventStorage():
-        times = interleaved(steps, rounds, device, reset)
+        times, peaks = times_and_peaks(steps, reset, rounds, device)
         # Not the fastest of each round, which would be lower than what any way can do.
         ways = {name: times.pop(name) for name in SCORING}
         fastest = min(ways, key=lambda name: statistics.median(ways[name]))
-        for variant in heads:
-            reset()
-            peaks[variant] = peak_bytes(steps[variant], device)
         for variant in heads:
             repeated = []
             for _ in range(min(rounds, 3)):
@@ -170,21 +167,25 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         "scoring": ways,
         "fastest": fastest,
         "bound": [s + p for s, p in zip(ways[fastest], times["plain"])],
-        "peak": peaks,
+        "peak": {variant: peaks[variant] for variant in heads},
         "held": sum(t.nbytes for t in (*readonly.parameters(), *inputs.features.values())),
         "parts": found,
     }
 
 
 def measure_model(name: str, rounds: int, device: str) -> dict:
-    steps, reset = model_steps(name, device)
-    peaks = {}
     with EventStorage():
-        times = interleaved(steps, rounds, device, reset)
-        for variant, step in steps.items():
-            reset()
-            peaks[variant] = peak_bytes(step, device)
+        times, peaks = times_and_peaks(*model_steps(name, device), rounds, device)
     return {"model": name, "times": times, "peak": peaks}
+
+
+def times_and_peaks(steps: dict[str, Step], reset: Step, rounds: int, device: str) -> tuple:
+    """Of each step seconds, see ``interleaved``, and bytes."""
+    times, peaks = interleaved(steps, rounds, device, reset), {}
+    for name, step in steps.items():
+        reset()
+        peaks[name] = peak_bytes(step, device)
+    return times, peaks
 
 
 def process_peak(variant: str, device: str) -> int:
@@ -208,18 +209,8 @@ def in_own_process(variant: str) -> int:
 
 
 def point_table(result: dict) -> str:
-    times, peak = result["times"], result["peak"]
-    rows = [
-        str(Point(**result["point"])),
-        f"  {'':12} {'s':>8} {'/ readonly':>16} {'/ bound':>16} {'peak MB':>9} {'/ readonly':>10}",
-    ]
-    for variant in times:
-        over = [ratio(times[variant], base) for base in (times["readonly"], result["bound"])]
-        cells = " ".join(f"{median:9.2f} ± {spread:4.2f}" for median, spread in over)
-        rows.append(
-            f"  {variant:12} {statistics.median(times[variant]):8.3f} {cells} "
-            f"{peak[variant] / 2**20:9.0f} {peak[variant] / peak['readonly']:10.2f}"
-        )
+    bases = {"readonly": result["times"]["readonly"], "bound": result["bound"]}
+    rows = [str(Point(**result["point"])), *variants_table(result, bases)]
     scoring = {name: statistics.median(taken) for name, taken in result["scoring"].items()}
     rows += [f"  {name}: {taken:.3f}" for name, taken in scoring.items()]
     rows.append(f"  bound: {result['fastest']}, and plain")
@@ -230,16 +221,20 @@ def point_table(result: dict) -> str:
 
 
 def step_table(result: dict) -> str:
-    times, peak = result["times"], result["peak"]
-    first = next(iter(times))
-    rows = [f"Whole training step, {result['model']}"]
-    for variant in times:
-        median, spread = ratio(times[variant], times[first])
-        rows.append(
-            f"  {variant:24} {statistics.median(times[variant]):8.3f} s, "
-            f"{median:.2f} ± {spread:.2f} of {first!r}, peak {peak[variant] / 2**20:.0f} MB"
-        )
+    first, times = next(iter(result["times"].items()))
+    rows = [f"Whole training step, {result['model']}", *variants_table(result, {first: times})]
     return "\n".join(rows) + "\n"
+
+
+def variants_table(result: dict, bases: dict[str, list[float]]) -> list[str]:
+    """Seconds, their ratios to those of the bases, and the peak, of each variant."""
+    ratios = "".join(f"{'/ ' + base:>16}" for base in bases)
+    rows = [f"  {'':24} {'s':>8} {ratios} {'peak MB':>9}"]
+    for variant, taken in result["times"].items():
+        cells = "".join(f"{in_words(taken, base):>16}" for base in bases.values())
+        peak = result["peak"][variant] / 2**20
+        rows.append(f"  {variant:24} {statistics.median(taken):8.3f} {cells} {peak:9.0f}")
+    return rows
 
 
 def targets_table(report: dict) -> str:

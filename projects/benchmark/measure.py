@@ -87,8 +87,8 @@ def process_peak_bytes() -> int:
 
 def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[str, float]:
     """
-    Seconds by part: the ranges that the package marks, ``ohem/...``, and the forwards of
-    ``modules`` under their names, those without gradients (scoring) apart from the others.
+    Seconds by part: the ranges that the package marks, ``ohem/...``, and the forwards of modules
+    under their names, those without gradients (scoring) apart from the others.
     """
     ranges, handles = [], []
 

@@ -21,11 +21,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from models import ROOT, config, detector
 from ohem_paper.bootstrapping import steps
-from ohem_paper.bootstrapping import sweep as sweeping
 from ohem_paper.bootstrapping import trainer as training
-from ohem_paper.bootstrapping.sweep import score_proposals, sweep
 from ohem_paper.bootstrapping.trainer import BootstrapTrainer
-from ohem_paper.bootstrapping.working_set import WorkingSet
+from ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
 from ohem_paper.experiment import load_config
 from ohem_paper.settings import BootstrapSettings
 
@@ -376,7 +374,7 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
         return found
 
     with pytest.MonkeyPatch.context() as patch, EventStorage() as storage:
-        patch.setattr(sweeping, "score_proposals", record)
+        patch.setattr("ohem_paper.bootstrapping.working_set.score_proposals", record)
         after, counts = sweep(cfg, model, working_set)
         assert not storage.latest()
 

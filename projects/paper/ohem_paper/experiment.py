@@ -23,8 +23,6 @@ from .proposals.files import check_proposal_file, files_by_data
 from .settings import BootstrapSettings, BoxVoting, MultiScale, TrainingLoss
 from .training_loss import TrainingLossHook
 
-TRAINERS = ("online", "bootstrapping")
-
 
 def add_paper_config(cfg: CfgNode) -> None:
     """Every key of the project, in place."""
@@ -47,8 +45,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(overrides))
     if cfg.SOLVER.TRAINER not in TRAINERS:
-        allowed = " or ".join(f'"{name}"' for name in TRAINERS)
-        raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {allowed}")
+        raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
@@ -81,12 +78,11 @@ def check_files(cfg: CfgNode) -> None:
             f"MODEL.WEIGHTS = {weights} does not exist; see projects/paper/README.md for where "
             "to get the weights and convert_weights.py for how to convert them"
         )
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    names, classes = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), []
     for name in names:
         DatasetCatalog.get(name)  # some have their classes only then
-    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
-    for name in names:
-        if classes[name] != classes[names[0]]:
+        classes.append(MetadataCatalog.get(name).get("thing_classes"))
+        if classes[-1] != classes[0]:
             raise ValueError(
                 f"{names[0]} and {name} differ in their classes; a detector trained on the one "
                 "cannot be tested on the other. Choose both of DATASETS.TRAIN and DATASETS.TEST"
@@ -118,7 +114,5 @@ class BootstrapPaperTrainer(_Experiment, BootstrapTrainer):
     """The same network, data and schedule with classic bootstrapping."""
 
 
-def build_trainer(cfg: CfgNode) -> OHEMTrainer:
-    """As ``cfg.SOLVER.TRAINER`` says."""
-    bootstrapping = cfg.SOLVER.TRAINER == "bootstrapping"
-    return BootstrapPaperTrainer(cfg) if bootstrapping else PaperTrainer(cfg)
+# by SOLVER.TRAINER
+TRAINERS = {"online": PaperTrainer, "bootstrapping": BootstrapPaperTrainer}

@@ -72,7 +72,6 @@ def run_table(
     Do what is missing in the output folder, then write and print the report.
 
     Args:
-        rows: configurations, see :func:`find_rows`.
         devices, threads: see :func:`ohem_d2.tools.runs.run_all`; without devices nothing is run.
         overrides: KEY, VALUE, KEY, VALUE...
 

@@ -50,10 +50,8 @@ def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[s
     own losses (background has no box loss). ``inputs`` are with ``proposals`` and ``instances``, as
     the training's mapper makes them; the model is in evaluation, so that dropout rests.
     """
-    images = model.preprocess_image([inputs])
-    features = model.backbone(images.tensor)
-    proposals = inputs["proposals"].to(model.device)
-    targets = inputs["instances"].to(model.device)
+    features = model.backbone(model.preprocess_image([inputs]).tensor)
+    proposals, targets = (inputs[key].to(model.device) for key in ("proposals", "instances"))
     rois = label_all(proposals, targets, model.roi_heads.num_classes)
     predictor, predictions = box_branch(model.roi_heads, "TRAINING_LOSS")(features, [rois])
     return per_roi_losses(predictor, predictions, [rois])

@@ -32,23 +32,18 @@ class RCNNWithTestTimeExtras(nn.Module):
     A ``GeneralizedRCNN`` that tests at several scales, or refines its boxes by iterative
     regression and voting, or both. Input and output are the model's own in evaluation.
 
-    +M: the network runs on the image at every scale. The candidates of all scales (boxes that
-    score above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, for each class) are brought to the
-    coordinates of the image as it came and go through one NMS together. So a box of any scale may
-    suppress, or vote for, one of any other. (Fast R-CNN and SPPnet instead give each RoI to the
-    one scale at which its area is nearest to 224 x 224; the paper is said to run all scales, and
-    does not say how it unites them.) Images come as the data loader resized them; set
-    ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
-
-    Proposals of a record are scaled and mirrored with its image. Where an RPN proposes, it does so
-    at every scale.
+    +M: the network runs on the image at every scale, with the record's proposals, if any, scaled
+    and mirrored likewise. The candidates of all scales (boxes that score above
+    ``SCORE_THRESH_TEST``, for each class) are brought to the coordinates of the image as it came
+    and go through one NMS together. So a box of any scale may suppress, or vote for, one of any
+    other. (Fast R-CNN and SPPnet instead give each RoI to one scale; the paper does not say how it
+    unites them.) Set ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
 
     +B: see :mod:`.voting`. R2 is computed at the scale of its R1, and again only from boxes that
     score above ``SCORE_THRESH_TEST``. Scores stay those of the boxes that NMS keeps.
 
-    ``TEST.DETECTIONS_PER_IMAGE`` counts after NMS, as usual. Masks and keypoints are then
-    predicted for the final boxes on the image as it came, without other scales; that takes one
-    more pass of the backbone.
+    Masks and keypoints are predicted for the final boxes on the image as it came, without other
+    scales; that takes one more pass of the backbone.
     """
 
     @configurable
@@ -63,9 +58,7 @@ class RCNNWithTestTimeExtras(nn.Module):
         With a ``CfgNode``: ``RCNNWithTestTimeExtras(cfg, model)``.
 
         Args:
-            model: a ``GeneralizedRCNN``, also in a ``DistributedDataParallel``. Its ROI heads are
-                Detectron2's or OHEM's standard, C4 or cascade heads or build on them, or any
-                others with a ``score_rois`` such as that of ``OHEMMixin``.
+            model: also in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
             multi_scale, box_voting: off if None.
 
         Raises:
@@ -87,11 +80,8 @@ class RCNNWithTestTimeExtras(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        return {
-            "model": model,
-            "multi_scale": MultiScale.from_cfg(cfg),
-            "box_voting": BoxVoting.from_cfg(cfg),
-        }
+        settings = {"multi_scale": MultiScale.from_cfg(cfg), "box_voting": BoxVoting.from_cfg(cfg)}
+        return {"model": model, **settings}
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:

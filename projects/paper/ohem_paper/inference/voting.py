@@ -46,30 +46,23 @@ def above_threshold(scores: torch.Tensor, boxes: torch.Tensor, score_thresh: flo
     return _of_class(scores, boxes, index, classes)
 
 
-def refined(candidates: Candidates, predict: Predict, score_thresh: float) -> Candidates:
-    """
-    From R1 to R2: each candidate is scored and regressed again, for its own class only; those whose
-    new score is above the threshold. ``predict`` sees equal boxes once: with class-agnostic
-    regression a box is a candidate of several classes.
-    """
-    if len(candidates.scores) == 0:
-        return candidates
-    boxes, index = torch.unique(candidates.boxes, dim=0, return_inverse=True)
-    again = _of_class(*predict(boxes), index, candidates.classes)
-    kept = again.scores > score_thresh
-    return Candidates(*(column[kept] for column in again))
-
-
 def iterate(
     first: Candidates, predict: Predict, iterations: int, score_thresh: float
 ) -> Candidates:
     """
     The union of R1, which is ``first``, R2, ...: boxes are scored and regressed so many times in
-    all, with that of the proposals; twice in the paper.
+    all, with that of the proposals; twice in the paper. Each candidate is so for its own class
+    only, and those whose new score is above the threshold stay. ``predict`` sees equal boxes once:
+    with class-agnostic regression a box is a candidate of several classes.
     """
     parts = [first]
     for _ in range(iterations - 1):
-        parts.append(refined(parts[-1], predict, score_thresh))
+        if len(parts[-1].scores) == 0:
+            break
+        boxes, index = torch.unique(parts[-1].boxes, dim=0, return_inverse=True)
+        again = _of_class(*predict(boxes), index, parts[-1].classes)
+        kept = again.scores > score_thresh
+        parts.append(Candidates(*(column[kept] for column in again)))
     return union(parts)
 
 

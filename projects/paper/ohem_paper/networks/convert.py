@@ -33,16 +33,12 @@ Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight"
 
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
-    Args:
-        network: "vgg16" or "vgg_m".
-        source: a state dict of torchvision's vgg16 (.pth), a .caffemodel, or a .pkl of Detectron.
-
-    Returns:
-        the parameters by the names that they have in a detector.
+    The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
+    .caffemodel, or a .pkl of Detectron.
 
     Raises:
-        ValueError: names the file and what is missing, has another shape or is not allowed.
-        FileNotFoundError
+        ValueError, FileNotFoundError: names the file and what is missing, has another shape or is
+            not allowed.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")

@@ -77,14 +77,11 @@ def select_boxes(boxes: np.ndarray, min_size: float, max_proposals: int) -> np.n
 def read_proposal_file(path: Path) -> dict[str, list]:
     """
     Read a file without running what it may contain, and check it as far as that goes without the
-    data set.
+    data set, with the same errors.
 
     Returns:
         the keys "ids", "boxes" (XYXY) and "objectness_logits", lists of equal length; within an
         image the best first, in the order that Detectron2 has them.
-
-    Raises:
-        FileNotFoundError, ValueError: names the file, the image, and what is wrong with it.
     """
     if not path.exists():
         raise FileNotFoundError(
@@ -139,11 +136,8 @@ def _check_arrays(where: str, boxes: object, logits: object) -> None:
 
 def check_proposal_file(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     """
-    Check that a file can be trained or tested with, before Detectron2 reads it. Images that are in
-    the file only do no harm.
-
-    Args:
-        records: of the data set, in Detectron2's format.
+    Check that a data set's file can be trained or tested with, before Detectron2 reads it. Images
+    that are in the file only do no harm.
 
     Returns:
         the boxes (n, 4), XYXY, of each record, the best first.

@@ -38,10 +38,11 @@ def by_selective_search(
     **limits: float,
 ) -> None:
     """
+    A search that is killed goes on where it was when it is called again.
+
     Args:
         data: name of a data set, see :func:`load_records`.
-        output: the file, which must not be there yet. A search that is killed goes on where it was
-            when it is called again.
+        output: the file, which must not be there yet.
         mode, width, seed: see :func:`.selective_search.search_image`.
         workers: processes; as many as the computer has cores if None.
         limits: ``min_size`` of both sides, in pixels (2), ``max_proposals`` of an image (2000).
@@ -162,10 +163,8 @@ def _refuse_to_overwrite(output: Path) -> None:
 
 def load_records(name: str, difficult: bool = True) -> list[dict]:
     """
-    Args:
-        name: of a data set that Detectron2 or ``ohem_paper.voc`` knows,
-            coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT.
-        difficult: whether to keep the difficult objects of VOC data.
+    Of a data set that Detectron2 or ``ohem_paper.voc`` knows, coco:ANNOTATIONS.json:IMAGE_FOLDER or
+    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data.
 
     Raises:
         ValueError, FileNotFoundError: there is no such data set, or nothing in it.

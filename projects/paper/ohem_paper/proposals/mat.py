@@ -10,15 +10,12 @@ from .files import check_boxes, in_order_of
 
 def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     """
-    Args:
-        path: a .mat file with a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last
-            pixel, counted from 1; and, if it has that, a cell array "images" of the images' ids.
-            Without it the images must be those of the data set, in its order.
-        records: of the data set, in Detectron2's format.
+    For each record of a data set float32 (n, 4), XYXY in Detectron2's coordinates, in the file's
+    order, which is that of the ranks.
 
-    Returns:
-        for each record float32 (n, 4), XYXY in Detectron2's coordinates, in the file's order, which
-        is that of the ranks.
+    The file has a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last pixel,
+    counted from 1; and perhaps a cell array "images" of the images' ids. Without it the images must
+    be those of the data set, in its order.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: names the file and image, and what is wrong.

@@ -20,16 +20,11 @@ def recall(
 ) -> np.ndarray:
     """
     The share of objects, over all images, that have a proposal with at least some IoU among the
-    first ones of their image. A proposal may count for several objects.
+    first ones of their image, of shape (limits, thresholds); nan if there are no objects. A
+    proposal may count for several.
 
     Args:
-        proposals: for each image (n, 4), XYXY, the best first.
-        objects: for each image (m, 4), XYXY.
-        limits: numbers of proposals.
-        thresholds: of IoU.
-
-    Returns:
-        (limits, thresholds); nan if there are no objects.
+        proposals, objects: for each image (n, 4) and (m, 4), XYXY, the best proposal first.
     """
     best = [[np.zeros(0)] for _ in limits]  # best IoU of every object, by limit and image
     for arrays in zip(proposals, objects, strict=True):

@@ -23,9 +23,6 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
         config_file: a file, or the name of one in Detectron2's model zoo.
         weights: in place of the file's MODEL.WEIGHTS; "" leaves these.
         opts: KEY, VALUE, KEY, VALUE...
-
-    Raises:
-        FileNotFoundError, ValueError
     """
     cfg = get_cfg()
     add_paper_config(cfg)
@@ -61,16 +58,12 @@ class _Checkpointer(DetectionCheckpointer):
 
 def load_rpn(cfg: CfgNode) -> nn.Module:
     """
-    Backbone and RPN of a detector, see :func:`rpn_config`, to be evaluated.
-
-    Raises:
-        ValueError: the configuration has no RPN, or the weights do not fit.
+    Backbone and RPN of a detector, to be evaluated. Raises ValueError if the configuration, see
+    :func:`rpn_config`, has no RPN, or the weights do not fit.
     """
     model = build_model(cfg).eval()
     if not isinstance(model.proposal_generator, RPN):
-        raise ValueError(
-            "The configuration has no RPN; its proposals are precomputed or it has none"
-        )
+        raise ValueError("The configuration has no RPN; proposals are precomputed or it has none")
     with naming(cfg.MODEL.WEIGHTS):
         _Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     return model

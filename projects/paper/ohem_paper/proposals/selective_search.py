@@ -77,10 +77,8 @@ def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.nd
         seed: of the ranks, see :func:`rank`.
 
     Returns:
-        float32 (n, 4), XYXY in pixels of the image on disk, the best first.
-
-    Raises:
-        ValueError: names an image that cannot be read or has another size than the record.
+        float32 (n, 4), XYXY in pixels of the image on disk, the best first. Raises ValueError if
+        the image cannot be read or has another size than the record.
     """
     image = cv2.imread(record["file_name"], cv2.IMREAD_COLOR)
     if image is None:
