@@ -58,11 +58,9 @@ def config(head: str, variant: str, budget: int) -> CfgNode:
     cfg = default_cfg()
     cfg.merge_from_file(model_zoo.get_config_file(file))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
-    heads = cfg.MODEL.ROI_HEADS
-    heads.BATCH_SIZE_PER_IMAGE = budget
-    plain = heads.NAME.replace("Standard", "") if name.startswith("OHEM") else heads.NAME
-    heads.NAME = name.format(plain)
-    for key, value in settings.items():
+    plain = cfg.MODEL.ROI_HEADS.NAME
+    name = name.format(plain.replace("Standard", "") if name.startswith("OHEM") else plain)
+    for key, value in {"NAME": name, "BATCH_SIZE_PER_IMAGE": budget, **settings}.items():
         cfg.merge_from_list([f"MODEL.ROI_HEADS.{key}", value])
     return cfg
 
@@ -93,7 +91,7 @@ class Inputs:
             features = torch.randn(size, generator=generator).to(device)
             self.features[name] = features.requires_grad_()
         self.images = ImageList(torch.empty(0, device=device), [IMAGE] * num_images)
-        self.targets = [_objects(generator, device) for _ in range(num_images)]
+        self.targets = [random_target(generator).to(device) for _ in range(num_images)]
         self._proposals = [_proposals(t, num_rois, generator, device) for t in self.targets]
 
     def tile_by_tile(self) -> "Inputs":
@@ -137,10 +135,12 @@ def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
         tensor.grad = None
 
 
-def _objects(generator: torch.Generator, device: str) -> Instances:
-    target = Instances(IMAGE, gt_boxes=Boxes(random_boxes(OBJECTS, generator).to(device)))
-    target.gt_classes = torch.randint(0, 20, (OBJECTS,), generator=generator).to(device)
-    return target
+def random_target(generator: torch.Generator, image=IMAGE, num_classes: int = 20) -> Instances:
+    """The ground truth of an image of this height and width."""
+    boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
+    boxes.clip(image)
+    classes = torch.randint(0, num_classes, (OBJECTS,), generator=generator)
+    return Instances(image, gt_boxes=boxes, gt_classes=classes)
 
 
 def _proposals(target: Instances, num: int, generator: torch.Generator, device: str) -> Instances:

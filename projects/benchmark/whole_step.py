@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from heads import IMAGE, OBJECTS, random_boxes
+from heads import IMAGE, random_target
 from measure import Step
 
 from ohem_d2.tools.load_model import default_cfg, find_config_file
@@ -27,10 +26,7 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
     variants, image = configurations(name, device)
     classes = variants["plain 512"].MODEL.ROI_HEADS.NUM_CLASSES
     generator = torch.Generator().manual_seed(0)
-    boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
-    boxes.clip(image)
-    target = Instances(image, gt_boxes=boxes)
-    target.gt_classes = torch.randint(0, classes, (OBJECTS,), generator=generator)
+    target = random_target(generator, image, classes)
     batch = [{"image": torch.rand(3, *image, generator=generator) * 255, "instances": target}]
     models, first = {}, None
     for variant, cfg in variants.items():

@@ -118,24 +118,25 @@ def write_tiles(
     print(f"{json_name}: {len(images)} tiles, {num_trees} crowns")
 
 
-def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """(x, y, width, height) of the training tiles; the last ones end at the photograph's edges."""
+Tile = tuple[int, int, int, int]  # left, top, width and height, in pixels of the photograph
+
+
+def overlapping_tiles(width: int, height: int) -> Iterator[Tile]:
+    """For training; the last ones end at the photograph's edges."""
     ys, xs = (
         sorted({min(start, length - TILE) for start in range(0, length, TRAIN_STEP)})
         for length in (height, width)
     )
-    for y, x in itertools.product(ys, xs):
-        yield x, y, TILE, TILE
+    return ((x, y, TILE, TILE) for y, x in itertools.product(ys, xs))
 
 
-def separate_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """(x, y, width, height) of tiles of about the same size that share no pixel."""
-    xs, ys = (
-        np.linspace(0, length, max(round(length / TILE), 1) + 1).astype(int)
-        for length in (width, height)
+def separate_tiles(width: int, height: int) -> Iterator[Tile]:
+    """Of about the same size, and without a pixel in common."""
+    ys, xs = (
+        itertools.pairwise(np.linspace(0, n, max(round(n / TILE), 1) + 1).astype(int).tolist())
+        for n in (height, width)
     )
-    for (y0, y1), (x0, x1) in itertools.product(zip(ys, ys[1:]), zip(xs, xs[1:])):
-        yield int(x0), int(y0), int(x1 - x0), int(y1 - y0)
+    return ((x0, y0, x1 - x0, y1 - y0) for (y0, y1), (x0, x1) in itertools.product(ys, xs))
 
 
 def crowns_on_tile(

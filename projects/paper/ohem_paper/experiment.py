@@ -1,18 +1,16 @@
 """What the experiments have in common: keys, data, and the trainers."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
-from ohem_d2 import add_ohem_config
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.training.accumulation import add_accumulation_config
+from ohem_d2.data.datasets import must_exist, register_datasets
+from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
@@ -24,15 +22,15 @@ from .settings import BootstrapSettings, BoxVoting, MultiScale, TrainingLoss
 from .training_loss import TrainingLossHook
 
 
-def add_paper_config(cfg: CfgNode) -> None:
-    """Every key of the project, in place."""
-    add_ohem_config(cfg)
-    add_accumulation_config(cfg)
+def paper_cfg() -> CfgNode:
+    """Detectron2's defaults with every key of the project."""
+    cfg = default_cfg()
     add_vgg_config(cfg)
     for settings in (MultiScale, BoxVoting, BootstrapSettings, TrainingLoss):
         settings.add_to(cfg)
     # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
     cfg.SOLVER.TRAINER = "online"
+    return cfg
 
 
 def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -40,8 +38,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
     data sets. Raises ValueError for a trainer that there is not.
     """
-    cfg = get_cfg()
-    add_paper_config(cfg)
+    cfg = paper_cfg()
     cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(overrides))
     if cfg.SOLVER.TRAINER not in TRAINERS:
@@ -61,10 +58,9 @@ def import_networks(cfg: CfgNode) -> None:
 
 def check_files(cfg: CfgNode) -> None:
     """
-    Raises:
-        FileNotFoundError, ValueError: for weights that are missing, and for proposals that are
-            missing or do not fit the data, before hours are spent; for data sets that differ in
-            their classes.
+    Raises, before hours are spent:
+        FileNotFoundError, ValueError: for weights or proposals that are missing, proposals that do
+            not fit the data, and data sets that differ in their classes.
         RuntimeError: for a GPU that there is not.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -72,12 +68,9 @@ def check_files(cfg: CfgNode) -> None:
             f"MODEL.DEVICE = {cfg.MODEL.DEVICE!r}, and there is no GPU that PyTorch can use; "
             'allowed here: "cpu"'
         )
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS = {weights} does not exist; see projects/paper/README.md for where "
-            "to get the weights and convert_weights.py for how to convert them"
-        )
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        source = "projects/paper/README.md says where to get it and how to convert it"
+        must_exist(cfg.MODEL.WEIGHTS, f"MODEL.WEIGHTS; {source}")
     names, classes = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), []
     for name in names:
         DatasetCatalog.get(name)  # some have their classes only then

@@ -3,9 +3,8 @@ Weights of the paper's networks by the names that they have in a detector, from 
 they can be had. Files from strangers are read without running what they may contain: ``.pth`` with
 ``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by :class:`.ArrayUnpickler`.
 
-Images are expected as BGR in 8-bit units less the mean, as in Caffe. The first layer of
-torchvision's network, which expects RGB of unit variance, is converted to that; its mean is
-``PIXEL_MEAN: [103.53, 116.28, 123.675]``.
+Images are expected as in Caffe: BGR in 8-bit units less the mean. The first layer of torchvision's
+network, which expects RGB of unit variance, is converted to that.
 """
 
 import pickle

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import RPN
@@ -14,7 +14,7 @@ from ohem_d2.data.datasets import must_exist
 from ohem_d2.tools.errors import naming
 from ohem_d2.tools.load_model import find_config_file
 
-from ..experiment import add_paper_config, import_networks
+from ..experiment import import_networks, paper_cfg
 
 
 def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -24,8 +24,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
         weights: in place of the file's MODEL.WEIGHTS; "" leaves these.
         opts: KEY, VALUE, KEY, VALUE...
     """
-    cfg = get_cfg()
-    add_paper_config(cfg)
+    cfg = paper_cfg()
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     with naming("--config-file"):
