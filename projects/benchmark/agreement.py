@@ -88,7 +88,8 @@ def stand_ins(heads: nn.Module) -> dict[str, StandIn]:
     def of_low_rank(rank: int) -> Callable:
         first = next(m for m in head.modules() if isinstance(m, nn.Linear))
         u, s, v = torch.svd_lowrank(first.weight, q=rank, niter=2)
-        down, up, others = v * s, u.T.contiguous(), head[2:]  # after flattening and the first layer
+        down, up = v * s, u.T.contiguous()
+        others = nn.Sequential(*list(head)[2:])  # after flattening and the first layer
         return lambda pooled: others(pooled.flatten(1) @ down @ up + first.bias)
 
     exact = stand_in(heads.box_pooler, head)

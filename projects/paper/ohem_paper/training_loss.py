@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.modeling import GeneralizedRCNN
@@ -78,19 +79,13 @@ class TrainingImages:
     """The images of the training set as they are tested, with proposals and objects."""
 
     def __init__(self, cfg: CfgNode):
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=False,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
-        )
+        data, files = cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        records = get_detection_dataset_dicts(data, filter_empty=False, proposal_files=files)
         num = TrainingLoss.from_cfg(cfg).num_images or len(records)
         self.records = records[:: max(len(records) // num, 1)][:num]
         short = cfg.INPUT.MIN_SIZE_TRAIN
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.INPUT.MIN_SIZE_TRAIN = short[len(short) // 2 :][:1]
-        cfg.INPUT.RANDOM_FLIP = "none"
-        self.mapper = DatasetMapper(cfg, is_train=True)
+        resize = T.ResizeShortestEdge(short[len(short) // 2], cfg.INPUT.MAX_SIZE_TRAIN, "choice")
+        self.mapper = DatasetMapper(cfg, is_train=True, augmentations=[resize])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for record in self.records:
