@@ -80,7 +80,7 @@ class MultiScale(Settings):
     # 480, 576, 688, 864, 900). Sizes that come out equal under the cap are run once. Empty: the
     # size in which the image comes, for flips alone.
     min_sizes: tuple[int, ...] = key(
-        (480, 576, 688, 864, 1000), lambda value: isinstance(value, (list, tuple)), "a list"
+        (480, 576, 688, 864, 1000), lambda sizes: isinstance(sizes, (list, tuple)), "a list"
     )
     # Cap of the long side, which precedes the short side. The paper names a cap for the sake of
     # memory; 1000 is Fast R-CNN's at a single scale, which caps several scales at 2000.
