@@ -14,6 +14,7 @@ screening that are mined with it too.
 import argparse
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,12 +22,13 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn import functional as F
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
+from ohem_d2.mining.miner import rank
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
+from ohem_d2.tools.explain import mine
+from ohem_d2.tools.runs import markdown_table
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup
 
@@ -48,142 +50,100 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = prepare_data.ROOT / "output/agreement"
     cfg = setup("ohem.yaml", prepare_data.DATA, output, 1, overrides)
     model = TreeTrainer.build_model(cfg).train()
-    for checkpoint in args.checkpoints:
-        DetectionCheckpointer(model).load(str(checkpoint))
-        heads = model.roi_heads
-        tiles = [rois_of(model, inputs) for inputs in tiles_of(cfg, args.tiles)]
-        with torch.no_grad():
-            print(table(checkpoint.name, heads, tiles, args.budget))
-
-
-def tiles_of(cfg, num: int) -> list[dict]:
-    """Training tiles with several crowns, as they are."""
+    # Training tiles with several crowns, as they are
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
-    return [mapper(record) for record in records[:: max(len(records) // num, 1)][:num]]
+    records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]
+    for checkpoint in args.checkpoints:
+        DetectionCheckpointer(model).load(str(checkpoint))
+        tiles = [rois_of(model, mapper(record)) for record in records]
+        with torch.no_grad():
+            print(table(checkpoint.name, model.roi_heads, tiles, args.budget))
 
 
 @torch.no_grad()
 def rois_of(model: nn.Module, inputs: dict) -> tuple[Maps, Instances]:
     """The feature maps of a tile and its candidates, labelled."""
-    heads, found = model.roi_heads, []
-    hard = heads._hard
-
-    def record(rois, candidates, stage=0):
-        found.append((rois[0], candidates[0]))
-        return hard(rois, candidates, stage)
-
-    heads._hard = record
-    with EventStorage(10**6):  # long after any warm-up
-        images = model.preprocess_image([inputs])
-        features = model.backbone(images.tensor)
-        targets = [inputs["instances"].to(model.device)]
-        proposals, _ = model.proposal_generator(images, features, targets)
-        logits = proposals[0].objectness_logits
-        heads(images, features, proposals, targets)
-    del heads._hard
-    ((rois, candidates),) = found
-    # Boxes of the ground truth come last, and have no objectness.
-    rois.objectness = F.pad(logits, (0, len(rois) - len(logits)), value=float("inf"))
-    return [features[f] for f in heads.box_in_features], rois[candidates]
+    (mining,) = mine(model, inputs)
+    features = model.backbone(model.preprocess_image([inputs]).tensor)
+    return [features[f] for f in model.roi_heads.box_in_features], mining.rois
 
 
 def stand_ins(heads: nn.Module) -> dict[str, StandIn]:
     head, predictor, side = heads.box_head, heads.box_predictor, heads.box_pooler.output_size[0]
-    first = next(m for m in head.modules() if isinstance(m, nn.Linear))
 
-    def ranking(predictions, rois: Instances) -> torch.Tensor:
-        return heads._ranking(per_roi_losses(predictor, predictions, [rois]))
+    def stand_in(pooler: Callable, head: Callable) -> StandIn:
+        def ranking(maps: Maps, rois: Instances) -> torch.Tensor:
+            predictions = predictor(head(pooler(maps, [rois.proposal_boxes])))
+            return rank(per_roi_losses(predictor, predictions, [rois]), heads.ohem)
 
-    def pooled(maps: Maps, rois: Instances, bins: int, samples: int) -> torch.Tensor:
+        return ranking
+
+    def pooler_of(bins: int, samples: int) -> nn.Module:
         pooler = coarse_pooler(heads.box_pooler, bins)
         for level in pooler.level_poolers:
             level.sampling_ratio = samples
-        return pooler(maps, [rois.proposal_boxes])
+        return pooler
 
-    def exact(maps, rois):
-        pooled = heads.box_pooler(maps, [rois.proposal_boxes])
-        return ranking(predictor(head(pooled)), rois)
+    def of_low_rank(rank: int) -> Callable:
+        first = next(m for m in head.modules() if isinstance(m, nn.Linear))
+        u, s, v = torch.svd_lowrank(first.weight, q=rank, niter=2)
+        down, up = v * s, u.T.contiguous()
+        others = nn.Sequential(*list(head)[2:])  # after flattening and the first layer
+        return lambda pooled: others(pooled.flatten(1) @ down @ up + first.bias)
 
-    def in_bfloat16(maps, rois):
+    exact = stand_in(heads.box_pooler, head)
+
+    def in_bfloat16(maps: Maps, rois: Instances) -> torch.Tensor:
         with torch.autocast(maps[0].device.type, dtype=torch.bfloat16):
             return exact(maps, rois)
 
-    def coarse(bins: int, samples: int) -> StandIn:
-        small = coarse_head(head, side, bins)
-        return lambda maps, rois: ranking(predictor(small(pooled(maps, rois, bins, samples))), rois)
-
-    def low_rank(rank: int) -> StandIn:
-        u, s, v = torch.svd_lowrank(first.weight, q=rank, niter=2)
-        down, up = v * s, u.T.contiguous()
-
-        def score(maps, rois):
-            x = pooled(maps, rois, side, 1).flatten(1) @ down @ up + first.bias
-            for layer in list(head)[2:]:  # after flattening and the first layer
-                x = layer(x)
-            return ranking(predictor(x), rois)
-
-        return score
-
     found: dict[str, StandIn] = {"exact": exact, "bfloat16": in_bfloat16}
-    found |= {
-        f"{bins} x {bins} bins, {samples or 'all'} sample{'s' * (samples != 1)}": coarse(
-            bins, samples
-        )
-        for bins in (3, 4, 5)
-        for samples in (1, 0)
-    }
-    found["all bins, 1 sample"] = lambda maps, rois: ranking(
-        predictor(head(pooled(maps, rois, side, 1))), rois
-    )
-    found |= {
-        f"all bins, 1 sample, first layer of rank {rank}": low_rank(rank) for rank in (16, 64)
-    }
-    found["objectness"] = lambda maps, rois: rois.objectness
+    for bins in (3, 4, 5):
+        for samples, words in ((1, "1 sample"), (0, "all samples")):
+            small = coarse_head(head, side, bins)
+            found[f"{bins} x {bins} bins, {words}"] = stand_in(pooler_of(bins, samples), small)
+    sampled = pooler_of(side, 1)
+    found["all bins, 1 sample"] = stand_in(sampled, head)
+    for q in (16, 64):
+        name = f"all bins, 1 sample, first layer of rank {q}"
+        found[name] = stand_in(sampled, of_low_rank(q))
+    found["objectness"] = lambda maps, rois: rois.objectness_logits
     return found
 
 
 def table(name: str, heads: nn.Module, tiles: list[tuple[Maps, Instances]], budget: int) -> str:
-    times: dict[str, list[float]] = {}
-    direct: dict[str, list[float]] = {}  # selected by the stand-in's own ranking
-    agreements: dict[str, dict[float, list[float]]] = {}
+    times, agreements = defaultdict(list), defaultdict(list)
     for maps, rois in tiles:
-        reference = None
+        losses = reference = None
         for stand_in, score in stand_ins(heads).items():
             start = time.perf_counter()
             ranking = score(maps, rois)
-            times.setdefault(stand_in, []).append(time.perf_counter() - start)
-            if reference is None:
-                losses, reference = ranking, select(ranking, rois, budget)
-            direct.setdefault(stand_in, []).append(share(select(ranking, rois, budget), reference))
+            times[stand_in].append(time.perf_counter() - start)
+            own_choice = select(ranking, rois, budget)
+            if reference is None:  # the exact one is the first
+                losses, reference = ranking, own_choice
+            choices = [own_choice]
             for k in MULTIPLES:
                 promising = ranking.argsort(descending=True)[: round(k * budget)]
-                mined = promising[select(losses[promising], rois[promising], budget)]
-                by_k = agreements.setdefault(stand_in, {})
-                by_k.setdefault(k, []).append(share(mined, reference))
-    rows = [
-        f"{name}: {len(tiles)} tiles, {statistics.mean(len(r) for _, r in tiles):.0f} RoIs a tile, "
-        f"B/N = {budget}; agreement in %, mean over the tiles",
-        "",
-        "| stand-in | time / exact | its own choice | "
-        + " | ".join(f"k = {k}" for k in MULTIPLES)
-        + " |",
-        "|---|---|---|" + "---|" * len(MULTIPLES),
-    ]
+                choices.append(promising[select(losses[promising], rois[promising], budget)])
+            shares = [torch.isin(reference, mined).float().mean().item() for mined in choices]
+            agreements[stand_in].append(shares)
+    rows = []
     for stand_in, taken in times.items():
-        cells = [f"{statistics.median(a / b for a, b in zip(taken, times['exact'])):.2f}"]
-        for values in (direct[stand_in], *agreements[stand_in].values()):
-            cells.append(f"{100 * statistics.mean(values):.1f}")
-        rows.append(f"| {stand_in} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+        ratio = statistics.median(a / b for a, b in zip(taken, times["exact"]))
+        means = [100 * statistics.mean(shares) for shares in zip(*agreements[stand_in])]
+        rows.append([stand_in, f"{ratio:.2f}", *(f"{mean:.1f}" for mean in means)])
+    header = ["stand-in", "time / exact", "its own choice", *(f"k = {k}" for k in MULTIPLES)]
+    head = (
+        f"{name}: {len(tiles)} tiles, {statistics.mean(len(r) for _, r in tiles):.0f} RoIs a tile, "
+        f"B/N = {budget}; agreement in %, mean over the tiles"
+    )
+    return "\n".join([head, "", *markdown_table(header, rows), ""])
 
 
 def select(ranking: torch.Tensor, rois: Instances, budget: int) -> torch.Tensor:
     return select_hard_examples(ranking, rois.proposal_boxes.tensor, rois.gt_classes, budget)
-
-
-def share(mined: torch.Tensor, reference: torch.Tensor) -> float:
-    return torch.isin(reference, mined).float().mean().item()
 
 
 if __name__ == "__main__":

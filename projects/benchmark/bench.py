@@ -27,11 +27,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch  # noqa: E402
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
+from measure import Step, interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
 from plots import plot
 from whole_step import MODELS, model_steps
 
 from ohem_d2.files import write_atomically
+from ohem_d2.tools.runs import markdown_table
 
 # The ways to score of which the bound takes the fastest: RoIs in an order, so many at a time
 SCORING = {
@@ -86,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
         return {}
 
     rounds = args.rounds or (1 if args.smoke else 7)
-    points = FULL if args.full else SMOKE if args.smoke else QUICK
     args.output.mkdir(parents=True, exist_ok=True)
     report = {
         "date": datetime.date.today().isoformat(),
@@ -97,11 +97,16 @@ def main(argv: Sequence[str] | None = None) -> dict:
         "steps": [],
         "process_peak": {},
     }
+
+    def save() -> None:  # after each part: a run that dies loses nothing
+        write_atomically(args.output / "bench.json", json.dumps(report, indent=1))
+        plot(report, args.output / "bench.png")
+
     print(
         f"{report['machine']}, {report['date']}, medians of {rounds} rounds, 5 of whole steps, "
         "3 of the settings that only --full has\n"
     )
-    for point in points:
+    for point in FULL if args.full else SMOKE if args.smoke else QUICK:
         try:
             report["points"].append(measure(point, rounds, device))
         except RuntimeError as e:
@@ -110,31 +115,28 @@ def main(argv: Sequence[str] | None = None) -> dict:
             print(f"{point}: left out, the device's memory is too small\n")
             continue
         print(point_table(report["points"][-1]))
-        save(report, args.output)  # a run that dies loses nothing
-    for model in () if args.smoke else MODELS:
-        report["steps"].append(measure_model(model, min(rounds, 5), device))
-        print(step_table(report["steps"][-1]))
-        save(report, args.output)
+        save()
     if not args.smoke:
+        for model in MODELS:
+            report["steps"].append(measure_model(model, min(rounds, 5), device))
+            print(step_table(report["steps"][-1]))
+            save()
         report["process_peak"] = {variant: in_own_process(variant) for variant in VARIANTS}
         print(f"Peak of a process that does three steps of the {MAIN}, MB")
         print("  " + ", ".join(f"{k} {v / 2**20:.0f}" for k, v in report["process_peak"].items()))
-        save(report, args.output)
+        save()
     print()
     print(targets_table(report))
     return report
 
 
-def variants_of(point: Point) -> list[str]:
-    """Those that the head can do: C4 has no box head for the sampler or the screening."""
-    left_out = ("sampler", "screening") if point.head == "c4" else ()
-    return [variant for variant in VARIANTS if variant not in left_out]
-
-
 def measure(point: Point, rounds: int, device: str) -> dict:
     if point not in QUICK + SMOKE:
         rounds = min(rounds, 3)  # they take long, and the targets are about the others
-    heads = build(point.head, variants_of(point), point.B, device)
+    # C4 has no box head for the sampler or the screening.
+    left_out = ("sampler", "screening") if point.head == "c4" else ()
+    variants = [variant for variant in VARIANTS if variant not in left_out]
+    heads = build(point.head, variants, point.B, device)
     inputs = Inputs(point.head, point.N, point.R, device)
     steps = {variant: training_step(h, inputs) for variant, h in heads.items()}
     readonly = heads["readonly"]
@@ -145,21 +147,14 @@ def measure(point: Point, rounds: int, device: str) -> dict:
     def reset() -> None:
         clear_gradients(readonly, inputs)
 
+    names = ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
+    modules = {name: getattr(readonly, name) for name in names if hasattr(readonly, name)}
+    found = {}
     with EventStorage():
-        times = interleaved(steps, rounds, device, reset)
+        times, peaks = times_and_peaks(steps, reset, rounds, device)
         # Not the fastest of each round, which would be lower than what any way can do.
         ways = {name: times.pop(name) for name in SCORING}
         fastest = min(ways, key=lambda name: statistics.median(ways[name]))
-        peaks = {}
-        for variant in heads:
-            reset()
-            peaks[variant] = peak_bytes(steps[variant], device)
-        modules = {
-            name: getattr(readonly, name)
-            for name in ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
-            if hasattr(readonly, name)
-        }
-        found = {}
         for variant in heads:
             repeated = []
             for _ in range(min(rounds, 3)):
@@ -172,21 +167,25 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         "scoring": ways,
         "fastest": fastest,
         "bound": [s + p for s, p in zip(ways[fastest], times["plain"])],
-        "peak": peaks,
+        "peak": {variant: peaks[variant] for variant in heads},
         "held": sum(t.nbytes for t in (*readonly.parameters(), *inputs.features.values())),
         "parts": found,
     }
 
 
 def measure_model(name: str, rounds: int, device: str) -> dict:
-    steps, reset = model_steps(name, device)
     with EventStorage():
-        times = interleaved(steps, rounds, device, reset)
-        peaks = {}
-        for variant, step in steps.items():
-            reset()
-            peaks[variant] = peak_bytes(step, device)
+        times, peaks = times_and_peaks(*model_steps(name, device), rounds, device)
     return {"model": name, "times": times, "peak": peaks}
+
+
+def times_and_peaks(steps: dict[str, Step], reset: Step, rounds: int, device: str) -> tuple:
+    """Of each step seconds, see ``interleaved``, and bytes."""
+    times, peaks = interleaved(steps, rounds, device, reset), {}
+    for name, step in steps.items():
+        reset()
+        peaks[name] = peak_bytes(step, device)
+    return times, peaks
 
 
 def process_peak(variant: str, device: str) -> int:
@@ -202,37 +201,16 @@ def process_peak(variant: str, device: str) -> int:
 def in_own_process(variant: str) -> int:
     # Freed memory goes back to the system at once, so that the peak is that of what is in use.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, "--peak-of", variant],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    return int(done.stdout.split()[-1])
-
-
-def save(report: dict, output: Path) -> None:
-    write_atomically(output / "bench.json", json.dumps(report, indent=1))
-    plot(report, output / "bench.png")
+    command = [sys.executable, "-W", "ignore", __file__, "--peak-of", variant]
+    return int(subprocess.check_output(command, text=True, env=environment).split()[-1])
 
 
 # ---- tables --------------------------------------------------------------------------------
 
 
 def point_table(result: dict) -> str:
-    times, peak = result["times"], result["peak"]
-    rows = [
-        str(Point(**result["point"])),
-        f"  {'':12} {'s':>8} {'/ readonly':>16} {'/ bound':>16} {'peak MB':>9} {'/ readonly':>10}",
-    ]
-    for variant in times:
-        over = [ratio(times[variant], base) for base in (times["readonly"], result["bound"])]
-        cells = " ".join(f"{median:9.2f} ± {spread:4.2f}" for median, spread in over)
-        rows.append(
-            f"  {variant:12} {statistics.median(times[variant]):8.3f} {cells} "
-            f"{peak[variant] / 2**20:9.0f} {peak[variant] / peak['readonly']:10.2f}"
-        )
+    bases = {"readonly": result["times"]["readonly"], "bound": result["bound"]}
+    rows = [str(Point(**result["point"])), *variants_table(result, bases)]
     scoring = {name: statistics.median(taken) for name, taken in result["scoring"].items()}
     rows += [f"  {name}: {taken:.3f}" for name, taken in scoring.items()]
     rows.append(f"  bound: {result['fastest']}, and plain")
@@ -243,73 +221,65 @@ def point_table(result: dict) -> str:
 
 
 def step_table(result: dict) -> str:
-    times, peak = result["times"], result["peak"]
-    first = next(iter(times))
-    rows = [f"Whole training step, {result['model']}"]
-    for variant in times:
-        median, spread = ratio(times[variant], times[first])
-        rows.append(
-            f"  {variant:24} {statistics.median(times[variant]):8.3f} s, "
-            f"{median:.2f} ± {spread:.2f} of {first!r}, peak {peak[variant] / 2**20:.0f} MB"
-        )
+    first, times = next(iter(result["times"].items()))
+    rows = [f"Whole training step, {result['model']}", *variants_table(result, {first: times})]
     return "\n".join(rows) + "\n"
 
 
-def mining_share(result: dict) -> float:
-    """All of mining but the scoring forward, as a share of that."""
-    found = result["parts"]["readonly"]
-    scoring = sum(v for k, v in found.items() if k.startswith("forward/scoring/"))
-    return found["ohem/mine"] / scoring - 1
-
-
-PARTS = ("mine", "label", "loss", "nms", "cut", "gather", "log")
+def variants_table(result: dict, bases: dict[str, list[float]]) -> list[str]:
+    """Seconds, their ratios to those of the bases, and the peak, of each variant."""
+    ratios = "".join(f"{'/ ' + base:>16}" for base in bases)
+    rows = [f"  {'':24} {'s':>8} {ratios} {'peak MB':>9}"]
+    for variant, taken in result["times"].items():
+        cells = "".join(f"{in_words(taken, base):>16}" for base in bases.values())
+        peak = result["peak"][variant] / 2**20
+        rows.append(f"  {variant:24} {statistics.median(taken):8.3f} {cells} {peak:9.0f}")
+    return rows
 
 
 def targets_table(report: dict) -> str:
     """Each target of the project beside what was measured, as far as this run measured it."""
     by_point = {Point(**p["point"]): p for p in report["points"]}
-    rows = ["| target | wanted | measured |", "|---|---|---|"]
+    rows = []
 
-    def row(what: str, wanted: str, measured: str) -> None:
-        rows.append(f"| {what} | {wanted} | {measured} |")
+    def row(*cells: str) -> None:
+        rows.append(cells)
+
+    def over(base: str, variant: str = "readonly") -> str:
+        return in_words(p["times"][variant], p["bound"] if base == "bound" else p["times"][base])
 
     for R in (1000, 2000):
         if p := by_point.get(Point("fpn", R)):
-            row(f"`readonly` over the bound, R = {R}", "≤ 1.05", f2(p, "readonly", "bound"))
+            row(f"`readonly` over the bound, R = {R}", "≤ 1.05", over("bound"))
     if p := by_point.get(MAIN):
-        row("`loss_layer` over `readonly`, R = 2000", "≥ 2.2", f2(p, "loss_layer", "readonly"))
-        row("the sampler over `readonly`, R = 2000: time", "≥ 1.00", f2(p, "sampler", "readonly"))
+        row("`loss_layer` over `readonly`, R = 2000", "≥ 2.2", over("readonly", "loss_layer"))
+        row("the sampler over `readonly`, R = 2000: time", "≥ 1.00", over("readonly", "sampler"))
         peak, held = p["peak"], p["held"]
         row("the same: peak memory", "≥ 1.10", f"{peak['sampler'] / peak['readonly']:.3f}")
-        row("screening over `readonly`, R = 2000", "≤ 0.65", f2(p, "screening", "readonly"))
-        row("mining without its forward, over that", "≤ 5 %", f"{100 * mining_share(p):.1f} %")
-        over = (held + peak["readonly"]) / (held + peak["plain"])
-        step = peak["readonly"] / peak["plain"]
-        row(
-            "peak memory over the plain head's, R = 2000",
-            "≤ 1.05",
-            f"{over:.2f}; without parameters and feature maps {step:.2f}",
-        )
+        row("screening over `readonly`, R = 2000", "≤ 0.65", over("readonly", "screening"))
+        # All of mining but the scoring forward
+        found = p["parts"]["readonly"]
+        scoring = sum(v for k, v in found.items() if k.startswith("forward/scoring/"))
+        share = found["ohem/mine"] / scoring - 1
+        row("mining without its forward, over that", "≤ 5 %", f"{100 * share:.1f} %")
+        most = (held + peak["readonly"]) / (held + peak["plain"])
+        step = f"without parameters and feature maps {peak['readonly'] / peak['plain']:.2f}"
+        row("peak memory over the plain head's, R = 2000", "≤ 1.05", f"{most:.2f}; {step}")
         small, large = by_point.get(Point("fpn", 1000)), by_point.get(Point("fpn", 4000))
         if small and large:
             growth = large["peak"]["readonly"] / small["peak"]["readonly"] - 1
             row("growth of that peak, R = 1000 to 4000", "≤ 3 %", f"{100 * growth:.1f} %")
-            growth = [statistics.median(p["times"]["readonly"]) for p in (large, small)]
-            row("growth of time, R = 1000 to 4000", "≤ 4", f"{growth[0] / growth[1]:.2f}")
+            taken = [statistics.median(p["times"]["readonly"]) for p in (large, small)]
+            row("growth of time, R = 1000 to 4000", "≤ 4", f"{taken[0] / taken[1]:.2f}")
     for step in report["steps"]:
         if step["model"] == "R50-FPN":
-            default, ours = step["times"]["plain 512"], step["times"]["readonly 128"]
-            row(
-                "whole R50-FPN step, R = 1000, over Detectron2's default",
-                "≤ 1.00",
-                "{:.2f} ± {:.2f}".format(*ratio(ours, default)),
-            )
-    return "\n".join(rows)
+            whole = in_words(step["times"]["readonly 128"], step["times"]["plain 512"])
+            row("whole R50-FPN step, R = 1000, over Detectron2's default", "≤ 1.00", whole)
+    return "\n".join(markdown_table(["target", "wanted", "measured"], rows))
 
 
-def f2(result: dict, variant: str, base: str) -> str:
-    other = result["bound"] if base == "bound" else result["times"][base]
-    return "{:.2f} ± {:.2f}".format(*ratio(result["times"][variant], other))
+def in_words(numerator: list[float], denominator: list[float]) -> str:
+    return "{:.2f} ± {:.2f}".format(*ratio(numerator, denominator))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from detectron2 import model_zoo
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes, ImageList, Instances
@@ -19,77 +19,57 @@ from torch import nn
 from torch.profiler import record_function
 from torchvision.ops import nms
 
-import ohem_d2
 from ohem_d2.mining.scoring import by_location, in_chunks
+from ohem_d2.tools.load_model import default_cfg
 
 IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
 
+FPN, C4 = (f"COCO-Detection/faster_rcnn_R_50_{kind}_1x.yaml" for kind in ("FPN", "C4"))
+# VGG16 as in the paper: RoI max pooling of conv5_3, two layers of 4096 channels
+VGG16 = [
+    *("MODEL.ROI_HEADS.IN_FEATURES", ["conv5"], "MODEL.ROI_HEADS.NUM_CLASSES", 20),
+    *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool", "MODEL.ROI_BOX_HEAD.FC_DIM", 4096),
+]
 # name: model of the zoo, overrides, feature maps as name -> (stride, C)
 HEADS: dict[str, tuple[str, list, dict[str, tuple[int, int]]]] = {
-    "fpn": (
-        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
-        [],
-        {f"p{level}": (2**level, 256) for level in range(2, 6)},
-    ),
-    "c4": ("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml", [], {"res4": (16, 1024)}),
-    # VGG16 as in the paper: RoI max pooling of conv5_3, two layers of 4096 channels
-    "vgg16": (
-        "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
-        [
-            *("MODEL.ROI_HEADS.IN_FEATURES", ["conv5"]),
-            *("MODEL.ROI_HEADS.NUM_CLASSES", 20),
-            *("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
-            *("MODEL.ROI_BOX_HEAD.FC_DIM", 4096),
-        ],
-        {"conv5": (16, 512)},
-    ),
+    "fpn": (FPN, [], {f"p{level}": (2**level, 256) for level in range(2, 6)}),
+    "c4": (C4, [], {"res4": (16, 1024)}),
+    "vgg16": (FPN, VGG16, {"conv5": (16, 512)}),
 }
 
-# What a variant sets, over Detectron2's own configuration
-VARIANTS: dict[str, list] = {
-    "plain": [],
-    "plain 512": ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512],
-    "readonly": ["MODEL.ROI_HEADS.NAME", "OHEM{}"],
-    "screening": [
-        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
-        *("MODEL.ROI_HEADS.OHEM.SCREENING", 2.5),
-    ],
-    "bfloat16": [
-        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
-        *("MODEL.ROI_HEADS.OHEM.READONLY_PRECISION", "bfloat16"),
-    ],
-    "loss_layer": [
-        *("MODEL.ROI_HEADS.NAME", "OHEM{}"),
-        *("MODEL.ROI_HEADS.OHEM.IMPLEMENTATION", "loss_layer"),
-    ],
-    "all RoIs": [
-        *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 10**6),
-        *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
-    ],
-    "sampler": ["MODEL.ROI_HEADS.NAME", "QuotaSamplerHeads"],
+# What a variant sets, over Detectron2's own configuration: ROI heads, {} being the plain ones, and
+# keys of MODEL.ROI_HEADS
+VARIANTS: dict[str, tuple[str, dict]] = {
+    "plain": ("{}", {}),
+    "plain 512": ("{}", {"BATCH_SIZE_PER_IMAGE": 512}),
+    "readonly": ("OHEM{}", {}),
+    "screening": ("OHEM{}", {"OHEM.SCREENING": 2.5}),
+    "bfloat16": ("OHEM{}", {"OHEM.READONLY_PRECISION": "bfloat16"}),
+    "loss_layer": ("OHEM{}", {"OHEM.IMPLEMENTATION": "loss_layer"}),
+    "all RoIs": ("{}", {"BATCH_SIZE_PER_IMAGE": 10**6, "POSITIVE_FRACTION": 1.0}),
+    "sampler": ("QuotaSamplerHeads", {}),
 }
 
 
 def config(head: str, variant: str, budget: int) -> CfgNode:
     file, overrides, _ = HEADS[head]
-    cfg = get_cfg()
-    ohem_d2.add_ohem_config(cfg)
+    name, settings = VARIANTS[variant]
+    cfg = default_cfg()
     cfg.merge_from_file(model_zoo.get_config_file(file))
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.merge_from_list(overrides)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
     plain = cfg.MODEL.ROI_HEADS.NAME
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = budget
-    cfg.merge_from_list(VARIANTS[variant])
-    name = cfg.MODEL.ROI_HEADS.NAME
-    cfg.MODEL.ROI_HEADS.NAME = name.format(plain.replace("StandardROIHeads", "ROIHeads"))
+    name = name.format(plain.replace("Standard", "") if name.startswith("OHEM") else plain)
+    for key, value in {"NAME": name, "BATCH_SIZE_PER_IMAGE": budget, **settings}.items():
+        cfg.merge_from_list([f"MODEL.ROI_HEADS.{key}", value])
     return cfg
 
 
 def build(head: str, variants: list[str], budget: int, device: str) -> dict[str, nn.Module]:
     """ROI heads for each variant, all with the very same parameters."""
-    _, _, maps = HEADS[head]
-    shapes = {name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in maps.items()}
+    shapes = {
+        name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in HEADS[head][2].items()
+    }
     built: dict[str, nn.Module] = {}
     for variant in variants:
         heads = build_roi_heads(config(head, variant, budget), shapes)
@@ -105,22 +85,21 @@ class Inputs:
 
     def __init__(self, head: str, num_images: int, num_rois: int, device: str, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        _, _, maps = HEADS[head]
-        height, width = IMAGE
-        self.features = {
-            name: torch.randn(num_images, c, height // stride, width // stride, generator=generator)
-            .to(device)
-            .requires_grad_()
-            for name, (stride, c) in maps.items()
-        }
+        self.features = {}
+        for name, (stride, c) in HEADS[head][2].items():
+            size = (num_images, c, *(side // stride for side in IMAGE))
+            features = torch.randn(size, generator=generator).to(device)
+            self.features[name] = features.requires_grad_()
         self.images = ImageList(torch.empty(0, device=device), [IMAGE] * num_images)
-        self.targets = [_objects(generator, device) for _ in range(num_images)]
+        self.targets = [random_target(generator).to(device) for _ in range(num_images)]
         self._proposals = [_proposals(t, num_rois, generator, device) for t in self.targets]
 
     def tile_by_tile(self) -> "Inputs":
         """The same, the proposals in the order in which the read-only pass scores them."""
         ordered = copy.copy(self)
-        ordered._proposals = [p[by_location(p.proposal_boxes.tensor)] for p in self._proposals]
+        ordered._proposals = [
+            p[by_location(p.proposal_boxes.get_centers())] for p in self._proposals
+        ]
         return ordered
 
     @property
@@ -156,10 +135,12 @@ def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
         tensor.grad = None
 
 
-def _objects(generator: torch.Generator, device: str) -> Instances:
-    target = Instances(IMAGE, gt_boxes=Boxes(random_boxes(OBJECTS, generator).to(device)))
-    target.gt_classes = torch.randint(0, 20, (OBJECTS,), generator=generator).to(device)
-    return target
+def random_target(generator: torch.Generator, image=IMAGE, num_classes: int = 20) -> Instances:
+    """The ground truth of an image of this height and width."""
+    boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
+    boxes.clip(image)
+    classes = torch.randint(0, num_classes, (OBJECTS,), generator=generator)
+    return Instances(image, gt_boxes=boxes, gt_classes=classes)
 
 
 def _proposals(target: Instances, num: int, generator: torch.Generator, device: str) -> Instances:

@@ -17,6 +17,8 @@ import torch
 from heads import Inputs, build, scoring_forward
 from measure import Step, interleaved, machine, ratio
 
+from ohem_d2.tools.runs import markdown_table
+
 
 def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     parser = argparse.ArgumentParser(description="Means to score faster; see the file's head.")
@@ -28,45 +30,43 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     inputs = Inputs("fpn", 1, args.rois, device)
     times = interleaved(means(heads, inputs), args.rounds, device, lambda: None)
     print(f"{machine(device)}; scoring forward over {args.rois} RoIs, medians of {args.rounds}\n")
-    print("| mean | s | of chunks of 256 |\n|---|---|---|")
-    for name, taken in times.items():
-        median, spread = ratio(taken, times["chunks of 256"])
-        print(f"| {name} | {statistics.median(taken):.3f} | {median:.2f} ± {spread:.2f} |")
+    rows = [
+        [
+            name,
+            f"{statistics.median(taken):.3f}",
+            "{:.2f} ± {:.2f}".format(*ratio(taken, times["chunks of 256"])),
+        ]
+        for name, taken in times.items()
+    ]
+    print("\n".join(markdown_table(["mean", "s", "of chunks of 256"], rows)))
     return times
 
 
 def means(heads: torch.nn.Module, inputs: Inputs) -> dict[str, Step]:
-    device = next(heads.parameters()).device.type
-    steps = {
-        f"chunks of {size}": scoring_forward(heads, inputs, size)
-        for size in (128, 256, 512, 640, 1024)
-    }
-    steps["all at once"] = scoring_forward(heads, inputs, 10**9)
-
-    near = inputs.tile_by_tile()
-    steps["chunks of 256, tile by tile"] = scoring_forward(heads, near, 256)
-    steps["all at once, tile by tile"] = scoring_forward(heads, near, 10**9)
-
-    plain = steps["chunks of 256"]
-
-    def in_bfloat16() -> None:
-        with torch.autocast(device, dtype=torch.bfloat16):
-            plain()
-
-    steps["bfloat16"] = in_bfloat16
-
-    last = copy.copy(inputs)
+    near, last, compiled = inputs.tile_by_tile(), copy.copy(inputs), copy.copy(heads)
     last.features = {
         name: f.detach().contiguous(memory_format=torch.channels_last)
         for name, f in inputs.features.items()
     }
-    steps["channels last"] = scoring_forward(heads, last, 256)
-
-    compiled = copy.copy(heads)
     compiled._modules = dict(heads._modules)
     compiled.box_head = torch.compile(heads.box_head, dynamic=True)
-    steps["compiled box head"] = scoring_forward(compiled, inputs, 256)
-    return steps
+    sizes = (128, 256, 512, 640, 1024)
+    steps = {f"chunks of {size}": scoring_forward(heads, inputs, size) for size in sizes}
+    plain = steps["chunks of 256"]
+
+    def in_bfloat16() -> None:
+        with torch.autocast(inputs.images.device.type, dtype=torch.bfloat16):
+            plain()
+
+    return {
+        **steps,
+        "all at once": scoring_forward(heads, inputs, 10**9),
+        "chunks of 256, tile by tile": scoring_forward(heads, near, 256),
+        "all at once, tile by tile": scoring_forward(heads, near, 10**9),
+        "bfloat16": in_bfloat16,
+        "channels last": scoring_forward(heads, last, 256),
+        "compiled box head": scoring_forward(compiled, inputs, 256),
+    }
 
 
 if __name__ == "__main__":

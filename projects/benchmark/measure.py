@@ -6,6 +6,7 @@ import resource
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,32 +22,25 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(step: Step, device: str) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
 def interleaved(
     steps: dict[str, Step], rounds: int, device: str, reset: Step, seed: int = 0
 ) -> dict[str, list[float]]:
     """
     Seconds of each step, round by round, after one round of warm-up. A round runs every step once,
-    in random order, so that whatever slows the machine down slows all alike.
-
-    Args:
-        reset: called before each step, and not timed.
+    in random order, so that whatever slows the machine down slows all alike. ``reset`` is called
+    before each step, and not timed.
     """
     order = random.Random(seed)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name in order.sample(list(steps), len(steps)):
             reset()
-            taken = seconds(steps[name], device)
+            synchronize(device)
+            start = time.perf_counter()
+            steps[name]()
+            synchronize(device)
             if i > 0:
-                times[name].append(taken)
+                times[name].append(time.perf_counter() - start)
     return times
 
 
@@ -93,12 +87,25 @@ def process_peak_bytes() -> int:
 
 def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[str, float]:
     """
-    Seconds by part: the ranges that the package marks, ``ohem/...``, and the forwards of
-    ``modules`` under their names, those without gradients (scoring) apart from the others.
+    Seconds by part: the ranges that the package marks, ``ohem/...``, and the forwards of modules
+    under their names, those without gradients (scoring) apart from the others.
     """
-    handles = []
+    ranges, handles = [], []
+
+    def marked(name: str, module: torch.nn.Module) -> None:
+        def enter(*_) -> None:
+            kind = "training" if torch.is_grad_enabled() else "scoring"
+            ranges.append(record_function(f"forward/{kind}/{name}"))
+            ranges[-1].__enter__()
+
+        def leave(*_) -> None:
+            ranges.pop().__exit__(None, None, None)
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+
     for name, module in modules.items():
-        handles += _mark(name, module)
+        marked(name, module)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     try:
         with profile(activities=activities) as profiler:
@@ -107,38 +114,20 @@ def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
+    found = Counter()
     for event in profiler.key_averages():
         # A GPU's own record of a range repeats the host's.
         host = event.device_type == DeviceType.CPU
         if host and event.key.startswith(("ohem/", "forward/", "step/")):
             time_of = event.device_time_total if device == "cuda" else event.cpu_time_total
-            found[event.key] = found.get(event.key, 0.0) + time_of / 1e6
-    return found
-
-
-def _mark(name: str, module: torch.nn.Module) -> list:
-    ranges = []
-
-    def enter(*_):
-        kind = "training" if torch.is_grad_enabled() else "scoring"
-        ranges.append(record_function(f"forward/{kind}/{name}"))
-        ranges[-1].__enter__()
-
-    def leave(*_):
-        ranges.pop().__exit__(None, None, None)
-
-    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            found[event.key] += time_of / 1e6
+    return dict(found)
 
 
 def machine(device: str) -> str:
     """Where it was measured: processor or GPU, threads, PyTorch."""
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
-    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
-
-
-def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    name = torch.cuda.get_device_name() if device == "cuda" else [*names, platform.machine()][0]
+    return f"{name}, {torch.get_num_threads()} CPU threads, torch {torch.__version__}"

@@ -11,6 +11,8 @@ import torch
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from torch.nn import functional as F
 
+from ohem_d2.mining.labelling import classes_of
+
 
 @ROI_HEADS_REGISTRY.register()
 class QuotaSamplerHeads(StandardROIHeads):
@@ -32,22 +34,18 @@ class QuotaSamplerHeads(StandardROIHeads):
         if self.proposal_append_gt:
             boxes = type(boxes).cat([boxes, self._targets[image].gt_boxes])
         features = [self._features[f][image : image + 1] for f in self.box_in_features]
-        classes = gt_classes[matched_idxs]
-        classes[matched_labels == 0] = self.num_classes
+        classes = classes_of(matched_idxs, matched_labels, gt_classes, self.num_classes)
 
-        wanted = int(self.batch_size_per_image * self.positive_fraction)
-        foreground = torch.nonzero(matched_labels == 1).squeeze(1)
-        foreground = self._hardest(features, boxes, classes, foreground, wanted)
-        wanted = self.batch_size_per_image - len(foreground)
-        background = torch.nonzero(matched_labels == 0).squeeze(1)
-        background = self._hardest(features, boxes, classes, background, wanted)
+        def hardest(label: int, num: int) -> torch.Tensor:
+            candidates = torch.nonzero(matched_labels == label).squeeze(1)
+            if len(candidates) <= num:
+                return candidates
+            pooled = self.box_pooler(features, [boxes[candidates]])
+            scores, _ = self.box_predictor(self.box_head(pooled))
+            loss = F.cross_entropy(scores, classes[candidates], reduction="none")
+            return candidates[loss.topk(num).indices]
+
+        foreground = hardest(1, int(self.batch_size_per_image * self.positive_fraction))
+        background = hardest(0, self.batch_size_per_image - len(foreground))
         chosen = torch.cat([foreground, background])
         return chosen, classes[chosen]
-
-    def _hardest(self, features, boxes, classes, candidates, num):
-        if len(candidates) <= num:
-            return candidates
-        pooled = self.box_pooler(features, [boxes[candidates]])
-        scores, _ = self.box_predictor(self.box_head(pooled))
-        loss = F.cross_entropy(scores, classes[candidates], reduction="none")
-        return candidates[loss.topk(num).indices]

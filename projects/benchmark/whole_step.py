@@ -1,35 +1,32 @@
 """The whole training step of a detector: backbone, proposals, heads, optimizer."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from detectron2 import model_zoo
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from heads import IMAGE, OBJECTS, random_boxes
+from heads import IMAGE, random_target
+from measure import Step
 
-import ohem_d2
+from ohem_d2.tools.load_model import default_cfg, find_config_file
 
 TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
-MODELS = ("R50-FPN", "demo")
-
-Step = Callable[[], None]
+# name: configuration, image
+MODELS = {
+    "R50-FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", IMAGE),
+    "demo": (str(TREE_CROWNS / "configs/random.yaml"), (320, 320)),
+}
 
 
 def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
     """
-    Returns:
-        a step for each variant, the first being what the others are compared with, and what has to
-        be called before each.
+    A step for each variant, the first being what the others are compared with, and what has to be
+    called before each.
     """
-    variants, image, classes = {"R50-FPN": _r50_fpn, "demo": _demo}[name](device)
+    variants, image = configurations(name, device)
+    classes = variants["plain 512"].MODEL.ROI_HEADS.NUM_CLASSES
     generator = torch.Generator().manual_seed(0)
-    boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
-    boxes.clip(image)
-    target = Instances(image, gt_boxes=boxes)
-    target.gt_classes = torch.randint(0, classes, (OBJECTS,), generator=generator)
+    target = random_target(generator, image, classes)
     batch = [{"image": torch.rand(3, *image, generator=generator) * 255, "instances": target}]
     models, first = {}, None
     for variant, cfg in variants.items():
@@ -40,13 +37,11 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("running_var"):
                 buffer.fill_(4.0)
-        if first is not None:  # the very same parameters
-            for child, module in first.named_children():
-                if child != "roi_heads":
-                    setattr(model, child, module)
-            for child, module in first.roi_heads.named_children():
-                setattr(model.roi_heads, child, module)
         first = first or model
+        for part, source in ((model, first), (model.roi_heads, first.roi_heads)):
+            for child, module in source.named_children():  # the very same parameters
+                if child != "roi_heads":
+                    setattr(part, child, module)
         models[variant] = model
 
     # A learning rate of 0: the optimizer works as ever, and every step finds the same parameters.
@@ -66,37 +61,24 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
     return {variant: step_of(model) for variant, model in models.items()}, reset
 
 
-def _r50_fpn(device: str) -> tuple[dict[str, CfgNode], tuple[int, int], int]:
-    cfg = get_cfg()
-    ohem_d2.add_ohem_config(cfg)
-    cfg.merge_from_file(model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"))
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.DEVICE = device
-    return _samplers(cfg), IMAGE, 80
-
-
-def _demo(device: str) -> tuple[dict[str, CfgNode], tuple[int, int], int]:
+def configurations(name: str, device: str) -> tuple[dict[str, CfgNode], tuple[int, int]]:
+    """
+    Of Detectron2's default of 512 RoIs an image, random sampling of as many as OHEM, and OHEM; and
+    the image's height and width.
+    """
     from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
 
-    cfg = get_cfg()
-    ohem_d2.add_ohem_config(cfg)
-    cfg.merge_from_file(str(TREE_CROWNS / "configs" / "random.yaml"))
-    cfg.MODEL.DEVICE = device
-    return _samplers(cfg), (320, 320), 1
-
-
-def _samplers(cfg: CfgNode) -> dict[str, CfgNode]:
-    """Detectron2's default of 512 RoIs an image, random sampling of as many as OHEM, and OHEM."""
+    cfg = default_cfg()
+    cfg.merge_from_file(find_config_file(MODELS[name][0]))
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     variants = {}
-    for variant, heads, budget in (
-        ("plain 512", "StandardROIHeads", 512),
-        ("plain 128", "StandardROIHeads", 128),
-        ("readonly 128", "OHEMROIHeads", 128),
+    for variant, heads, budget, screening in (
+        ("plain 512", "StandardROIHeads", 512, 0.0),
+        ("plain 128", "StandardROIHeads", 128, 0.0),
+        ("readonly 128", "OHEMROIHeads", 128, 0.0),
+        ("readonly 128, screening", "OHEMROIHeads", 128, 2.5),
     ):
         variants[variant] = cfg.clone()
-        variants[variant].MODEL.ROI_HEADS.NAME = heads
-        variants[variant].MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = budget
-    screening = variants["readonly 128"].clone()
-    screening.MODEL.ROI_HEADS.OHEM.SCREENING = 2.5
-    variants["readonly 128, screening"] = screening
-    return variants
+        node = variants[variant].MODEL.ROI_HEADS
+        node.NAME, node.BATCH_SIZE_PER_IMAGE, node.OHEM.SCREENING = heads, budget, screening
+    return variants, MODELS[name][1]

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "selective-search": making.by_selective_search,
         "rpn": making.by_rpn,
         "from-mat": making.from_mat,
-        "recall": print_recall,
-        "check": check,
+        "recall": making.print_recall,
+        "check": making.check,
     }[args.pop("command")]
     try:
         run(**args)
@@ -43,34 +43,28 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Make proposal files; see the file's head.")
     commands = parser.add_subparsers(required=True, dest="command")
 
-    def command(name: str, *files: str, help: str) -> argparse.ArgumentParser:
-        new = commands.add_parser(
-            name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+    def command(name: str, *files: str, help: str) -> Callable:
+        show_defaults = argparse.ArgumentDefaultsHelpFormatter
+        new = commands.add_parser(name, help=help, formatter_class=show_defaults)
         new.add_argument("data", help="name of a data set")
         for file in files:
             new.add_argument(file, type=Path)
+        add = new.add_argument
         if "output" in files:
-            new.add_argument(
-                "--min-size", type=positive(float), default=2, help="of both sides, in pixels"
-            )
-            new.add_argument(
-                "--max-proposals", type=positive(int), default=2000, help="of an image"
-            )
-        return new
+            add("--min-size", type=positive(float), default=2, help="of both sides, in pixels")
+            add("--max-proposals", type=positive(int), default=2000, help="of an image")
+        return add
 
-    new = command("selective-search", "output", help="by OpenCV")
-    new.add_argument("--mode", choices=["fast", "quality"], default="fast")
-    new.add_argument(
-        "--width", type=positive(int), help="of images in the search (R-CNN: 500); else as they are"
-    )
-    new.add_argument("--seed", type=int, default=0, help="of the proposals' random ranks")
-    new.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="processes")
+    add, whole = command("selective-search", "output", help="by OpenCV"), positive(int)
+    add("--mode", choices=["fast", "quality"], default="fast")
+    add("--width", type=whole, help="of images in the search (R-CNN: 500); else as they are")
+    add("--seed", type=int, default=0, help="of the proposals' random ranks")
+    add("--workers", type=whole, default=os.cpu_count(), help="processes")
 
-    new = command("rpn", "output", help="by a trained RPN")
-    new.add_argument("--config-file", required=True, help="a file, or a name in the model zoo")
-    new.add_argument("--weights", default="", help="a checkpoint; else that of the config file")
-    new.add_argument("--opts", nargs="+", default=[], help="KEY VALUE ... of the configuration")
+    add = command("rpn", "output", help="by a trained RPN")
+    add("--config-file", required=True, help="a file, or a name in the model zoo")
+    add("--weights", default="", help="a checkpoint; else that of the config file")
+    add("--opts", nargs="+", default=[], help="KEY VALUE ... of the configuration")
 
     command("from-mat", "mat", "output", help="from MATLAB's format")
     command("recall", "file", help="print a table of the recall")
@@ -87,25 +81,6 @@ def positive(kind: type) -> Callable:
 
     convert.__name__ = f"positive {kind.__name__}"  # argparse names it in its errors
     return convert
-
-
-def print_recall(data: str, file: Path) -> None:
-    from ohem_paper.proposals.files import proposals_of_records
-    from ohem_paper.proposals.making import load_records
-    from ohem_paper.proposals.recall import objects_of, recall_table
-
-    records = load_records(data, difficult=False)
-    proposals = proposals_of_records(file, records)
-    print(recall_table(proposals, [objects_of(r) for r in records]))
-
-
-def check(data: str, file: Path) -> None:
-    from ohem_paper.proposals.files import check_proposal_file
-    from ohem_paper.proposals.making import load_records
-
-    records = load_records(data)
-    check_proposal_file(file, records)
-    print(f"{file} has proposals for all {len(records)} images of {data}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ohem_paper import miniature
-from ohem_paper.table.rows import find_rows, run_table
+from ohem_paper.rows import find_rows, run_table
 
 from projects.tree_crowns.prepare_data import ROOT
 
@@ -29,42 +29,43 @@ PCB = [
     *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "500"),
     *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "500"),
 ]
-QUICK = [*miniature.QUICK_SCHEDULE, "BOOTSTRAP.ROUNDS", "2"]
+PCB_ROWS = ["2", "4", "10", "13"]
+OTHER_ROWS = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Table 1 in miniature; see the file's head.")
-    parser.add_argument("--deeppcb", type=Path, metavar="FOLDER")
-    parser.add_argument("--quick", action="store_true", help="few images, iterations, one seed")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of a thread each")
-    data = ROOT / "datasets/table1_mini"
-    parser.add_argument("--data", type=Path, default=data, help="proposals (default: %(default)s)")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    add = parser.add_argument
+    add("--deeppcb", type=Path, metavar="FOLDER")
+    add("--quick", action="store_true", help="few images, iterations, one seed")
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--rows", nargs="+")
+    add("--jobs", type=int, default=2, help="runs at a time, of a thread each")
+    add("--data", type=Path, default=ROOT / "datasets/table1_mini", help="folder for proposals")
+    add("--output", type=Path)
+    add("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args(argv)
     kind = "deeppcb" if args.deeppcb else "tree_crowns"
-    suffix = "_quick" if args.quick else ""
-    folder = args.data / (kind + suffix)
+    name = kind + "_quick" * args.quick
     # Runs are processes that share the cores; they inherit this.
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         if args.deeppcb:
-            rows = find_rows(miniature.CONFIGS, args.rows or ["2", "4", "10", "13"])
-            overrides = miniature.prepare_deeppcb(args.deeppcb, folder, args.quick) + PCB
+            rows = find_rows(miniature.CONFIGS, args.rows or PCB_ROWS)
+            settings = miniature.prepare_deeppcb(args.deeppcb, args.data / name, args.quick) + PCB
         else:
             rows = find_rows(miniature.CONFIGS, args.rows)
-            if not args.rows:
-                names = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
-                rows += find_rows(miniature.CONFIGS, names)
-            overrides = miniature.prepare_tree_crowns(folder, args.quick, args.jobs)
+            rows += [] if args.rows else find_rows(miniature.CONFIGS, OTHER_ROWS)
+            settings = miniature.prepare_tree_crowns(args.data / name, args.quick, args.jobs)
+        settings += args.overrides
+        if args.quick:
+            settings += [*miniature.QUICK_SCHEDULE, "BOOTSTRAP.ROUNDS", "2"]
         run_table(
             rows,
             [1] if args.quick else list(dict.fromkeys(args.seeds)),
-            args.output or ROOT / "output" / f"table1_mini_{kind}{suffix}",
+            args.output or ROOT / f"output/table1_mini_{name}",
             ["cpu"] * args.jobs,
-            [*overrides, *args.overrides, *(QUICK if args.quick else ())],
+            settings,
             f"Table 1 in miniature, {kind}",
         )
     except (OSError, RuntimeError, ValueError) as e:

@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ohem_paper.table.rows import PROJECT, find_rows, on_data, run_table
+from ohem_paper.rows import PROJECT, find_rows, on_data, run_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:

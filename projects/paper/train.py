@@ -11,8 +11,8 @@ import argparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup, launch
-from ohem_paper.experiment import PaperTrainer, build_trainer, check_files, load_config
-from ohem_paper.table.result import result_of
+from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
+from ohem_paper.rows import result_of
 
 from ohem_d2.tools.runs import end_with_parent, write_result
 
@@ -26,10 +26,10 @@ def main(args: argparse.Namespace) -> dict:
     check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
-    trainer = build_trainer(cfg)
+    trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
     if args.result:
@@ -40,12 +40,5 @@ def main(args: argparse.Namespace) -> dict:
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
-    arguments = parser.parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    a = parser.parse_args()
+    launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

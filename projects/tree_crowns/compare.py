@@ -30,32 +30,34 @@ RUN = "--run-one"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare samplers; see the file's head.")
-    parser.add_argument("--output", type=Path, default=prepare_data.ROOT / "output/compare")
-    parser.add_argument("--data", type=Path, default=prepare_data.DATA)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--devices", nargs="+", default=[device], help="cuda:0 cuda:1, cpu cpu")
-    parser.add_argument("--threads", type=int, help="of each process")
-    parser.add_argument(
-        "--variants", nargs="+", default=VARIANTS, metavar='"NAME:CONFIG [KEY VALUE ...]"'
-    )
+    add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
+    add("--output", type=Path, default=prepare_data.ROOT / "output/compare")
+    add("--data", type=Path, default=prepare_data.DATA)
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--devices", nargs="+", default=[device], help="cuda:0 cuda:1, cpu cpu")
+    add("--threads", type=int, help="of each process")
+    add("--variants", nargs="+", default=VARIANTS, metavar='"NAME:CONFIG [KEY VALUE ...]"')
     args = parser.parse_args()
     prepare_data.prepare(args.data)  # now, so that no two runs do
-    variants = {text.partition(":")[0]: variant_of(text, args.data) for text in args.variants}
-    failed = runs.run_all(
-        list(variants.values()), args.seeds, args.output, args.devices, args.threads
-    )
-    results = {n: runs.results_of(v, args.seeds, args.output) for n, v in variants.items()}
-    print(table(results, args.threads or torch.get_num_threads()))
+    variants = [variant_of(text, args.data) for text in args.variants]
+    failed = runs.run_all(variants, args.seeds, args.output, args.devices, args.threads)
+    rows = []
+    for text, variant in zip(args.variants, variants):
+        results = list(runs.results_of(variant, args.seeds, args.output).values())
+        cells = [runs.mean_and_spread([r[key] for r in results], 1) for key in METRICS]
+        seconds = runs.mean_and_spread([r["seconds"] for r in results], 2)
+        rows.append([text.partition(":")[0], str(len(results)), *cells, seconds])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    threads = args.threads or torch.get_num_threads()
+    print(f"{threads} threads, {device}, torch {torch.__version__}\n")
+    header = ["variant", "seeds", *METRICS, "s / iteration"]
+    print("\n".join(runs.markdown_table(header, rows)))
     if failed:
         raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
 
 
 def variant_of(text: str, data: Path) -> runs.Variant:
-    """
-    Args:
-        text: NAME:CONFIG [KEY VALUE ...].
-    """
+    """From NAME:CONFIG [KEY VALUE ...]."""
     name, _, what = text.partition(":")
     config, *overrides = what.split()
     sources = [*CONFIGS.glob("*.yaml"), *CONFIGS.parent.glob("*.py")]
@@ -76,19 +78,6 @@ def run_one(config: str, data: str, folder: str, seed: str, *overrides: str) -> 
     results = train(cfg, resume=True).last_results["bbox"]
     seconds = runs.seconds_per_iteration(runs.read_metrics(folder))
     runs.write_result(folder, {**{key: results[key] for key in METRICS}, "seconds": seconds})
-
-
-def table(results: dict[str, dict[int, dict]], threads: int) -> str:
-    """Markdown: a row for each variant, mean ± standard deviation over the seeds."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    rows = []
-    for name, by_seed in results.items():
-        cells = [name, str(len(by_seed))]
-        for key, digits in (*((metric, 1) for metric in METRICS), ("seconds", 2)):
-            cells.append(runs.mean_and_spread([r[key] for r in by_seed.values()], digits))
-        rows.append(cells)
-    lines = runs.markdown_table(["variant", "seeds", *METRICS, "s / iteration"], rows)
-    return "\n".join([f"{threads} threads, {device}, torch {torch.__version__}", "", *lines])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.data.detection_utils import read_image
 
 from ohem_d2 import CrowdDatasetMapper
@@ -52,30 +52,31 @@ def main() -> None:
     )
 
 
-def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list:
+def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list[Path]:
     """For each test tile: what the model finds, beside the crowns drawn by hand."""
     model = TreeTrainer.for_test(cfg, model.eval())
+    mapper = DatasetMapper(cfg, is_train=False, augmentations=[])
     paths = []
     for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
         image = read_image(record["file_name"], "RGB")
-        inputs = {"image": to_tensor(image), "height": image.shape[0], "width": image.shape[1]}
         with torch.no_grad():
-            found = model([inputs])[0]["instances"].to("cpu")
+            found = model([mapper(record)])[0]["instances"].to("cpu")
         found = found[found.scores >= SCORE].pred_boxes.tensor.numpy()
         drawn = [a["bbox"] for a in record["annotations"] if not a["iscrowd"]]
         truth = np.array(drawn, dtype=float).reshape(-1, 4)
         truth[:, 2:] += truth[:, :2]
-        sides = []
-        for boxes, color, caption in (
-            (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
-            (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
-        ):
-            sides.append(with_caption(draw_boxes(image, boxes, color, scale=ZOOM), caption))
+        sides = [
+            with_caption(draw_boxes(image, boxes, color, scale=ZOOM), caption)
+            for boxes, color, caption in (
+                (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
+                (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
+            )
+        ]
         paths.append(write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1)))
     return paths
 
 
-def draw_mined(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list:
+def draw_mined(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list[Path]:
     """For a few training tiles: which RoIs OHEM mines among all proposals."""
     model.train()
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
@@ -86,10 +87,6 @@ def draw_mined(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4)
         picture = draw_mining(mining, read_image(record["file_name"], "RGB"))
         paths.append(write(folder / Path(record["file_name"]).name, picture))
     return paths
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def write(path: Path, picture: np.ndarray) -> Path:

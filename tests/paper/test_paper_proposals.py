@@ -18,6 +18,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.data.build import load_proposals_into_dataset
+from detectron2.data.datasets import register_pascal_voc
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import BoxMode
@@ -28,13 +29,12 @@ from ohem_paper.proposals.files import (
     check_proposal_file,
     filter_small_boxes,
     logits_of_order,
-    proposals_of_records,
     unique_boxes,
     write_proposal_file,
 )
 from ohem_paper.proposals.making import load_records
 from ohem_paper.proposals.recall import LIMITS, objects_of, recall, recall_table
-from ohem_paper.voc import register_voc_without_difficult
+from ohem_paper.voc import register_without_difficult
 from photographs import voc_xml
 from processes import environment
 
@@ -330,7 +330,7 @@ def test_finished_file_is_not_overwritten(searched, photographs):
 
 def test_data_set_that_is_not_there(tmp_path):
 
-    register_voc_without_difficult(tmp_path.name, str(tmp_path), "test", 2007)
+    register_pascal_voc(tmp_path.name, str(tmp_path), "test", 2007)
     with pytest.raises(SystemExit, match="test.txt does not exist. Detectron2 looks for its data"):
         main(["check", tmp_path.name, str(tmp_path / "x.pkl")])
     with pytest.raises(SystemExit, match="coco_2099_train is no data set that Detectron2"):
@@ -381,7 +381,7 @@ def test_sound_files(kind, protocol, tmp_path):
     file = tmp_path / "proposals.pkl"
     file.write_bytes(pickle.dumps(data, protocol=protocol))
     check_proposal_file(file, RECORDS)
-    first, second = proposals_of_records(file, RECORDS)
+    first, second = check_proposal_file(file, RECORDS)
     assert first.tolist() == [[0, 0, 60, 50], [1, 2, 30, 40]]  # the best first
     assert second.shape == (0, 4)
     loaded = load_proposals_into_dataset([dict(r) for r in RECORDS], file)
@@ -459,7 +459,7 @@ def test_check_and_recall_commands(searched, photographs, capsys):
     main(["recall", photographs, str(searched)])
     out = capsys.readouterr().out
     records = load_records(photographs)
-    of_images = proposals_of_records(searched, records)
+    of_images = check_proposal_file(searched, records)
     no_crowds = [objects_of(r) for r in records]
     assert out.strip() == recall_table(of_images, no_crowds)
     num = sum(not a["iscrowd"] for r in records for a in r["annotations"])
@@ -691,8 +691,10 @@ def voc_folder(photographs, tmp_path):
 def test_voc_without_difficult_objects(voc_folder):
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
+    register_pascal_voc(voc_folder.name, str(voc_folder), "train", 2007)
+    MetadataCatalog.get(voc_folder.name).evaluator_type = "pascal_voc"
+    register_without_difficult(voc_folder.name)
     name = f"{voc_folder.name}_no_difficult"
-    register_voc_without_difficult(name, str(voc_folder), "train", 2007)
     one, two = DatasetCatalog.get(name)
     assert [a["bbox"] for a in one["annotations"]] == [[10, 20, 60, 70]]
     assert two["annotations"] == [] and two["image_id"] == "two"

@@ -15,9 +15,8 @@ import pytest
 import run_table
 import torch
 from models import ROOT
-from ohem_paper.table.report import PAPER_COST, PAPER_MAP
-from ohem_paper.table.result import logged, peak_memory
-from ohem_paper.table.rows import find_rows, settings_of
+from ohem_paper.report import PAPER_COST, PAPER_MAP
+from ohem_paper.rows import find_rows, logged, peak_memory, settings_of
 
 MINI = ROOT / "projects/paper/configs/mini"
 MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]

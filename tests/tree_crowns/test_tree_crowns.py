@@ -15,7 +15,7 @@ from models import ROOT
 
 from ohem_d2.monitor.drawing import FOREGROUND
 from projects.tree_crowns import demo
-from projects.tree_crowns.efficientnet import EfficientNetLite0
+from projects.tree_crowns.backbone import EfficientNetLite0
 from projects.tree_crowns.prepare_data import crowns_on_tile
 from projects.tree_crowns.trainer import AverageWeights, TreeTrainer, setup
 

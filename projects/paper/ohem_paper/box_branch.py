@@ -1,20 +1,29 @@
-"""What the box branch of ROI heads predicts for given RoIs, outside of training and of NMS."""
+"""
+What the box branch of ROI heads predicts for given RoIs, outside of training and before NMS.
+
+Feature maps come by name, RoIs as one ``Instances`` with ``proposal_boxes`` for each image.
+"""
 
 import functools
 from collections.abc import Callable
 
 import torch
-from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    FastRCNNOutputLayers,
+    Res5ROIHeads,
+    StandardROIHeads,
+)
 from detectron2.structures import Instances
 from torch import nn
 
 from ohem_d2 import OHEMMixin, OHEMRes5ROIHeads
 
-# Feature maps by name and RoIs, R in all -> box predictor, and its scores (R, K + 1) and deltas
-# (R, 4 or 4K)
-Predict = Callable[
-    [dict[str, torch.Tensor], list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]
-]
+Features = dict[str, torch.Tensor]
+# -> the box predictor, and its scores (R, K + 1) and deltas (R, 4 or 4K) of all R RoIs
+Predict = Callable[[Features, list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]]
+# -> of each image class probabilities (R, K + 1), background last, and boxes (R, 4 or 4K)
+Scorer = Callable[[Features, list[Instances]], tuple[list[torch.Tensor], list[torch.Tensor]]]
 
 
 def box_branch(heads: nn.Module, user: str) -> Predict:
@@ -39,3 +48,52 @@ def box_branch(heads: nn.Module, user: str) -> Predict:
         "its own. Give it a method score_rois(features, proposals) such as that of "
         "ohem_d2.OHEMMixin; a cascade has to keep CascadeROIHeads._forward_box()"
     )
+
+
+def box_scorer(heads: nn.Module, user: str) -> Scorer:
+    """
+    What detects in given RoIs as :func:`box_branch`'s heads do before NMS, or a cascade with all
+    its stages.
+
+    Raises:
+        TypeError: for heads whose box branch or predictor is not known.
+    """
+    for predictor in predictors(heads):
+        inference = getattr(type(predictor), "inference", None)
+        if inference is not FastRCNNOutputLayers.inference:
+            raise TypeError(
+                f"{user} take a box predictor that detects as FastRCNNOutputLayers does; "
+                f"{type(heads).__name__} has {type(predictor).__name__}, whose inference() is "
+                "another"
+            )
+    is_cascade = isinstance(heads, CascadeROIHeads)
+    if is_cascade and type(heads)._forward_box is CascadeROIHeads._forward_box:
+        return functools.partial(_score_by_cascade, heads)
+    predict = box_branch(heads, user)
+
+    def score(features: Features, proposals: list[Instances]):
+        predictor, predictions = predict(features, proposals)
+        parts = predictor.predict_probs, predictor.predict_boxes
+        return tuple(part(predictions, proposals) for part in parts)
+
+    return score
+
+
+def _score_by_cascade(heads: CascadeROIHeads, features: Features, proposals: list[Instances]):
+    """Boxes of the last stage, probabilities averaged over the stages."""
+    features = [features[f] for f in heads.box_in_features]
+    sizes = [p.image_size for p in proposals]
+    probs, boxes = [], []
+    for stage, predictor in enumerate(heads.box_predictor):
+        if stage > 0:
+            proposals = heads._create_proposals_from_boxes(boxes, sizes)
+        predictions = heads._run_stage(features, proposals, stage)
+        probs.append(predictor.predict_probs(predictions, proposals))
+        boxes = predictor.predict_boxes(predictions, proposals)
+    return [sum(of_image) * (1.0 / len(probs)) for of_image in zip(*probs)], boxes
+
+
+def predictors(heads: nn.Module) -> list[nn.Module]:
+    """One for each stage; the last one has the thresholds of the test."""
+    predictor = getattr(heads, "box_predictor", None)
+    return list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]

@@ -1,61 +1,48 @@
 """What the experiments have in common: keys, data, and the trainers."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
-from ohem_d2 import add_ohem_config
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.training.accumulation import add_accumulation_config
+from ohem_d2.data.datasets import must_exist, register_datasets
+from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
-from .bootstrapping.settings import BootstrapSettings
 from .bootstrapping.trainer import BootstrapTrainer
 from .inference.model import with_test_time_extras
-from .inference.settings import BoxVoting, MultiScale
 from .networks.vgg import add_vgg_config
-from .proposals.files import check_proposal_file
-from .training_loss import TrainingLossHook, add_training_loss_config
+from .proposals.files import check_proposal_file, files_by_data
+from .settings import BootstrapSettings, BoxVoting, MultiScale, TrainingLoss
+from .training_loss import TrainingLossHook
 
-TRAINERS = ("online", "bootstrapping")
 
-
-def add_paper_config(cfg: CfgNode) -> None:
-    """Every key of the project, in place."""
-    add_ohem_config(cfg)
-    add_accumulation_config(cfg)
+def paper_cfg() -> CfgNode:
+    """Detectron2's defaults with every key of the project."""
+    cfg = default_cfg()
     add_vgg_config(cfg)
-    for settings in (MultiScale, BoxVoting, BootstrapSettings):
+    for settings in (MultiScale, BoxVoting, BootstrapSettings, TrainingLoss):
         settings.add_to(cfg)
-    add_training_loss_config(cfg)
     # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
     cfg.SOLVER.TRAINER = "online"
+    return cfg
 
 
 def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """
-    The configuration of an experiment; also registers its data sets.
-
-    Args:
-        overrides: KEY, VALUE, KEY, VALUE...
-
-    Raises:
-        ValueError: for a trainer that there is not.
+    The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
+    data sets. Raises ValueError for a trainer that there is not.
     """
-    cfg = get_cfg()
-    add_paper_config(cfg)
+    cfg = paper_cfg()
     cfg.merge_from_file(str(file))
     cfg.merge_from_list(list(overrides))
     if cfg.SOLVER.TRAINER not in TRAINERS:
-        allowed = " or ".join(f'"{name}"' for name in TRAINERS)
-        raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {allowed}")
+        raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
@@ -71,10 +58,9 @@ def import_networks(cfg: CfgNode) -> None:
 
 def check_files(cfg: CfgNode) -> None:
     """
-    Raises:
-        FileNotFoundError, ValueError: for weights that are missing, and for proposals that are
-            missing or do not fit the data, before hours are spent; for data sets that differ in
-            their classes.
+    Raises, before hours are spent:
+        FileNotFoundError, ValueError: for weights or proposals that are missing, proposals that do
+            not fit the data, and data sets that differ in their classes.
         RuntimeError: for a GPU that there is not.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -82,32 +68,20 @@ def check_files(cfg: CfgNode) -> None:
             f"MODEL.DEVICE = {cfg.MODEL.DEVICE!r}, and there is no GPU that PyTorch can use; "
             'allowed here: "cpu"'
         )
-    weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS = {weights} does not exist; see projects/paper/README.md for where "
-            "to get the weights and convert_weights.py for how to convert them"
-        )
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        source = "projects/paper/README.md says where to get it and how to convert it"
+        must_exist(cfg.MODEL.WEIGHTS, f"MODEL.WEIGHTS; {source}")
+    names, classes = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), []
     for name in names:
         DatasetCatalog.get(name)  # some have their classes only then
-    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
-    for name in names:
-        if classes[name] != classes[names[0]]:
+        classes.append(MetadataCatalog.get(name).get("thing_classes"))
+        if classes[-1] != classes[0]:
             raise ValueError(
                 f"{names[0]} and {name} differ in their classes; a detector trained on the one "
                 "cannot be tested on the other. Choose both of DATASETS.TRAIN and DATASETS.TEST"
             )
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return
-    for split in ("TRAIN", "TEST"):
-        data, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
-        if len(data) != len(files):
-            raise ValueError(
-                f"DATASETS.PROPOSAL_FILES_{split} = {files!r}; allowed: one file for each of "
-                f"DATASETS.{split}, which is {data!r}"
-            )
-        for name, file in zip(data, files):
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for name, file in (*files_by_data(cfg, "TRAIN"), *files_by_data(cfg, "TEST")):
             check_proposal_file(Path(file), DatasetCatalog.get(name))
 
 
@@ -120,7 +94,7 @@ class _Experiment:
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        if self.cfg.TRAINING_LOSS.PERIOD > 0:
+        if TrainingLoss.from_cfg(self.cfg).period > 0:
             hooks.insert(0, TrainingLossHook(self.cfg))  # before the timer of iterations
         return hooks
 
@@ -133,7 +107,5 @@ class BootstrapPaperTrainer(_Experiment, BootstrapTrainer):
     """The same network, data and schedule with classic bootstrapping."""
 
 
-def build_trainer(cfg: CfgNode) -> OHEMTrainer:
-    """As ``cfg.SOLVER.TRAINER`` says."""
-    bootstrapping = cfg.SOLVER.TRAINER == "bootstrapping"
-    return BootstrapPaperTrainer(cfg) if bootstrapping else PaperTrainer(cfg)
+# by SOLVER.TRAINER
+TRAINERS = {"online": PaperTrainer, "bootstrapping": BootstrapPaperTrainer}

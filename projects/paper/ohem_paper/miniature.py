@@ -1,17 +1,18 @@
 """Data and proposals for Table 1 in miniature."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from ohem_d2.files import write_atomically
 from projects.tree_crowns import prepare_data
 
 from .proposals import making
-from .table.rows import PROJECT, on_data
+from .rows import PROJECT, on_data
 
 CONFIGS = PROJECT / "configs/mini"
 
@@ -25,16 +26,12 @@ QUICK_IMAGES = 6
 
 def prepare_tree_crowns(folder: Path, quick: bool, workers: int) -> list[str]:
     """
-    Make what is missing of the data and its proposals.
-
-    Args:
-        quick: a few images.
-        workers: processes of the search.
-
-    Returns:
-        the overrides that name it.
+    Make what is missing of the data and its proposals, of a few images if ``quick``, by so many
+    processes. Returns the overrides that name it.
     """
     prepare_data.prepare(prepare_data.DATA)
+    limits = {"workers": workers, "min_size": 8, "max_proposals": 1000}
+    search = functools.partial(making.by_selective_search, **limits)
 
     def wide(image: dict) -> bool:
         x, y = map(int, Path(image["file_name"]).stem.split("_")[-2:])
@@ -42,23 +39,17 @@ def prepare_tree_crowns(folder: Path, quick: bool, workers: int) -> list[str]:
 
     overrides = []
     for split, keep in (("train", wide), ("test", lambda image: True)):
-        file, proposals = folder / f"{split}.json", folder / f"{split}.pkl"
-        source = prepare_data.DATA / f"{split}.json"
-        write_subset(source, file, keep, QUICK_IMAGES if quick else None)
-        name = f"coco:{file}:{prepare_data.DATA / 'tiles'}"
-        if not proposals.exists():
-            limits = {"min_size": 8, "max_proposals": 1000}
-            making.by_selective_search(name, proposals, workers=workers, **limits)
-        overrides += on_data(split.upper(), [name], [str(proposals)])
+        file, tiles = folder / f"{split}.json", prepare_data.DATA / "tiles"
+        num = QUICK_IMAGES if quick else None
+        write_subset(prepare_data.DATA / file.name, file, keep, num)
+        overrides += with_proposals(f"coco:{file}:{tiles}", file, search)
     return overrides
 
 
 def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
     """
-    The same for DeepPCB; trains a region proposal network first.
-
-    Raises:
-        FileNotFoundError: if something is missing in the folder ``source``.
+    The same for DeepPCB in the folder ``source``; trains a region proposal network first. Raises
+    FileNotFoundError if something is missing there.
     """
     prepare_data.prepare(prepare_data.DATA)  # the trunk's weights
     names = {}
@@ -67,27 +58,26 @@ def prepare_deeppcb(source: Path, folder: Path, quick: bool) -> list[str]:
         if not annotations.exists():
             raise FileNotFoundError(f"--deeppcb {source}: {annotations} does not exist")
         write_subset(annotations, file, lambda image: True, QUICK_IMAGES if quick else num)
-        names[split] = f"coco:{file}:{source / 'images'}"
-    weights, config = folder / "rpn.pth", str(CONFIGS / "rpn.yaml")
+        names[file] = f"coco:{file}:{source / 'images'}"
+    weights, config, runs = folder / "rpn.pth", str(CONFIGS / "rpn.yaml"), folder / "rpn"
     if not weights.exists():
-        schedule = QUICK_SCHEDULE if quick else ()
-        train_rpn(config, folder / "rpn", ["DATASETS.TRAIN", f"('{names['train']}',)", *schedule])
+        command = [sys.executable, "-W", "ignore", str(PROJECT / "train.py"), "--resume"]
+        command += ["--config-file", config, "OUTPUT_DIR", str(runs), *PCB_SIZE]
+        command += ["DATASETS.TRAIN", f"('{names[folder / 'train.json']}',)"]
+        subprocess.run([*command, *(QUICK_SCHEDULE if quick else ())], check=True)
         # The last checkpoint that was written whole, which model_final.pth is not after a kill
-        last = (folder / "rpn" / "last_checkpoint").read_text()
-        os.replace(folder / "rpn" / last, weights)
-    overrides = []
-    for split, name in names.items():
-        proposals = folder / f"{split}.pkl"
-        if not proposals.exists():
-            making.by_rpn(name, proposals, config_file=config, weights=str(weights), opts=PCB_SIZE)
-        overrides += on_data(split.upper(), [name], [str(proposals)])
-    return overrides
+        os.replace(runs / (runs / "last_checkpoint").read_text(), weights)
+    limits = {"config_file": config, "weights": str(weights), "opts": PCB_SIZE}
+    propose = functools.partial(making.by_rpn, **limits)
+    return [word for file, name in names.items() for word in with_proposals(name, file, propose)]
 
 
-def train_rpn(config: str, output: Path, overrides: Sequence[str]) -> None:
-    command = [sys.executable, "-W", "ignore", str(PROJECT / "train.py"), "--resume"]
-    command += ["--config-file", config, "OUTPUT_DIR", str(output), *PCB_SIZE, *overrides]
-    subprocess.run(command, check=True)
+def with_proposals(name: str, file: Path, make: Callable[[str, Path], None]) -> list[str]:
+    """Overrides: the data set of a split, whose annotations the file has, and its proposals."""
+    proposals = file.with_suffix(".pkl")
+    if not proposals.exists():
+        make(name, proposals)
+    return on_data(file.stem.upper(), [name], [str(proposals)])
 
 
 def write_subset(source: Path, target: Path, keep: Callable[[dict], bool], num: int | None) -> None:

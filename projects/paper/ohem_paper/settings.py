@@ -1,6 +1,10 @@
-"""Nodes of the configuration as dataclasses, which check their values when they are made."""
+"""
+The checked keys of the project. A node of the configuration is a dataclass, which checks its values
+when it is made.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from detectron2.config import CfgNode
@@ -8,11 +12,42 @@ from detectron2.config import CfgNode
 S = TypeVar("S", bound="Settings")
 
 
+def key(default: Any, holds: Callable[[Any], bool], allowed: str) -> Any:
+    """A field: its default, which values may be, and which in words."""
+    return dataclasses.field(default=default, metadata={"holds": holds, "allowed": allowed})
+
+
+def switch(default: bool = False) -> Any:
+    return key(default, lambda value: isinstance(value, bool), "True or False")
+
+
+def whole(default: int, least: int) -> Any:
+    return key(default, lambda value: is_whole(value, least), f"a whole number >= {least}")
+
+
+def number(default: float, holds: Callable[[float], bool], allowed: str) -> Any:
+    return key(default, lambda value: type(value) in (int, float) and holds(value), allowed)
+
+
+def is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of such classes: a field is the key of that name in upper case."""
+    """
+    Base of the nodes: a field is the key of that name in upper case.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
 
     NODE: ClassVar[str]  # its name in the configuration, with those of the nodes that it is in
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            holds = field.metadata["holds"](getattr(self, field.name))
+            self.require(field.name, holds, field.metadata["allowed"])
 
     @classmethod
     def add_to(cls, cfg: CfgNode) -> None:
@@ -24,27 +59,95 @@ class Settings:
 
     @classmethod
     def from_cfg(cls: type[S], cfg: CfgNode) -> S:
-        """
-        Keys or the whole node may be missing (defaults).
-
-        Raises:
-            ValueError: names the key, its value and what is allowed.
-        """
+        """Keys or the whole node may be missing (defaults)."""
         for name in cls.NODE.split("."):
             cfg = cfg.get(name, {})
-        return cls(**{key.lower(): value for key, value in cfg.items()})
+        return cls(**{name.lower(): value for name, value in cfg.items()})
 
-    def require(self, name: str, holds: Any, allowed: str) -> None:
+    def require(self, name: str, holds: bool, allowed: str) -> None:
         """Raises ValueError about a field, unless its value holds."""
         if not holds:
             value = getattr(self, name)
             raise ValueError(f"{self.NODE}.{name.upper()} = {value!r}; allowed: {allowed}")
 
 
-def is_whole(value: Any, least: int) -> bool:
-    """Whether it is a whole number, and no less."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+@dataclasses.dataclass(frozen=True)
+class MultiScale(Settings):
+    NODE: ClassVar[str] = "TEST.MULTI_SCALE"
+
+    enabled: bool = switch()
+    # Short sides to which each image is resized (the paper's for testing; for training they are
+    # 480, 576, 688, 864, 900). Sizes that come out equal under the cap are run once. Empty: the
+    # size in which the image comes, for flips alone.
+    min_sizes: tuple[int, ...] = key(
+        (480, 576, 688, 864, 1000), lambda sizes: isinstance(sizes, (list, tuple)), "a list"
+    )
+    # Cap of the long side, which precedes the short side. The paper names a cap for the sake of
+    # memory; 1000 is Fast R-CNN's at a single scale, which caps several scales at 2000.
+    max_size: int = whole(1000, 1)
+    # Run each scale a second time with the image mirrored. The paper does not.
+    flip: bool = switch()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        holds = all(is_whole(short, 1) and short <= self.max_size for short in self.min_sizes)
+        allowed = f"whole numbers from 1 to MAX_SIZE, which is {self.max_size}"
+        self.require("min_sizes", holds, allowed)
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+@dataclasses.dataclass(frozen=True)
+class BoxVoting(Settings):
+    NODE: ClassVar[str] = "TEST.BOX_VOTING"
+
+    enabled: bool = switch()
+    # How often boxes are scored and regressed: 1 for voting alone, 2 for R1 and R2 (the paper).
+    iterations: int = whole(2, 1)
+    # Of boxes of a class that overlap by more than this IoU, the highest scoring one is kept; in
+    # place of MODEL.ROI_HEADS.NMS_THRESH_TEST, which counts without voting.
+    nms_thresh: float = number(0.3, lambda iou: 0 <= iou <= 1, "an IoU from 0 to 1")
+    # Boxes that overlap one that was kept by at least this IoU vote on its place.
+    vote_thresh: float = number(0.5, lambda iou: 0 <= iou <= 1, "an IoU from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class BootstrapSettings(Settings):
+    NODE: ClassVar[str] = "BOOTSTRAP"
+
+    # Rounds of training on a fixed working set; between them are ROUNDS - 1 sweeps.
+    rounds: int = whole(4, 1)
+    # So many background proposals of each image, chosen at random, are in the first working set;
+    # all foreground ones are.
+    initial_background: int = whole(64, 0)
+    # A background RoI is a false positive if its highest score of an object class is above this.
+    score_thresh: float = number(0.1, lambda score: 0 <= score < 1, "a score from 0 to below 1")
+    # Background of the working set that scores below this in a sweep is dropped, as easy examples
+    # are in Felzenszwalb et al. 2010. 0: nothing is, the set only grows.
+    keep_thresh: float = number(0.0, lambda score: 0 <= score < 1, "a score from 0 to below 1")
+    # At most so many false positives of an image are added in a sweep, those with the highest
+    # scores. 0: all.
+    max_per_image: int = whole(100, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = f"from 0 to SCORE_THRESH, which is {self.score_thresh}, so that what is added "
+        holds = self.keep_thresh <= self.score_thresh
+        self.require("keep_thresh", holds, allowed + "is not dropped")
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "BootstrapSettings":
+        """Raises ValueError also if there are more rounds than iterations."""
+        settings, most = super().from_cfg(cfg), cfg.SOLVER.MAX_ITER
+        allowed = f"up to SOLVER.MAX_ITER, which is {most}"
+        settings.require("rounds", settings.rounds <= most, allowed)
+        return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLoss(Settings):
+    NODE: ClassVar[str] = "TRAINING_LOSS"
+
+    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
+    # the training set is taken. 0: never.
+    period: int = whole(0, 0)
+    # So many images, spread evenly over the data set, instead of all. 0: all.
+    num_images: int = whole(0, 0)

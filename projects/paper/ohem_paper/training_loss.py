@@ -3,6 +3,7 @@ The paper's training-loss figure (Sec. 5.5): the mean loss over all RoIs of the 
 whatever the sampler trains on, so that samplers can be compared by it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.modeling import GeneralizedRCNN
@@ -19,58 +21,38 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import per_roi_losses
+from ohem_d2.mining.labelling import classes_of
 
 from .box_branch import box_branch
+from .settings import TrainingLoss
 
 FOREGROUND_IOU = 0.5
 
 
-def add_training_loss_config(cfg: CfgNode) -> None:
-    """The keys of :class:`TrainingLossHook`."""
-    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
-    # the training set is taken. 0: never.
-    cfg.TRAINING_LOSS = CfgNode()
-    cfg.TRAINING_LOSS.PERIOD = 0
-    # So many images, spread evenly over the data set, instead of all. 0: all.
-    cfg.TRAINING_LOSS.NUM_IMAGES = 0
-
-
 def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
     """
-    Args:
-        proposals, targets: of one image.
-
-    Returns:
-        all RoIs, the objects among them, with ``gt_classes`` and ``gt_boxes``: foreground from IoU
-        0.5 on, all others background, whatever the heads' own sampler counts.
+    All RoIs of an image, the objects among them, with ``gt_classes`` and ``gt_boxes``: foreground
+    from IoU 0.5 on, all others background, whatever the heads' own sampler counts.
     """
     boxes = Boxes.cat([proposals.proposal_boxes, targets.gt_boxes])
-    rois = Instances(proposals.image_size, proposal_boxes=boxes)
-    if len(targets) == 0:
-        rois.gt_classes = torch.full((len(boxes),), num_classes, device=boxes.device)
-        rois.gt_boxes = boxes
-        return rois
     matched, labels = Matcher([FOREGROUND_IOU], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
-    rois.gt_classes = torch.where(labels == 1, targets.gt_classes[matched], num_classes)
-    rois.gt_boxes = targets.gt_boxes[matched]
-    return rois
+    return Instances(
+        proposals.image_size,
+        proposal_boxes=boxes,
+        gt_classes=classes_of(matched, labels, targets.gt_classes, num_classes),
+        gt_boxes=targets.gt_boxes[matched] if len(targets) else boxes,
+    )
 
 
 @torch.no_grad()
 def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
     """
-    Args:
-        model: in evaluation, so that dropout rests.
-        inputs: of an image, with ``proposals`` and ``instances``, as the training's mapper makes.
-
-    Returns:
-        ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs, each (R,), by the model's own
-        losses (background has no box loss).
+    ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs of an image, each (R,), by the model's
+    own losses (background has no box loss). ``inputs`` are with ``proposals`` and ``instances``, as
+    the training's mapper makes them; the model is in evaluation, so that dropout rests.
     """
-    images = model.preprocess_image([inputs])
-    features = model.backbone(images.tensor)
-    proposals = inputs["proposals"].to(model.device)
-    targets = inputs["instances"].to(model.device)
+    features = model.backbone(model.preprocess_image([inputs]).tensor)
+    proposals, targets = (inputs[key].to(model.device) for key in ("proposals", "instances"))
     rois = label_all(proposals, targets, model.roi_heads.num_classes)
     predictor, predictions = box_branch(model.roi_heads, "TRAINING_LOSS")(features, [rois])
     return per_roi_losses(predictor, predictions, [rois])
@@ -78,21 +60,17 @@ def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[s
 
 def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, float]:
     """
-    Args:
-        dataset: as :class:`TrainingImages`.
-
-    Returns:
-        the mean of either loss over all RoIs of all images, and their sum, ``loss``.
+    The mean of either loss over all RoIs of all images, as of :class:`TrainingImages`, and their
+    sum, ``loss``.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    totals, num_rois = {}, 0
+    totals, num_rois = Counter(), 0
     with inference_context(model):
         for inputs in dataset:
             losses = losses_of_all_rois(model, inputs)
             num_rois += len(losses["loss_cls"])
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.sum().item()
+            totals.update({name: loss.sum().item() for name, loss in losses.items()})
     means = {name: total / max(num_rois, 1) for name, total in totals.items()}
     return {**means, "loss": sum(means.values())}
 
@@ -101,19 +79,13 @@ class TrainingImages:
     """The images of the training set as they are tested, with proposals and objects."""
 
     def __init__(self, cfg: CfgNode):
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=False,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
-        )
-        num = cfg.TRAINING_LOSS.NUM_IMAGES or len(records)
+        data, files = cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN
+        records = get_detection_dataset_dicts(data, filter_empty=False, proposal_files=files)
+        num = TrainingLoss.from_cfg(cfg).num_images or len(records)
         self.records = records[:: max(len(records) // num, 1)][:num]
-        short, largest = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = short[len(short) // 2 :][:1], largest
-        cfg.INPUT.RANDOM_FLIP = "none"
-        self.mapper = DatasetMapper(cfg, is_train=True)
+        short = cfg.INPUT.MIN_SIZE_TRAIN
+        resize = T.ResizeShortestEdge(short[len(short) // 2], cfg.INPUT.MAX_SIZE_TRAIN, "choice")
+        self.mapper = DatasetMapper(cfg, is_train=True, augmentations=[resize])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for record in self.records:
@@ -132,13 +104,13 @@ class TrainingLossHook(HookBase):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._cfg = cfg
+        self._cfg, self._period = cfg, TrainingLoss.from_cfg(cfg).period
 
     def before_train(self) -> None:
         self._images = TrainingImages(self._cfg)
 
     def before_step(self) -> None:
-        if self.trainer.iter % self._cfg.TRAINING_LOSS.PERIOD == 0:
+        if self.trainer.iter % self._period == 0:
             self._measure()
 
     def after_train(self) -> None:

@@ -7,49 +7,31 @@ voc_2007_trainval_no_difficult and so on, for training. VOC evaluation leaves di
 whatever the data set; it reads the annotations itself.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_voc_instances
-from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from ohem_d2.data.voc import read_voc
 
-SPLITS = {
-    2007: ("trainval", "train", "val", "test"),
-    2012: ("trainval", "train", "val"),
-}
+SPLITS = {2007: ("trainval", "train", "val", "test"), 2012: ("trainval", "train", "val")}
 
 
-def register_voc_without_difficult(
-    name: str, folder: str, split: str, year: int, class_names: Sequence[str] = CLASS_NAMES
-) -> None:
-    """As Detectron2's register_pascal_voc; the folder is only read when the data are asked for."""
+def register_without_difficult(name: str) -> None:
+    """Register a VOC data set again, as NAME_no_difficult; it is read when it is asked for."""
+    of_all = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
 
     def load() -> list[dict]:
-        return without_difficult(load_voc_instances(folder, split, class_names), folder)
+        return without_difficult(DatasetCatalog.get(name), of_all["dirname"])
 
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        thing_classes=list(class_names),
-        dirname=folder,
-        year=year,
-        split=split,
-        evaluator_type="pascal_voc",
-        without_difficult=True,
-    )
+    DatasetCatalog.register(f"{name}_no_difficult", load)
+    MetadataCatalog.get(f"{name}_no_difficult").set(**of_all, without_difficult=True)
 
 
 def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
     """
-    Args:
-        records: of Detectron2's loader.
-        folder: that they were read from, with Annotations/.
-
-    Returns:
-        copies that lack the annotations of difficult objects. An image may be left without any.
+    Copies of records, which Detectron2's loader read from a folder, that lack the annotations of
+    difficult objects. An image may be left without any.
     """
     out = []
     for record in records:
@@ -60,12 +42,6 @@ def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
     return out
 
 
-def _register_all(root: str) -> None:
-    for year, splits in SPLITS.items():
-        for split in splits:
-            name = f"voc_{year}_{split}_no_difficult"
-            register_voc_without_difficult(name, os.path.join(root, f"VOC{year}"), split, year)
-
-
-# The same root as that of Detectron2's own
-_register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
+for year, splits in SPLITS.items():
+    for split in splits:
+        register_without_difficult(f"voc_{year}_{split}")

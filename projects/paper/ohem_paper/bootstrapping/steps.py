@@ -1,4 +1,8 @@
-"""The algorithm, as functions on tensors, for the R proposals of one image."""
+"""
+The algorithm, as functions on tensors, for the R proposals of one image. Their ``labels``, of shape
+(R,), say whether each is FOREGROUND, BACKGROUND or IGNORED; ``scores``, of shape (R,), are the
+highest of an object class; a working set is the indices of proposals, int64, ascending.
+"""
 
 import torch
 from detectron2.modeling.matcher import Matcher
@@ -6,7 +10,6 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 
 from ohem_d2.mining.labelling import inside_ignore_region
 
-# Labels of proposals
 IGNORED, BACKGROUND, FOREGROUND = -1, 0, 1
 
 
@@ -21,7 +24,7 @@ def label_proposals(
         ioa_thresh: background inside a crowd region by this share of its area is ignored.
 
     Returns:
-        int8 of shape (R,): FOREGROUND, BACKGROUND or IGNORED.
+        int8 of shape (R,).
     """
     labels = matcher(pairwise_iou(target.gt_boxes, boxes))[1]
     crowd = inside_ignore_region(boxes, target, ioa_thresh)
@@ -31,14 +34,7 @@ def label_proposals(
 def initial_set(
     labels: torch.Tensor, num_background: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """
-    Args:
-        labels: of shape (R,).
-
-    Returns:
-        int64, ascending: indices of all foreground and of ``num_background`` random background
-        proposals, or of all if there are fewer.
-    """
+    """All foreground and ``num_background`` random background proposals, all if there are fewer."""
     background = torch.nonzero(labels == BACKGROUND).squeeze(1)
     order = torch.randperm(len(background), generator=generator)
     foreground = torch.nonzero(labels == FOREGROUND).squeeze(1)
@@ -48,14 +44,7 @@ def initial_set(
 def find_false_positives(
     scores: torch.Tensor, labels: torch.Tensor, score_thresh: float
 ) -> torch.Tensor:
-    """
-    Args:
-        scores: of shape (R,), the highest of an object class.
-        labels: of shape (R,).
-
-    Returns:
-        int64: indices of background that scores above ``score_thresh``, highest scores first.
-    """
+    """int64: background that scores above ``score_thresh``, highest scores first."""
     found = torch.nonzero((labels == BACKGROUND) & (scores > score_thresh)).squeeze(1)
     return found[torch.sort(scores[found], descending=True, stable=True).indices]
 
@@ -63,27 +52,20 @@ def find_false_positives(
 def shrink(
     indices: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, keep_thresh: float
 ) -> torch.Tensor:
-    """
-    Args:
-        indices: int64, the working set.
-        scores, labels: of all proposals, each of shape (R,).
-
-    Returns:
-        ``indices`` without background that scores below ``keep_thresh``.
-    """
+    """The working set without background that scores below ``keep_thresh``."""
     easy = (labels[indices] == BACKGROUND) & (scores[indices] < keep_thresh)
     return indices[~easy]
 
 
 def merge(indices: torch.Tensor, found: torch.Tensor, max_added: int) -> torch.Tensor:
     """
-    Args:
-        indices: int64, the working set.
-        found: int64, what is to be added, most important first.
-        max_added: of those that are not in the set yet, at most so many; 0: all.
-
-    Returns:
-        int64, ascending: the grown set.
+    The working set with what was found, most important first, and is not in it yet: at most
+    ``max_added`` of these, 0: all.
     """
     new = found[~torch.isin(found, indices)]
     return torch.cat([indices, new[: max_added or None]]).sort().values
+
+
+def round_of(iteration: int, max_iter: int, rounds: int) -> int:
+    """The round, from 0, that an iteration belongs to; lengths of rounds differ by at most 1."""
+    return iteration * rounds // max_iter

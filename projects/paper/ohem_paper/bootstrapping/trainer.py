@@ -1,24 +1,45 @@
 """Rounds of training, with sweeps between them."""
 
 import logging
-import math
 import time
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
+from ohem_d2 import OHEMMixin
 from ohem_d2.monitor.scalars import LOGGER_NAME
 from ohem_d2.training.trainer import OHEMTrainer
 
-from .settings import BootstrapSettings, check_config, round_of
-from .sweep import sweep
-from .working_set import WorkingSet, WorkingSetLoader
+from ..proposals.files import files_by_data
+from ..settings import BootstrapSettings
+from .steps import round_of
+from .working_set import WorkingSet, WorkingSetLoader, sweep
 
 logger = logging.getLogger(LOGGER_NAME)
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raises ValueError if the configuration is of a detector that cannot be bootstrapped here."""
+    generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if not cfg.MODEL.LOAD_PROPOSALS or generator != "PrecomputedProposals":
+        raise ValueError(
+            f"MODEL.LOAD_PROPOSALS = {cfg.MODEL.LOAD_PROPOSALS!r} and "
+            f"MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}; allowed: True and "
+            "'PrecomputedProposals', because a working set refers to proposals that stay the same"
+        )
+    files_by_data(cfg, "TRAIN")
+    name = cfg.MODEL.ROI_HEADS.NAME
+    heads = ROI_HEADS_REGISTRY.get(name)
+    if not issubclass(heads, StandardROIHeads) or issubclass(heads, (CascadeROIHeads, OHEMMixin)):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.NAME = {name!r}; allowed: StandardROIHeads or heads that build on "
+            "them, with one stage, and that do not mine by themselves"
+        )
 
 
 class SweepBetweenRounds(HookBase):
@@ -40,14 +61,14 @@ class SweepBetweenRounds(HookBase):
     def _go_on_to(self, iteration: int) -> bool:
         """Whether a round begins with this iteration, and its set had to be found first."""
         trainer = self.trainer
-        rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
         if iteration >= trainer.max_iter:
             return False
-        here = round_of(iteration, trainer.max_iter, rounds)
+        rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
+        last, here = (round_of(i, trainer.max_iter, rounds) for i in (iteration - 1, iteration))
         before = trainer.working_set.round
         if here > before:
             trainer.end_round(next_round=here)
-        if iteration > 0 and round_of(iteration - 1, trainer.max_iter, rounds) < here:
+        if iteration > 0 and last < here:
             trainer.seed_round()
         return here > before
 
@@ -65,22 +86,16 @@ class BootstrapTrainer(OHEMTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        """
-        Raises:
-            ValueError: if the configuration is not one to bootstrap with.
-        """
+        """Raises ValueError if the configuration is not one to bootstrap with."""
         check_config(cfg)
         self.history: list[dict[str, float]] = []
         self._train_seconds = 0.0  # of this round
         super().__init__(cfg)
+        rounds, counts = BootstrapSettings.from_cfg(cfg).rounds, self.working_set.count()
         logger.info(
-            "Bootstrapping is active: {} rounds; the first working set has {num_foreground} "
-            "foreground and {num_background} background RoIs, of {} proposals in {} images".format(
-                BootstrapSettings.from_cfg(cfg).rounds,
-                sum(map(len, self.working_set.labels)),
-                len(self.working_set.records),
-                **self.working_set.count(),
-            )
+            f"Bootstrapping is active: {rounds} rounds; the first working set has {counts}, of "
+            f"{sum(map(len, self.working_set.labels))} proposals in "
+            f"{len(self.working_set.records)} images"
         )
 
     @property
@@ -89,7 +104,7 @@ class BootstrapTrainer(OHEMTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> WorkingSetLoader:
-        return WorkingSetLoader(cfg, WorkingSet.from_cfg(cfg))
+        return WorkingSetLoader(cfg, WorkingSet(cfg))
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
@@ -107,28 +122,21 @@ class BootstrapTrainer(OHEMTrainer):
         """Sweep if there is a next round, and log what this one was."""
         numbers = {**self.working_set.count(), "train_seconds": self._train_seconds}
         self._train_seconds = 0.0
-        line = (
-            "Bootstrapping, round {}: {train_seconds:.1f} s of training with {num_foreground} "
-            "foreground and {num_background} background RoIs"
-        )
         if next_round is not None:
             start = time.perf_counter()
             model = self.checkpointer.model  # without the wrapper for several processes
             indices, counts = sweep(self.cfg, model, self.working_set)
             numbers.update(counts, sweep_seconds=time.perf_counter() - start)
-            line += (
-                "; the sweep took {sweep_seconds:.1f} s and found {num_false_positives} false "
-                "positives, {num_added} are added; {num_dropped} easy RoIs are dropped"
-            )
-        logger.info(line.format(self.working_set.round + 1, **numbers))
+        words = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
+        logger.info(f"Bootstrapping, round {self.working_set.round + 1}: {words}")
         self.history.append(numbers)
         for name, value in numbers.items():
             self.storage.put_scalar(f"bootstrap/{name}", value, smoothing_hint=False)
         if next_round is not None:
             self.working_set.indices, self.working_set.round = indices, next_round
             return
-        trained = math.fsum(part["train_seconds"] for part in self.history)
-        swept = math.fsum(part.get("sweep_seconds", 0.0) for part in self.history)
+        trained = sum(part["train_seconds"] for part in self.history)
+        swept = sum(part.get("sweep_seconds", 0.0) for part in self.history)
         share = swept / (trained + swept)
         self.storage.put_scalar("bootstrap/sweep_share", share, smoothing_hint=False)
         logger.info(
@@ -142,19 +150,12 @@ class BootstrapTrainer(OHEMTrainer):
             seed_all_rng(self.cfg.SEED + 10_007 * self.working_set.round + comm.get_rank())
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        state["bootstrap"] = {
-            "working_set": self.working_set.state_dict(),
-            "history": self.history,
-            "train_seconds": self._train_seconds,
-        }
-        return state
+        own = {"history": self.history, "train_seconds": self._train_seconds}
+        own["working_set"] = self.working_set.state_dict()
+        return {**super().state_dict(), "bootstrap": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """
-        Raises:
-            ValueError: if the checkpoint is not of a bootstrapping run on the same proposals.
-        """
+        """Raises ValueError if the checkpoint is not of such a run on the same proposals."""
         if "bootstrap" not in state_dict:
             raise ValueError(
                 f"The last checkpoint in OUTPUT_DIR = {self.cfg.OUTPUT_DIR!r} has no working set: "

@@ -1,21 +1,30 @@
-"""Which proposals are trained on, and the loader of these."""
+"""Which proposals are trained on, the loader of these, and the sweep that finds the next ones."""
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
 
-from .settings import BootstrapSettings
-from .steps import BACKGROUND, FOREGROUND, initial_set, label_proposals
+from ..box_branch import box_branch
+from ..proposals.recall import objects_of
+from ..settings import BootstrapSettings
+from . import steps
 
 
 class WorkingSet:
@@ -25,47 +34,31 @@ class WorkingSet:
     Attributes:
         records: images in Detectron2's format, with all proposals: float32, absolute XYXY pixels,
             none empty.
-        labels: of the proposals of each image, see :func:`.label_proposals`.
+        labels: of the proposals of each image, see ``steps.py``.
         indices: of the proposals of each image that are in the set; int64, ascending.
         round: the set is that of this round, from 0.
     """
 
-    def __init__(
-        self, records: list[dict], labels: list[torch.Tensor], num_background: int, seed: int
-    ):
-        """
-        Args:
-            num_background: of each image, see :func:`.initial_set`.
-            seed: of the random choice.
-        """
-        self.records = records
-        self.labels = labels
-        generator = torch.Generator().manual_seed(seed)
-        self.indices = [initial_set(part, num_background, generator) for part in labels]
-        self.round = 0
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "WorkingSet":
+    def __init__(self, cfg: CfgNode):
         """The first one; the same in all processes."""
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
         )
-        matcher = Matcher(
-            cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS,
-            cfg.MODEL.ROI_HEADS.IOU_LABELS,
-            allow_low_quality_matches=False,
-        )
-        ioa_thresh = cfg.MODEL.ROI_HEADS.OHEM.IGNORE_IOA_THRESH  # as the miner's
-        topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
-        records = [_with_proposals_inside(record, topk) for record in records]
-        labels = [
-            label_proposals(Boxes(r["proposal_boxes"]), _ground_truth(r), matcher, ioa_thresh)
-            for r in records
-        ]
+        heads, topk = cfg.MODEL.ROI_HEADS, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+        matcher = Matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS)
+        ioa_thresh = heads.OHEM.IGNORE_IOA_THRESH  # as the miner's
+        self.records = [_with_proposals_inside(record, topk) for record in records]
+        self.labels = []
+        for record in self.records:
+            boxes, target = Boxes(record["proposal_boxes"]), _ground_truth(record)
+            self.labels.append(steps.label_proposals(boxes, target, matcher, ioa_thresh))
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        return cls(records, labels, BootstrapSettings.from_cfg(cfg).initial_background, seed)
+        generator = torch.Generator().manual_seed(seed)
+        num_background = BootstrapSettings.from_cfg(cfg).initial_background
+        self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
+        self.round = 0
 
     def records_to_train_on(self) -> list[dict]:
         """The records with the proposals of the set alone."""
@@ -74,10 +67,8 @@ class WorkingSet:
     def count(self) -> dict[str, int]:
         """Of RoIs in the set, ``num_foreground`` and ``num_background``."""
         labels = torch.cat([part[i] for part, i in zip(self.labels, self.indices)])
-        return {
-            "num_foreground": int((labels == FOREGROUND).sum()),
-            "num_background": int((labels == BACKGROUND).sum()),
-        }
+        kinds = {"num_foreground": steps.FOREGROUND, "num_background": steps.BACKGROUND}
+        return {name: int((labels == kind).sum()) for name, kind in kinds.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -88,10 +79,7 @@ class WorkingSet:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Raises:
-            ValueError: if the state is of other proposals.
-        """
+        """Raises ValueError if the state is of other proposals."""
         if state["proposals"] != self._digest():
             raise ValueError(
                 "The working set in the checkpoint is of other proposals than these. Resume with "
@@ -109,10 +97,8 @@ class WorkingSet:
 
 
 def _with_proposals(record: dict, indices: np.ndarray) -> dict:
-    kept = dict(record)
-    for key in ("proposal_boxes", "proposal_objectness_logits"):
-        kept[key] = record[key][indices]
-    return kept
+    keys = ("proposal_boxes", "proposal_objectness_logits")
+    return {**record, **{key: record[key][indices] for key in keys}}
 
 
 def _with_proposals_inside(record: dict, topk: int) -> dict:
@@ -120,11 +106,8 @@ def _with_proposals_inside(record: dict, topk: int) -> dict:
     The first ``topk`` proposals, as XYXY, that the mapper does not drop as empty. So an index means
     the same before and after it.
     """
-    boxes = BoxMode.convert(
-        np.asarray(record["proposal_boxes"], dtype="float32"),
-        record["proposal_bbox_mode"],
-        BoxMode.XYXY_ABS,
-    )
+    boxes = np.asarray(record["proposal_boxes"], dtype="float32")
+    boxes = BoxMode.convert(boxes, record["proposal_bbox_mode"], BoxMode.XYXY_ABS)
     record = {**record, "proposal_boxes": boxes, "proposal_bbox_mode": BoxMode.XYXY_ABS}
     clipped = Boxes(boxes.copy())
     clipped.clip((record["height"], record["width"]))
@@ -135,12 +118,9 @@ def _with_proposals_inside(record: dict, topk: int) -> dict:
 
 def _ground_truth(record: dict) -> Instances:
     """Objects and crowd regions of an image, before any transformation."""
-    annotations = record.get("annotations", [])
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    target = Instances((record["height"], record["width"]), gt_boxes=Boxes(boxes[~crowd]))
-    target.ignore_regions = IgnoreRegions(Boxes(boxes[crowd]), len(target))
+    objects, crowds = (Boxes(objects_of(record, crowds)) for crowds in (False, True))
+    target = Instances((record["height"], record["width"]), gt_boxes=objects)
+    target.ignore_regions = IgnoreRegions(crowds, len(target))
     return target
 
 
@@ -152,18 +132,64 @@ class WorkingSetLoader:
     """
 
     def __init__(self, cfg: CfgNode, working_set: WorkingSet):
-        self.cfg = cfg
-        self.working_set = working_set
+        self.cfg, self.working_set = cfg, working_set
 
     def __iter__(self) -> Iterator[list[dict]]:
         while True:
-            current = self.working_set.round
-            loader = build_detection_train_loader(
-                self.cfg,
-                mapper=CrowdDatasetMapper(self.cfg, is_train=True),
-                dataset=self.working_set.records_to_train_on(),
-            )
+            current, records = self.working_set.round, self.working_set.records_to_train_on()
+            mapper = CrowdDatasetMapper(self.cfg, is_train=True)
+            loader = build_detection_train_loader(self.cfg, mapper=mapper, dataset=records)
             for batch in loader:
                 yield batch
                 if self.working_set.round != current:
                     break
+
+
+def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:
+    """
+    For each image, with ``proposals``, the highest score of an object class of each of them, of
+    shape (R,), by a ``GeneralizedRCNN`` in evaluation mode.
+    """
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    proposals = [x["proposals"].to(model.device) for x in inputs]
+    predictor, predictions = box_branch(model.roi_heads, "Bootstrapping")(features, proposals)
+    scores = predictor.predict_probs(predictions, proposals)
+    return [part[:, :-1].amax(dim=1) for part in scores]  # background is the last
+
+
+def sweep(
+    cfg: CfgNode, model: torch.nn.Module, working_set: WorkingSet
+) -> tuple[list[torch.Tensor], dict[str, int]]:
+    """
+    Run the frozen model over every image at the size for tests, with all its proposals; several
+    processes share the images. The model and ``working_set`` stay as they are.
+
+    Returns:
+        the indices of the next working set; and how many false positives there are in the data set,
+        and RoIs are added and dropped.
+    """
+    settings = BootstrapSettings.from_cfg(cfg)
+    topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
+    loader = build_detection_test_loader(
+        [{**record, "place": i} for i, record in enumerate(working_set.records)],
+        mapper=DatasetMapper(cfg, is_train=False, precomputed_proposal_topk=topk),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    swept, counts = {}, Counter()
+    with inference_context(model), torch.no_grad():
+        for inputs in loader:
+            for x, scores in zip(inputs, score_proposals(model, inputs)):
+                place, scores = x["place"], scores.cpu()
+                before, labels = working_set.indices[place], working_set.labels[place]
+                found = steps.find_false_positives(scores, labels, settings.score_thresh)
+                kept = steps.shrink(before, scores, labels, settings.keep_thresh)
+                swept[place] = steps.merge(kept, found, settings.max_per_image)
+                counts["num_false_positives"] += len(found)
+                counts["num_added"] += len(swept[place]) - len(kept)
+                counts["num_dropped"] += len(before) - len(kept)
+    totals = Counter()
+    for part, numbers in comm.all_gather((swept, counts)):
+        swept.update(part)
+        totals.update(numbers)
+    return [swept[place] for place in range(len(working_set.records))], dict(totals)

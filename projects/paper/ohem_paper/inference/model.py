@@ -1,33 +1,25 @@
 """The detector with the extras, as a module."""
 
-import functools
 import itertools
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import GeneralizedRCNN, detector_postprocess
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .scoring import box_scorer, predictors, usable
-from .settings import BoxVoting, MultiScale
+from ..box_branch import box_scorer, predictors
+from ..settings import BoxVoting, MultiScale
 from .views import views
 from .voting import Candidates, above_threshold, iterate, nms, union, vote
 
 
 def with_test_time_extras(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
-    Args:
-        model: with its weights loaded: the names of its parameters change in the wrapper.
-
-    Returns:
-        the model itself if the configuration enables nothing, else the model in a
-        :class:`RCNNWithTestTimeExtras`.
-
-    Raises:
-        ValueError, TypeError: see there; bad values are found even when not enabled.
+    The model, whose weights have to be loaded, in a :class:`RCNNWithTestTimeExtras`; the model
+    itself if the configuration enables nothing. Bad values are found even then.
     """
     extras = RCNNWithTestTimeExtras.from_config(cfg, model)
     if not (extras["multi_scale"].enabled or extras["box_voting"].enabled):
@@ -40,23 +32,18 @@ class RCNNWithTestTimeExtras(nn.Module):
     A ``GeneralizedRCNN`` that tests at several scales, or refines its boxes by iterative
     regression and voting, or both. Input and output are the model's own in evaluation.
 
-    +M: the network runs on the image at every scale. The candidates of all scales (boxes that
-    score above ``MODEL.ROI_HEADS.SCORE_THRESH_TEST``, for each class) are brought to the
-    coordinates of the image as it came and go through one NMS together. So a box of any scale may
-    suppress, or vote for, one of any other. (Fast R-CNN and SPPnet instead give each RoI to the
-    one scale at which its area is nearest to 224 x 224; the paper is said to run all scales, and
-    does not say how it unites them.) Images come as the data loader resized them; set
-    ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
-
-    Proposals of a record are scaled and mirrored with its image. Where an RPN proposes, it does so
-    at every scale.
+    +M: the network runs on the image at every scale, with the record's proposals, if any, scaled
+    and mirrored likewise. The candidates of all scales (boxes that score above
+    ``SCORE_THRESH_TEST``, for each class) are brought to the coordinates of the image as it came
+    and go through one NMS together. So a box of any scale may suppress, or vote for, one of any
+    other. (Fast R-CNN and SPPnet instead give each RoI to one scale; the paper does not say how it
+    unites them.) Set ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
 
     +B: see :mod:`.voting`. R2 is computed at the scale of its R1, and again only from boxes that
     score above ``SCORE_THRESH_TEST``. Scores stay those of the boxes that NMS keeps.
 
-    ``TEST.DETECTIONS_PER_IMAGE`` counts after NMS, as usual. Masks and keypoints are then
-    predicted for the final boxes on the image as it came, without other scales; that takes one
-    more pass of the backbone.
+    Masks and keypoints are predicted for the final boxes on the image as it came, without other
+    scales; that takes one more pass of the backbone.
     """
 
     @configurable
@@ -71,9 +58,7 @@ class RCNNWithTestTimeExtras(nn.Module):
         With a ``CfgNode``: ``RCNNWithTestTimeExtras(cfg, model)``.
 
         Args:
-            model: a ``GeneralizedRCNN``, also in a ``DistributedDataParallel``. Its ROI heads are
-                Detectron2's or OHEM's standard, C4 or cascade heads or build on them, or any
-                others with a ``score_rois`` such as that of ``OHEMMixin``.
+            model: also in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
             multi_scale, box_voting: off if None.
 
         Raises:
@@ -91,25 +76,18 @@ class RCNNWithTestTimeExtras(nn.Module):
         self.model = model
         self.multi_scale = multi_scale or MultiScale()
         self.box_voting = box_voting or BoxVoting()
-        self._score = box_scorer(model.roi_heads)
+        self._score = box_scorer(model.roi_heads, "TEST.MULTI_SCALE and TEST.BOX_VOTING")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        return {
-            "model": model,
-            "multi_scale": MultiScale.from_cfg(cfg),
-            "box_voting": BoxVoting.from_cfg(cfg),
-        }
+        settings = {"multi_scale": MultiScale.from_cfg(cfg), "box_voting": BoxVoting.from_cfg(cfg)}
+        return {"model": model, **settings}
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """
-        Args:
-            batched_inputs: see ``GeneralizedRCNN.forward``. As many images are run at a time, at
-                each scale.
-
-        Returns:
-            see there.
+        See ``GeneralizedRCNN.forward``. As many images as are given are run at a time, at each
+        scale.
 
         Raises:
             ValueError: if the model takes precomputed proposals and a record has none that fit it.
@@ -133,16 +111,7 @@ class RCNNWithTestTimeExtras(nn.Module):
         heads = self.model.roi_heads
         if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
             return self.model.inference(batched_inputs, detected_instances=results)
-        return [
-            {
-                "instances": detector_postprocess(
-                    result,
-                    record.get("height", result.image_size[0]),
-                    record.get("width", result.image_size[1]),
-                )
-            }
-            for result, record in zip(results, batched_inputs)
-        ]
+        return self.model._postprocess(results, batched_inputs, sizes)
 
     def _detect(self, records: list[dict[str, Any]]) -> list[Candidates]:
         """What the network finds in each image, in its coordinates, before any NMS."""
@@ -154,34 +123,33 @@ class RCNNWithTestTimeExtras(nn.Module):
         else:
             proposals, _ = model.proposal_generator(images, features, None)
 
-        thresh = predictors(model.roi_heads)[-1].test_score_thresh
-        found = []
-        for i, (probs, boxes) in enumerate(zip(*self._score(features, proposals))):
-            size = images.image_sizes[i]
-            candidates = above_threshold(*usable(probs, boxes, size), thresh)
-            if self.box_voting.enabled:
-                of_image = {name: feature[i : i + 1] for name, feature in features.items()}
-                # As many at a time as there were proposals, which bounds the memory.
-                predict = functools.partial(self._predict, of_image, size, len(probs))
-                candidates = iterate(candidates, predict, self.box_voting.iterations, thresh)
-            found.append(candidates)
-        return found
+        found = self._score(features, proposals)
+        return [
+            self._of_image({n: f[i : i + 1] for n, f in features.items()}, size, probs, boxes)
+            for i, (size, probs, boxes) in enumerate(zip(images.image_sizes, *found))
+        ]
 
-    def _predict(
+    def _of_image(
         self,
         features: dict[str, torch.Tensor],
-        image_size: tuple[int, int],
-        chunk_size: int,
+        size: tuple[int, int],
+        probs: torch.Tensor,
         boxes: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score and regress boxes (R, 4) of one image: scores (R, K), boxes (R, B, 4)."""
-        parts = []
-        for chunk in boxes.split(chunk_size):
-            (probs,), (regressed,) = self._score(
-                features, [Instances(image_size, proposal_boxes=Boxes(chunk))]
-            )
-            parts.append(usable(probs, regressed, image_size))
-        return tuple(torch.cat(columns) for columns in zip(*parts))
+    ) -> Candidates:
+        """From what its R proposals give, (R, K + 1) and (R, 4B), to R1 or the union with R2..."""
+
+        def predict(again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            parts = []
+            for chunk in again.split(len(probs)):  # which bounds the memory
+                rois = Instances(size, proposal_boxes=Boxes(chunk))
+                (scores,), (regressed,) = self._score(features, [rois])
+                parts.append(usable(scores, regressed, size))
+            return tuple(torch.cat(columns) for columns in zip(*parts))
+
+        thresh = predictors(self.model.roi_heads)[-1].test_score_thresh
+        candidates = above_threshold(*usable(probs, boxes, size), thresh)
+        iterations = self.box_voting.iterations if self.box_voting.enabled else 1
+        return iterate(candidates, predict, iterations, thresh)
 
     def _merge(self, candidates: Candidates, image_size: tuple[int, int]) -> Instances:
         predictor = predictors(self.model.roi_heads)[-1]
@@ -197,6 +165,21 @@ class RCNNWithTestTimeExtras(nn.Module):
             scores=candidates.scores[kept],
             pred_classes=candidates.classes[kept],
         )
+
+
+def usable(
+    probs: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    From a predictor's (R, K + 1) and (R, 4B) to scores (R, K) without background and boxes
+    (R, B, 4) within the image. As in Detectron2, a RoI with any prediction that is not finite is
+    no detection: its scores are NaN here.
+    """
+    broken = ~(torch.isfinite(boxes).all(dim=1) & torch.isfinite(probs).all(dim=1))[:, None]
+    clipped = Boxes(boxes.masked_fill(broken, 0.0).reshape(-1, 4))
+    clipped.clip(image_size)
+    scores = probs[:, :-1].masked_fill(broken, float("nan"))
+    return scores, clipped.tensor.view(len(boxes), boxes.shape[1] // 4, 4)
 
 
 def _check_proposals(record: dict[str, Any]) -> None:

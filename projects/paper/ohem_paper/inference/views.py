@@ -4,15 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data.transforms import (
-    HFlipTransform,
-    ResizeShortestEdge,
-    ResizeTransform,
-    TransformList,
-)
+from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
-from .settings import MultiScale
+from ..settings import MultiScale
 
 Size = tuple[int, int]  # height, width
 
@@ -43,9 +38,9 @@ class View(NamedTuple):
         """From the coordinates of this view to those of the image: (M, 4), XYXY in pixels."""
         return _apply(self._transforms().inverse(), boxes)
 
-    def _transforms(self) -> TransformList:
-        resize = [ResizeTransform(*self.base, *self.size)] if self.size != self.base else []
-        return TransformList([*resize, *([HFlipTransform(self.size[1])] if self.flip else [])])
+    def _transforms(self) -> T.TransformList:
+        resize = [T.ResizeTransform(*self.base, *self.size)] if self.size != self.base else []
+        return T.TransformList([*resize, *([T.HFlipTransform(self.size[1])] if self.flip else [])])
 
 
 def views(size: Size, settings: MultiScale) -> list[View]:
@@ -54,14 +49,14 @@ def views(size: Size, settings: MultiScale) -> list[View]:
         return [View(size, size, False)]
     sizes = [
         # Not by calling it, which would draw from the global random state.
-        ResizeShortestEdge.get_output_shape(*size, short, settings.max_size)
+        T.ResizeShortestEdge.get_output_shape(*size, short, settings.max_size)
         for short in settings.min_sizes
     ]
     flips = (False, True) if settings.flip else (False,)
     return list(dict.fromkeys(View(size, s, f) for s in sizes or [size] for f in flips))
 
 
-def _apply(transforms: TransformList, boxes: torch.Tensor) -> torch.Tensor:
+def _apply(transforms: T.TransformList, boxes: torch.Tensor) -> torch.Tensor:
     if not transforms.transforms:
         return boxes
     return torch.as_tensor(transforms.apply_box(boxes.cpu().numpy()), device=boxes.device)

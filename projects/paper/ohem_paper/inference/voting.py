@@ -39,59 +39,37 @@ def union(parts: Sequence[Candidates]) -> Candidates:
 
 def above_threshold(scores: torch.Tensor, boxes: torch.Tensor, score_thresh: float) -> Candidates:
     """
-    Args:
-        scores: (R, K); a NaN is above no threshold.
-        boxes: (R, B, 4).
-
-    Returns:
-        each box once for each class whose score is above the threshold.
+    Each of the boxes (R, B, 4) once for each class whose score, of (R, K), is above the threshold,
+    which a NaN never is.
     """
     index, classes = torch.nonzero(scores > score_thresh, as_tuple=True)
     return _of_class(scores, boxes, index, classes)
-
-
-def refined(candidates: Candidates, predict: Predict, score_thresh: float) -> Candidates:
-    """
-    From R1 to R2: each candidate is scored and regressed again, for its own class only.
-
-    Args:
-        predict: sees equal boxes once: with class-agnostic regression a box is a candidate of
-            several classes.
-
-    Returns:
-        those whose new score is above the threshold, at most as many as there were.
-    """
-    if len(candidates.scores) == 0:
-        return candidates
-    boxes, index = torch.unique(candidates.boxes, dim=0, return_inverse=True)
-    again = _of_class(*predict(boxes), index, candidates.classes)
-    kept = again.scores > score_thresh
-    return Candidates(*(column[kept] for column in again))
 
 
 def iterate(
     first: Candidates, predict: Predict, iterations: int, score_thresh: float
 ) -> Candidates:
     """
-    Args:
-        first: R1, from scoring and regressing the proposals.
-        iterations: how often boxes are scored and regressed in all; 1 is R1 alone, 2 is R1 and R2,
-            as in the paper.
-
-    Returns:
-        the union of R1, R2, ...
+    The union of R1, which is ``first``, R2, ...: boxes are scored and regressed so many times in
+    all, with that of the proposals; twice in the paper. Each candidate is so for its own class
+    only, and those whose new score is above the threshold stay. ``predict`` sees equal boxes once:
+    with class-agnostic regression a box is a candidate of several classes.
     """
     parts = [first]
     for _ in range(iterations - 1):
-        parts.append(refined(parts[-1], predict, score_thresh))
+        if len(parts[-1].scores) == 0:
+            break
+        boxes, index = torch.unique(parts[-1].boxes, dim=0, return_inverse=True)
+        again = _of_class(*predict(boxes), index, parts[-1].classes)
+        kept = again.scores > score_thresh
+        parts.append(Candidates(*(column[kept] for column in again)))
     return union(parts)
 
 
 def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> torch.Tensor:
     """
-    Returns:
-        int64 of shape (D,), the candidates that no higher scoring one of their class overlaps by
-        more than the threshold, by falling score; the first ``topk`` of them unless that is < 0.
+    int64 of shape (D,): the candidates that no higher scoring one of their class overlaps by more
+    than the threshold, by falling score; the first ``topk`` of them unless that is < 0.
     """
     kept = batched_nms(candidates.boxes, candidates.scores, candidates.classes, nms_thresh)
     return kept[:topk] if topk >= 0 else kept
@@ -99,14 +77,8 @@ def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> torch.Tens
 
 def vote(candidates: Candidates, kept: torch.Tensor, vote_thresh: float) -> torch.Tensor:
     """
-    Args:
-        candidates: with scores >= 0.
-        kept: int64 of shape (D,), from :func:`nms`.
-        vote_thresh: the least IoU of a box that votes.
-
-    Returns:
-        (D, 4): for each box kept, the mean of all candidates of its class that overlap it by at
-        least ``vote_thresh``, itself among them, weighted by their scores.
+    (D, 4): for each box kept, see :func:`nms`, the mean of all candidates of its class that overlap
+    it by an IoU of at least ``vote_thresh``, itself among them, weighted by their scores, all >= 0.
     """
     voted = candidates.boxes[kept].clone()
     for c in torch.unique(candidates.classes[kept]).tolist():

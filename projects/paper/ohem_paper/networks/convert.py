@@ -1,14 +1,10 @@
 """
-Weights of the paper's networks by the names that they have in a detector, read from the formats in
-which they can be had.
+Weights of the paper's networks by the names that they have in a detector, from the formats in which
+they can be had. Files from strangers are read without running what they may contain: ``.pth`` with
+``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by :class:`.ArrayUnpickler`.
 
-Files from strangers are read without running what they may contain: ``.pth`` with
-``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by an unpickler that knows arrays of
-NumPy and Python's plain types and refuses all else.
-
-Images are expected as BGR in 8-bit units less the mean, as in Caffe. The first layer of
-torchvision's network, which expects RGB of unit variance, is converted to that; its mean is
-``PIXEL_MEAN: [103.53, 116.28, 123.675]``.
+Images are expected as in Caffe: BGR in 8-bit units less the mean. The first layer of torchvision's
+network, which expects RGB of unit variance, is converted to that.
 """
 
 import pickle
@@ -31,29 +27,28 @@ NETWORKS = {
 # Standard deviations of torchvision's input, BGR
 TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
 
+Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight" or "bias"
+
 
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
-    Args:
-        network: "vgg16" or "vgg_m".
-        source: a state dict of torchvision's vgg16 (.pth), a .caffemodel, or a .pkl of Detectron.
-
-    Returns:
-        the parameters by the names that they have in a detector.
+    The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
+    .caffemodel, or a .pkl of Detectron.
 
     Raises:
-        ValueError: names the file and what is missing, has another shape or is not allowed.
-        FileNotFoundError
+        ValueError, FileNotFoundError: names the file and what is missing, has another shape or is
+            not allowed.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
-    shapes = layer_shapes(network)
     readers = {".pth": read_torchvision, ".caffemodel": read_caffe, ".pkl": read_detectron}
     if source.suffix not in readers:
         raise ValueError(f"{source} is none of {', '.join(readers)}")
     layers = readers[source.suffix](source, network)
     weights = {}
-    for layer, shape in shapes.items():
+    for layer, shape in layer_shapes(network).items():
+        name = {"fc6": "roi_heads.box_head.fc1", "fc7": "roi_heads.box_head.fc2"}.get(layer)
+        name = name or f"backbone.{'stem.' * layer.startswith('conv1')}{layer.replace('_', '.')}"
         for kind, wanted in (("weight", shape), ("bias", shape[:1])):
             value = layers.get((layer, kind))
             if value is None:
@@ -66,7 +61,7 @@ def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
                     f"{source}: the {kind} of layer {layer} has shape {tuple(value.shape)}, in "
                     f"{network} it is {wanted}"
                 )
-            weights[f"{name_in_detector(layer, network)}.{kind}"] = value.float().contiguous()
+            weights[f"{name}.{kind}"] = value.float().contiguous()
     return weights
 
 
@@ -75,23 +70,13 @@ def layer_shapes(network: str) -> dict[str, tuple[int, ...]]:
     make_blocks, shapes = NETWORKS[network]
     with torch.device("meta"):
         blocks, _ = make_blocks()
-    convolutions = {}
-    for block, module in blocks.items():
-        for name, parameter in module.named_parameters(prefix=block):
-            if name.endswith(".weight"):
-                layer = name.removesuffix(".weight").replace(".", "_")
-                convolutions[layer] = tuple(parameter.shape)
+    parameters = torch.nn.ModuleDict(blocks).named_parameters()
+    convolutions = {
+        name.removesuffix(".weight").replace(".", "_"): tuple(parameter.shape)
+        for name, parameter in parameters
+        if name.endswith(".weight")
+    }
     return {**convolutions, **shapes}
-
-
-def name_in_detector(layer: str, network: str) -> str:
-    if layer.startswith("fc"):
-        return {"fc6": "roi_heads.box_head.fc1", "fc7": "roi_heads.box_head.fc2"}[layer]
-    name = layer.replace("_", ".")
-    return f"backbone.stem.{name}" if name.startswith("conv1") else f"backbone.{name}"
-
-
-Layers = Mapping[tuple[str, str], torch.Tensor]  # by layer and kind, "weight" or "bias"
 
 
 def read_torchvision(source: Path, network: str) -> Layers:
@@ -156,11 +141,7 @@ def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def read_detectron(source: Path, network: str) -> Layers:
-    try:
-        with open(source, "rb") as file:
-            data = ArrayUnpickler(file, encoding="latin1").load()
-    except Exception as e:  # a broken pickle may raise anything
-        raise ValueError(f"{source} is no weights file of Detectron: {e}") from e
+    data = ArrayUnpickler.read(source, "weights file of Detectron")
     blobs = data.get("blobs", data) if isinstance(data, dict) else {}
     layers = {}
     for name, value in blobs.items():

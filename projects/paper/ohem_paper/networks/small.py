@@ -9,9 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from projects.tree_crowns.efficientnet import EfficientNetLite0
-
-FROZEN = 5  # all stages
+from projects.tree_crowns.backbone import EfficientNetLite0
 
 
 class LiteTrunk(Backbone):
@@ -21,12 +19,9 @@ class LiteTrunk(Backbone):
     """
 
     def __init__(self, features: list[str]):
-        """
-        Args:
-            features: from "res2" (stride 4) to "res5" (stride 32), finest first.
-        """
+        """``features``: from "res2" (stride 4) to "res5" (stride 32), finest first."""
         super().__init__()
-        self.bottom_up = EfficientNetLite0(freeze_at=FROZEN)
+        self.bottom_up = EfficientNetLite0(freeze_at=5)  # all stages
         shapes = self.bottom_up.output_shape()
         self._features = features
         self._out_features = ["conv5"]
@@ -36,19 +31,11 @@ class LiteTrunk(Backbone):
         self.bottom_up.drop_blocks_after(features[-1])
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            x: images, (N, 3, H, W).
-
-        Returns:
-            ``{"conv5": (N, C, about H / stride, about W / stride)}``.
-        """
-        maps = self.bottom_up(x)
-        first = maps[self._features[0]]
-        maps = [
-            nn.functional.interpolate(maps[f], first.shape[2:], mode="bilinear")
-            for f in self._features
-        ]
+        """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / stride, about W / stride)}``."""
+        found = self.bottom_up(x)
+        maps = [found[f] for f in self._features]
+        size = maps[0].shape[2:]
+        maps = [nn.functional.interpolate(m, size, mode="bilinear") for m in maps]
         return {"conv5": torch.cat(maps, dim=1)}
 
 

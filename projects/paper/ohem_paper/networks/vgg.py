@@ -15,58 +15,48 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
 from torch import nn
+
+Blocks = OrderedDict[str, nn.Module]
 
 
 class CaffeTrunk(Backbone):
     """
-    Convolutional blocks one after another. Input and output as of any Detectron2 backbone; the
-    only feature is ``conv5``, of stride 16.
-
-    Caffe rounds the size of a convolution's output down and that of a pooling's output up; so do
-    the layers here.
+    Convolutional blocks one after another, whose only feature is ``conv5``, of stride 16. Caffe
+    rounds the size of a convolution's output down and that of a pooling's output up; so do the
+    layers here.
     """
 
-    def __init__(self, blocks: "OrderedDict[str, nn.Module]", channels: int, freeze_at: int):
+    def __init__(self, blocks: Blocks, channels: int, freeze_at: int):
         """
         Args:
             blocks: by name, ``conv1`` to ``conv5``; the pooling after a block is a part of it.
             channels: of the last block.
-            freeze_at: the first so many blocks are not trained, as ``MODEL.BACKBONE.FREEZE_AT``.
+            freeze_at: the first so many blocks are not trained.
         """
         super().__init__()
         if not 0 <= freeze_at <= len(blocks):
-            raise ValueError(
-                f"MODEL.BACKBONE.FREEZE_AT = {freeze_at!r}; allowed: 0 to {len(blocks)}, the "
-                "number of blocks that are frozen"
-            )
-        self._blocks = list(blocks)
+            allowed = f"0 to {len(blocks)}, the number of blocks that are frozen"
+            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT = {freeze_at!r}; allowed: {allowed}")
         first, *others = blocks.items()
         self.stem = nn.Sequential(OrderedDict([first]))
         for name, block in others:
             self.add_module(name, block)
-        for block in list(blocks.values())[:freeze_at]:
+        for block in list(self.children())[:freeze_at]:
             block.requires_grad_(False)
         self._out_features = ["conv5"]
         self._out_feature_channels = {"conv5": channels}
         self._out_feature_strides = {"conv5": 16}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            x: images, (N, 3, H, W).
-
-        Returns:
-            ``{"conv5": (N, C, about H / 16, about W / 16)}``.
-        """
-        x = self.stem(x)
-        for name in self._blocks[1:]:
-            x = getattr(self, name)(x)
+        """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / 16, about W / 16)}``."""
+        for block in self.children():
+            x = block(x)
         return {"conv5": x}
 
 
-def vgg16_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
+def vgg16_blocks() -> tuple[Blocks, int]:
     """13 convolutions of 3 x 3; pooling after the first four blocks (Simonyan, Zisserman 2014)."""
     blocks, channels = OrderedDict(), 3
     for number, (width, depth) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
@@ -81,15 +71,6 @@ def vgg16_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
     return blocks, channels
 
 
-class NormalizedConv(nn.Conv2d):
-    """Convolution, ReLU, local response normalization and pooling, under the first's name."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = super().forward(x).relu_()
-        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
-        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
-
-
 class ReLUConv(nn.Conv2d):
     """Convolution and ReLU, under the first's name."""
 
@@ -97,7 +78,16 @@ class ReLUConv(nn.Conv2d):
         return super().forward(x).relu_()
 
 
-def vgg_m_blocks() -> tuple["OrderedDict[str, nn.Module]", int]:
+class NormalizedConv(ReLUConv):
+    """Also local response normalization and pooling."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
+        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
+
+
+def vgg_m_blocks() -> tuple[Blocks, int]:
     """VGG_CNN_M_1024 (Chatfield et al. 2014): wide strides first, then 3 x 3 at stride 16."""
     blocks = OrderedDict(
         conv1=NormalizedConv(3, 96, 7, stride=2),
@@ -122,7 +112,7 @@ def build_vgg_m_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CaffeTrunk:
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
-class VGGBoxHead(nn.Sequential):
+class VGGBoxHead(FastRCNNConvFCHead):
     """
     fc6 and fc7, each with ReLU and dropout: (R, C, S, S) -> (R, width of fc7). They are called fc1
     and fc2, as in Detectron2's own box head, which its loader takes fc6 and fc7 for.
@@ -130,42 +120,22 @@ class VGGBoxHead(nn.Sequential):
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, fc_dims: tuple[int, int], dropout: float = 0.5):
-        """
-        Args:
-            input_shape: of a pooled RoI.
-            fc_dims: widths of fc6 and fc7: 4096 and 4096 in VGG16, 4096 and 1024 in VGG_M.
-        """
-        fc6, fc7 = fc_dims
-        flat = input_shape.channels * input_shape.height * input_shape.width
-        super().__init__(
-            OrderedDict(
-                flatten=nn.Flatten(),
-                fc1=nn.Linear(flat, fc6),
-                relu1=nn.ReLU(inplace=True),
-                drop1=nn.Dropout(dropout),
-                fc2=nn.Linear(fc6, fc7),
-                relu2=nn.ReLU(inplace=True),
-                drop2=nn.Dropout(dropout),
-            )
-        )
-        # As the classifier of VGG is initialized, for training without ImageNet's weights.
-        for layer in (self.fc1, self.fc2):
-            nn.init.normal_(layer.weight, std=0.005)
-            nn.init.constant_(layer.bias, 0.1)
-        self.output_shape = ShapeSpec(channels=fc7)
+        """``fc_dims``: 4096 and 4096 in VGG16, 4096 and 1024 in VGG_M."""
+        super().__init__(input_shape, conv_dims=[], fc_dims=list(fc_dims))
+        for fc, relu in (("fc1", "fc_relu1"), ("fc2", "fc_relu2")):
+            # As the classifier of VGG is initialized, for training without ImageNet's weights.
+            nn.init.normal_(getattr(self, fc).weight, std=0.005)
+            nn.init.constant_(getattr(self, fc).bias, 0.1)
+            setattr(self, relu, nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(dropout)))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
-        return {
-            "input_shape": input_shape,
-            "fc_dims": tuple(cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS),
-            "dropout": cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT,
-        }
+        box = cfg.MODEL.ROI_BOX_HEAD
+        dims = {"fc_dims": box.VGG_FC_DIMS, "dropout": box.VGG_DROPOUT}
+        return {"input_shape": input_shape, **dims}
 
 
 def add_vgg_config(cfg: CfgNode) -> None:
     """The keys of :class:`VGGBoxHead`."""
-    # widths of fc6 and fc7
-    cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS = [4096, 4096]
-    # after either
-    cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT = 0.5
+    cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS = [4096, 4096]  # widths of fc6 and fc7
+    cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT = 0.5  # after either

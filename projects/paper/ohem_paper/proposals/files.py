@@ -13,11 +13,12 @@ Coordinates are continuous, as everywhere in Detectron2: the box of a whole imag
 """
 
 import pickle
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
 from ohem_d2.files import write_atomically
@@ -33,17 +34,13 @@ def write_proposal_file(
 ) -> None:
     """Written whole or not at all; the arguments are the keys above, of equal length."""
     data = {
-        "ids": [plain_id(i) for i in ids],
+        # without NumPy's types, which VOC data have
+        "ids": [int(i) if isinstance(i, (int, np.integer)) else str(i) for i in ids],
         "boxes": [np.asarray(b, np.float32).reshape(-1, 4) for b in boxes],
         "objectness_logits": [np.asarray(x, np.float32) for x in logits],
         "bbox_mode": int(BoxMode.XYXY_ABS),
     }
     write_atomically(path, lambda file: pickle.dump(data, file, protocol=4))
-
-
-def plain_id(image_id: object) -> int | str:
-    """An image's id without NumPy's types, which VOC data have."""
-    return int(image_id) if isinstance(image_id, (int, np.integer)) else str(image_id)
 
 
 def logits_of_order(num: int) -> np.ndarray:
@@ -59,8 +56,7 @@ def unique_boxes(boxes: np.ndarray) -> np.ndarray:
     Indices, increasing, of the first ones of boxes (n, 4) that are equal when rounded to pixels, as
     in the releases of Fast R-CNN and OHEM.
     """
-    _, first = np.unique(np.round(boxes), axis=0, return_index=True)
-    return np.sort(first)
+    return np.sort(np.unique(np.round(boxes), axis=0, return_index=True)[1])
 
 
 def filter_small_boxes(boxes: np.ndarray, min_size: float) -> np.ndarray:
@@ -75,48 +71,24 @@ def filter_small_boxes(boxes: np.ndarray, min_size: float) -> np.ndarray:
 def select_boxes(boxes: np.ndarray, min_size: float, max_proposals: int) -> np.ndarray:
     """Indices of the first max_proposals boxes (n, 4) that are neither duplicates nor small."""
     keep = unique_boxes(boxes)
-    keep = keep[filter_small_boxes(boxes[keep], min_size)]
-    return keep[:max_proposals]
-
-
-class ProposalUnpickler(ArrayUnpickler):
-    """Also knows what else proposal files have: BoxMode, and arrays in other pickle protocols."""
-
-    EXTRA = {
-        ("detectron2.structures.boxes", "BoxMode"),
-        ("__builtin__", "bytes"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy._core.numeric", "_frombuffer"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self.EXTRA:
-            return pickle.Unpickler.find_class(self, module, name)
-        return super().find_class(module, name)
+    return keep[filter_small_boxes(boxes[keep], min_size)][:max_proposals]
 
 
 def read_proposal_file(path: Path) -> dict[str, list]:
     """
     Read a file without running what it may contain, and check it as far as that goes without the
-    data set.
+    data set, with the same errors.
 
     Returns:
         the keys "ids", "boxes" (XYXY) and "objectness_logits", lists of equal length; within an
         image the best first, in the order that Detectron2 has them.
-
-    Raises:
-        FileNotFoundError, ValueError: names the file, the image, and what is wrong with it.
     """
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it should be a proposal file, which "
             "projects/paper/make_proposals.py makes"
         )
-    try:
-        with open(path, "rb") as file:
-            data = ProposalUnpickler(file, encoding="latin1").load()
-    except Exception as e:  # a broken pickle may raise anything
-        raise ValueError(f"{path} is no proposal file that is safe to load: {e}") from e
+    data = ArrayUnpickler.read(path, "proposal file")
     if not isinstance(data, dict):
         raise ValueError(f"{path} is no proposal file: it holds a {type(data).__name__}")
     old_names = {"indexes": "ids", "scores": "objectness_logits"}  # Detectron's
@@ -130,11 +102,9 @@ def read_proposal_file(path: Path) -> dict[str, list]:
             raise ValueError(
                 f"{path}: 'ids' has {len(data['ids'])} images, {key!r} has {len(data[key])}"
             )
-    seen = set()
-    for i in data["ids"]:
-        if str(i) in seen:
-            raise ValueError(f"{path}: image {i} is there more than once")
-        seen.add(str(i))
+    ((image_id, times),) = Counter(map(str, data["ids"])).most_common(1) or [("", 0)]
+    if times > 1:
+        raise ValueError(f"{path}: image {image_id} is there more than once")
     mode = data.get("bbox_mode", BoxMode.XYXY_ABS)
     if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
         raise ValueError(f"{path}: bbox_mode is {mode!r}, not BoxMode.XYXY_ABS")
@@ -164,35 +134,35 @@ def _check_arrays(where: str, boxes: object, logits: object) -> None:
         )
 
 
-def check_proposal_file(path: Path, records: Sequence[dict]) -> None:
+def check_proposal_file(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     """
-    Check that a file can be trained or tested with, before Detectron2 reads it. Images that are in
-    the file only do no harm.
+    Check that a data set's file can be trained or tested with, before Detectron2 reads it. Images
+    that are in the file only do no harm.
 
-    Args:
-        records: of the data set, in Detectron2's format.
+    Returns:
+        the boxes (n, 4), XYXY, of each record, the best first.
 
     Raises:
         FileNotFoundError, ValueError: names the file, the image, what is wrong and how to mend it.
     """
-    proposals_of_records(path, records)
-
-
-def proposals_of_records(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
-    """The boxes (n, 4), XYXY, of each record, the best first; checked as above."""
     data = read_proposal_file(path)
-    boxes_of = {str(i): boxes for i, boxes in zip(data["ids"], data["boxes"])}
-    missing = [str(r["image_id"]) for r in records if str(r["image_id"]) not in boxes_of]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of the data set's {len(records)} images, such as "
-            f"{missing[0]}; it has such as {next(iter(boxes_of), 'none')}. Make it from this data "
-            "set, or take the file that belongs to it"
-        )
-    boxes = [boxes_of[str(r["image_id"])] for r in records]
+    boxes = in_order_of(records, data["ids"], data["boxes"], path)
     for record, of_image in zip(records, boxes):
         check_boxes(f"{path}, image {record['image_id']}", of_image, record)
     return boxes
+
+
+def in_order_of(records: Sequence[dict], ids: Sequence, values: Sequence, path: Path) -> list:
+    """What a file has with its images' ids. Raises ValueError if it lacks images of the data."""
+    value_of = dict(zip(map(str, ids), values))
+    missing = [str(r["image_id"]) for r in records if str(r["image_id"]) not in value_of]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} of the data set's {len(records)} images, such as "
+            f"{missing[0]}; it has such as {next(iter(value_of), 'none')}. Make it from this data "
+            "set, or take the file that belongs to it"
+        )
+    return [value_of[str(r["image_id"])] for r in records]
 
 
 def check_boxes(where: str, boxes: np.ndarray, record: dict) -> None:
@@ -213,3 +183,14 @@ def check_boxes(where: str, boxes: np.ndarray, record: dict) -> None:
             f"{record['height']} pixels, such as {boxes[outside[0]].tolist()}; they should be "
             "(x1, y1, x2, y2) in pixels of the image as it is on disk"
         )
+
+
+def files_by_data(cfg: CfgNode, split: str) -> list[tuple[str, str]]:
+    """The data sets of "TRAIN" or "TEST", each with its file. Raises ValueError if one has none."""
+    data, files = cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+    if len(data) != len(files):
+        raise ValueError(
+            f"DATASETS.PROPOSAL_FILES_{split} = {files!r}; allowed: one file for each of "
+            f"DATASETS.{split}, which is {data!r}"
+        )
+    return list(zip(data, files))

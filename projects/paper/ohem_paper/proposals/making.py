@@ -17,8 +17,9 @@ from ohem_d2.files import write_atomically
 from ohem_d2.tools.runs import fingerprint
 
 from .. import voc
-from .files import logits_of_order, select_boxes, write_proposal_file
+from .files import check_proposal_file, logits_of_order, select_boxes, write_proposal_file
 from .mat import read_mat
+from .recall import objects_of, recall_table
 from .rpn import load_rpn, propose_data_set, rpn_config
 from .selective_search import search_data_set
 
@@ -37,10 +38,11 @@ def by_selective_search(
     **limits: float,
 ) -> None:
     """
+    A search that is killed goes on where it was when it is called again.
+
     Args:
         data: name of a data set, see :func:`load_records`.
-        output: the file, which must not be there yet. A search that is killed goes on where it was
-            when it is called again.
+        output: the file, which must not be there yet.
         mode, width, seed: see :func:`.selective_search.search_image`.
         workers: processes; as many as the computer has cores if None.
         limits: ``min_size`` of both sides, in pixels (2), ``max_proposals`` of an image (2000).
@@ -66,11 +68,7 @@ def by_rpn(
     opts: Sequence[str] = (),
     **limits: float,
 ) -> None:
-    """
-    Args:
-        data, output, limits: see :func:`by_selective_search`; it raises the same.
-        config_file, weights, opts: see :func:`.rpn.rpn_config`.
-    """
+    """The same by an RPN, for whose arguments see :func:`.rpn.rpn_config`."""
     cfg = rpn_config(config_file, weights, opts)
     head = {"configuration": cfg.dump()}
     if os.path.isfile(cfg.MODEL.WEIGHTS):
@@ -86,15 +84,24 @@ def by_rpn(
 def from_mat(
     data: str, mat: Path, output: Path, *, min_size: float = 2, max_proposals: int = 2000
 ) -> None:
-    """
-    Args:
-        mat: see :func:`.mat.read_mat`.
-        data, output, min_size, max_proposals: see :func:`by_selective_search`; it raises the same.
-    """
+    """The same from a file for :func:`.mat.read_mat`, at once."""
     _refuse_to_overwrite(output)
     records = load_records(data)
     boxes = [b[select_boxes(b, min_size, max_proposals)] for b in read_mat(mat, records)]
     _write(output, records, boxes, [logits_of_order(len(b)) for b in boxes])
+
+
+def print_recall(data: str, file: Path) -> None:
+    """As a table, of the objects that are not difficult."""
+    records = load_records(data, difficult=False)
+    print(recall_table(check_proposal_file(file, records), [objects_of(r) for r in records]))
+
+
+def check(data: str, file: Path) -> None:
+    """Raises FileNotFoundError, ValueError: see :func:`.files.check_proposal_file`."""
+    records = load_records(data)
+    check_proposal_file(file, records)
+    print(f"{file} has proposals for all {len(records)} images of {data}")
 
 
 def _make(
@@ -156,10 +163,8 @@ def _refuse_to_overwrite(output: Path) -> None:
 
 def load_records(name: str, difficult: bool = True) -> list[dict]:
     """
-    Args:
-        name: of a data set that Detectron2 or ``ohem_paper.voc`` knows,
-            coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT.
-        difficult: whether to keep the difficult objects of VOC data.
+    Of a data set that Detectron2 or ``ohem_paper.voc`` knows, coco:ANNOTATIONS.json:IMAGE_FOLDER or
+    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data.
 
     Raises:
         ValueError, FileNotFoundError: there is no such data set, or nothing in it.

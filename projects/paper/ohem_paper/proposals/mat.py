@@ -5,20 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import check_boxes
+from .files import check_boxes, in_order_of
 
 
 def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     """
-    Args:
-        path: a .mat file with a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last
-            pixel, counted from 1; and, if it has that, a cell array "images" of the images' ids.
-            Without it the images must be those of the data set, in its order.
-        records: of the data set, in Detectron2's format.
+    For each record of a data set float32 (n, 4), XYXY in Detectron2's coordinates, in the file's
+    order, which is that of the ranks.
 
-    Returns:
-        for each record float32 (n, 4), XYXY in Detectron2's coordinates, in the file's order, which
-        is that of the ranks.
+    The file has a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last pixel,
+    counted from 1; and perhaps a cell array "images" of the images' ids. Without it the images must
+    be those of the data set, in its order.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: names the file and image, and what is wrong.
@@ -32,9 +29,8 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     try:
         data = loadmat(path, variable_names=["boxes", "images"])
     except NotImplementedError as e:
-        raise ValueError(
-            f"{path} is of MATLAB 7.3; save it again in MATLAB with save(..., '-v7')"
-        ) from e
+        message = f"{path} is of MATLAB 7.3; save it again in MATLAB with save(..., '-v7')"
+        raise ValueError(message) from e
     except Exception as e:  # a broken file may raise anything
         raise ValueError(f"{path} is no .mat file that can be read: {e}") from e
     if "boxes" not in data or data["boxes"].dtype != object:
@@ -44,15 +40,7 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
         ids = [str(np.squeeze(i)) for i in data["images"].ravel()]
         if len(ids) != len(boxes):
             raise ValueError(f"{path} has boxes of {len(boxes)} images, but {len(ids)} ids")
-        index = {i: number for number, i in enumerate(ids)}
-        missing = [r["image_id"] for r in records if str(r["image_id"]) not in index]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {len(missing)} of the data set's {len(records)} images, such as "
-                f"{missing[0]}; it has such as {ids[0] if ids else 'none'}. Take the file of this "
-                "year and split"
-            )
-        boxes = [boxes[index[str(r["image_id"])]] for r in records]
+        boxes = in_order_of(records, ids, boxes, path)
     elif len(boxes) != len(records):
         raise ValueError(
             f"{path} has no ids and boxes of {len(boxes)} images; the data set has {len(records)}"

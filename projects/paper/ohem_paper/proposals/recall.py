@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
+from ohem_d2.tools.runs import markdown_table
+
 LIMITS = (50, 100, 300, 1000, 2000)
 THRESHOLDS = (0.5, 0.7)
 
@@ -18,20 +20,16 @@ def recall(
 ) -> np.ndarray:
     """
     The share of objects, over all images, that have a proposal with at least some IoU among the
-    first ones of their image. A proposal may count for several objects.
+    first ones of their image, of shape (limits, thresholds); nan if there are no objects. A
+    proposal may count for several.
 
     Args:
-        proposals: for each image (n, 4), XYXY, the best first.
-        objects: for each image (m, 4), XYXY.
-        limits: numbers of proposals.
-        thresholds: of IoU.
-
-    Returns:
-        (limits, thresholds); nan if there are no objects.
+        proposals, objects: for each image (n, 4) and (m, 4), XYXY, the best proposal first.
     """
     best = [[np.zeros(0)] for _ in limits]  # best IoU of every object, by limit and image
-    for of_image, wanted in zip(proposals, objects, strict=True):
-        iou = pairwise_iou(_boxes(of_image), _boxes(wanted)).numpy()
+    for arrays in zip(proposals, objects, strict=True):
+        boxes = [torch.as_tensor(np.ascontiguousarray(a, np.float32)) for a in arrays]
+        iou = pairwise_iou(*(Boxes(b.reshape(-1, 4)) for b in boxes)).numpy()
         for i, limit in enumerate(limits):
             best[i].append(iou[:limit].max(axis=0, initial=0.0))
     overlaps = np.stack([np.concatenate(row) for row in best])
@@ -40,33 +38,24 @@ def recall(
     return (overlaps[:, :, None] >= np.asarray(thresholds)).mean(axis=1)
 
 
-def _boxes(array: np.ndarray) -> Boxes:
-    return Boxes(torch.as_tensor(np.ascontiguousarray(array, np.float32)).reshape(-1, 4))
-
-
-def objects_of(record: dict) -> np.ndarray:
-    """The boxes (m, 4), XYXY, of a record's annotations, crowds left out."""
-    return np.array(
-        [
-            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
-            for a in record.get("annotations", [])
-            if not a.get("iscrowd", 0)
-        ],
-        np.float32,
-    ).reshape(-1, 4)
+def objects_of(record: dict, crowds: bool = False) -> np.ndarray:
+    """The boxes, float32 (m, 4), XYXY, of a record's objects, or of its crowd regions."""
+    annotations = [a for a in record.get("annotations", []) if a.get("iscrowd", 0) == crowds]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray]) -> str:
     """Markdown; arguments as of :func:`recall`."""
     counts = [len(p) for p in proposals]
-    lines = [
-        f"{sum(map(len, objects))} objects on {len(objects)} images; "
-        f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})",
-        "",
-        "| proposals | " + " | ".join(f"recall, IoU {t}" for t in THRESHOLDS) + " |",
-        "|---:|" + "---:|" * len(THRESHOLDS),
-    ]
     rows = recall(proposals, objects, (*LIMITS, max(counts)))
-    for limit, row in zip((*LIMITS, "all"), rows):
-        lines.append(f"| {limit} | " + " | ".join(f"{100 * r:.1f} %" for r in row) + " |")
-    return "\n".join(lines)
+    header = ["proposals", *(f"recall, IoU {t}" for t in THRESHOLDS)]
+    cells = [[str(n), *(f"{100 * r:.1f} %" for r in row)] for n, row in zip((*LIMITS, "all"), rows)]
+    return "\n".join(
+        [
+            f"{sum(map(len, objects))} objects on {len(objects)} images; "
+            f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})",
+            "",
+            *markdown_table(header, cells),
+        ]
+    )

@@ -23,13 +23,8 @@ def search_data_set(
     records: Sequence[dict], mode: str, width: int | None, seed: int, workers: int
 ) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    Args:
-        records: of a data set in Detectron2's format.
-        mode, width, seed: see :func:`search_image`.
-        workers: number of processes.
-
-    Yields:
-        each record with its boxes, in the order in which they are finished.
+    Each record of a data set in Detectron2's format with its boxes, see :func:`search_image`, in
+    the order in which they are finished by so many processes.
 
     Raises:
         ImportError: OpenCV lacks its contributed modules.
@@ -45,7 +40,10 @@ def search_data_set(
     # Processes that are forked from one with threads, as OpenCV and PyTorch have, may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        tasks = {pool.submit(search_image, _plain(r), mode, width, seed): r for r in records}
+        # Annotations, which may be long, stay here.
+        keys = ("file_name", "image_id", "height", "width")
+        plain = [{key: record[key] for key in keys} for record in records]
+        tasks = {pool.submit(search_image, p, mode, width, seed): r for p, r in zip(plain, records)}
         try:
             for task in as_completed(tasks):
                 yield tasks.pop(task), task.result()
@@ -56,11 +54,6 @@ def search_data_set(
             ) from e
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _plain(record: dict) -> dict:
-    """What the search needs of a record; annotations may be long."""
-    return {key: record[key] for key in ("file_name", "image_id", "height", "width")}
 
 
 def _start_worker() -> None:
@@ -84,10 +77,8 @@ def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.nd
         seed: of the ranks, see :func:`rank`.
 
     Returns:
-        float32 (n, 4), XYXY in pixels of the image on disk, the best first.
-
-    Raises:
-        ValueError: names an image that cannot be read or has another size than the record.
+        float32 (n, 4), XYXY in pixels of the image on disk, the best first. Raises ValueError if
+        the image cannot be read or has another size than the record.
     """
     image = cv2.imread(record["file_name"], cv2.IMREAD_COLOR)
     if image is None:
@@ -110,12 +101,8 @@ def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.nd
 
 def regions(image: np.ndarray, mode: str) -> np.ndarray:
     """
-    Args:
-        image: uint8 (height, width, 3), BGR.
-        mode: "fast" or "quality".
-
-    Returns:
-        float32 (n, 4), XYXY in pixels, sorted by coordinates, without duplicates.
+    Of an image, uint8 (height, width, 3), BGR: float32 (n, 4), XYXY in pixels, sorted by
+    coordinates, without duplicates.
     """
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(image)

@@ -1,23 +1,25 @@
-"""Which rows there are, and their runs."""
+"""Rows of the paper's Table 1, each a configuration: which there are, and their runs."""
 
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from ohem_d2.tools.runs import Variant, fingerprint, results_of, run_all
+import torch
+from detectron2.engine import DefaultTrainer
 
-from .report import number_of, write_report
+from ohem_d2.tools import runs
 
-PROJECT = Path(__file__).resolve().parents[2]
+from .report import METRICS, number_of, write_report
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def find_rows(folder: Path, wanted: Sequence[str] | None = None) -> list[Path]:
     """
-    Args:
-        wanted: numbers ("13") or names ("bootstrapping_vgg16_n2"); all numbered files if None.
-
-    Raises:
-        ValueError: there is no such row, or none at all.
+    The files of rows by their numbers ("13") or names ("bootstrapping_vgg16_n2"); all numbered ones
+    if None. Raises ValueError if there is no such row, or none at all.
     """
     files = {file.stem: file for file in sorted(folder.glob("*.yaml"))}
     if wanted is None:
@@ -40,19 +42,13 @@ def on_data(split: str, data: Sequence[str], proposals: Sequence[str]) -> list[s
     return [w for key, value in values.items() for w in (f"DATASETS.{key}", str(tuple(value)))]
 
 
-def variant_of(row: Path, overrides: Sequence[str]) -> Variant:
-    """
-    Args:
-        row: a configuration.
-        overrides: KEY, VALUE, KEY, VALUE...
-    """
-
+def variant_of(row: Path, overrides: Sequence[str]) -> runs.Variant:
     def command(seed: int, device: str, folder: Path) -> list[str]:
         train = [sys.executable, "-W", "ignore", str(PROJECT / "train.py"), "--result", "--resume"]
         own = ["OUTPUT_DIR", str(folder), "SEED", str(seed), "MODEL.DEVICE", device]
         return [*train, "--config-file", str(row), *own, *overrides]
 
-    return Variant(row.stem, settings_of(row, overrides), command)
+    return runs.Variant(row.stem, settings_of(row, overrides), command)
 
 
 def settings_of(row: Path, overrides: Sequence[str]) -> str:
@@ -60,7 +56,7 @@ def settings_of(row: Path, overrides: Sequence[str]) -> str:
     files = [row]
     while base := [x for x in files[-1].read_text().splitlines() if x.startswith("_BASE_")]:
         files.append(files[-1].parent / base[0].partition(":")[2].strip().strip('"'))
-    return fingerprint(*files, *overrides)
+    return runs.fingerprint(*files, *overrides)
 
 
 def run_table(
@@ -76,7 +72,6 @@ def run_table(
     Do what is missing in the output folder, then write and print the report.
 
     Args:
-        rows: configurations, see :func:`find_rows`.
         devices, threads: see :func:`ohem_d2.tools.runs.run_all`; without devices nothing is run.
         overrides: KEY, VALUE, KEY, VALUE...
 
@@ -84,8 +79,39 @@ def run_table(
         RuntimeError: after the report, if runs failed; says where to look.
     """
     variants = [variant_of(row, overrides) for row in rows]
-    failed = run_all(variants, seeds, output, devices, threads) if devices else []
-    results = {variant.name: results_of(variant, seeds, output) for variant in variants}
+    failed = runs.run_all(variants, seeds, output, devices, threads) if devices else []
+    results = {variant.name: runs.results_of(variant, seeds, output) for variant in variants}
     print(write_report(results, output, title))
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
+
+
+def result_of(trainer: DefaultTrainer) -> dict[str, Any]:
+    """
+    What a run leaves for the table. The trainer has trained and tested; a test is a part even of a
+    training that had been finished by a run that was killed then.
+    """
+    cfg = trainer.cfg
+    boxes = trainer.last_results.get("bbox", {})  # nothing where the test's objects are not public
+    records = runs.read_metrics(cfg.OUTPUT_DIR)
+    sweeps = logged(records, "bootstrap/sweep_seconds")
+    return {
+        "metrics": {key: boxes[key] for key in METRICS if key in boxes},
+        "seconds": runs.seconds_per_iteration(records),
+        # Of bootstrapping, spread over the iterations; their own timer rests meanwhile.
+        "sweep_seconds": sum(sweeps.values()) / cfg.SOLVER.MAX_ITER,
+        "peak_bytes": peak_memory(cfg.MODEL.DEVICE),
+        "training_loss": logged(records, "training_loss/loss"),
+    }
+
+
+def peak_memory(device: str) -> int:
+    """Of this process, in bytes: the GPU's where it runs on one, else the computer's."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def logged(records: Sequence[dict], name: str) -> dict[int, float]:
+    """By iteration; of an iteration that a resumed run came by again, the last value."""
+    return {record["iteration"]: record[name] for record in records if name in record}

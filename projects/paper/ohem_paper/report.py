@@ -1,4 +1,4 @@
-"""The table, as Markdown, CSV and pictures."""
+"""Table 1, as Markdown, CSV and pictures."""
 
 import csv
 import statistics
@@ -20,8 +20,8 @@ PAPER_MAP = {
 }
 PAPER_COST = {1: (0.13, 2.6), 12: (0.22, 3.6), 2: (0.57, 6.4), 13: (1.00, 8.7)}
 
-CSV_FIELDS = ("row", "experiment", "seed", "AP", "AP50", "AP75")
-CSV_FIELDS += ("seconds", "sweep_seconds", "peak_bytes")
+METRICS = ("AP", "AP50", "AP75")
+COSTS = ("seconds", "sweep_seconds", "peak_bytes")
 
 
 def number_of(stem: str) -> int | None:
@@ -33,18 +33,19 @@ def number_of(stem: str) -> int | None:
 def write_report(results: Results, output: Path, title: str) -> str:
     """
     ``table.md``, ``table.csv``, and with results ``table.png`` and perhaps ``training_loss.png``.
-
-    Returns:
-        the table.
+    Returns the table.
     """
     output.mkdir(parents=True, exist_ok=True)
     text = "\n".join(table(results))
     (output / "table.md").write_text(text + "\n")
     with open(output / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(CSV_FIELDS))
+        writer = csv.DictWriter(file, ["row", "experiment", "seed", *METRICS, *COSTS])
         writer.writeheader()
         for row, runs in results.items():
-            writer.writerows(csv_rows(row, runs))
+            for seed, run in runs.items():
+                names = {"row": number_of(row), "experiment": row, "seed": seed}
+                costs = {key: run[key] for key in COSTS}
+                writer.writerow({**names, **run["metrics"], **costs})
     if finished := {row: runs for row, runs in results.items() if runs}:
         draw_table(finished, title, output / "table.png")
         draw_training_loss(finished, output / "training_loss.png")
@@ -53,42 +54,29 @@ def write_report(results: Results, output: Path, title: str) -> str:
 
 def table(results: Results) -> list[str]:
     """Markdown: a row for each configuration, mean ± standard deviation over the seeds."""
-    header = ["#", "experiment", "seeds", "AP50", "AP", "paper: mAP", "s / iteration", "peak GB"]
     rows = []
-    for row, runs in results.items():
-        number = number_of(row)
-        metrics = [r["metrics"] for r in runs.values()]
-        cost = PAPER_COST.get(number)
+    for row, by_seed in results.items():
+        number, runs = number_of(row), list(by_seed.values())
+        seconds = mean_and_spread([run["seconds"] for run in runs], 2)
+        if any(sweeps := [run["sweep_seconds"] for run in runs]):
+            seconds += f", and {np.mean(sweeps):.2f} in sweeps"
+        ap = {name: [r["metrics"][name] for r in runs if name in r["metrics"]] for name in METRICS}
         rows.append(
             [
                 str(number or ""),
                 row.partition("_")[2] if number else row,
                 str(len(runs)),
-                mean_and_spread([m["AP50"] for m in metrics if "AP50" in m], 1),
-                mean_and_spread([m["AP"] for m in metrics if "AP" in m], 1),
+                mean_and_spread(ap["AP50"], 1),
+                mean_and_spread(ap["AP"], 1),
                 str(PAPER_MAP.get(number, "")),
-                seconds_of(runs),
-                mean_and_spread([r["peak_bytes"] / 2**30 for r in runs.values()], 2),
-                f"{cost[0]:.2f}, {cost[1]}" if cost else "",
+                seconds,
+                mean_and_spread([run["peak_bytes"] / 2**30 for run in runs], 2),
+                "{:.2f}, {}".format(*PAPER_COST[number]) if number in PAPER_COST else "",
             ]
         )
+    header = ["#", "experiment", "seeds", "AP50", "AP", "paper: mAP", "s / iteration", "peak GB"]
     note = "The paper's figures are not confirmed but for rows 12 and 13, see README.md."
     return [*markdown_table([*header, "paper: s, GB"], rows), "", note]
-
-
-def seconds_of(runs: dict[int, dict]) -> str:
-    cell = mean_and_spread([run["seconds"] for run in runs.values()], 2)
-    sweeps = [run["sweep_seconds"] for run in runs.values()]
-    return f"{cell}, and {np.mean(sweeps):.2f} in sweeps" if any(sweeps) else cell
-
-
-def csv_rows(row: str, runs: dict[int, dict]) -> list[dict]:
-    names = {"row": number_of(row), "experiment": row}
-    costs = ("seconds", "sweep_seconds", "peak_bytes")
-    return [
-        {**names, "seed": seed, **run["metrics"], **{key: run[key] for key in costs}}
-        for seed, run in runs.items()
-    ]
 
 
 def draw_table(finished: Results, title: str, target: Path) -> None:
