@@ -13,7 +13,7 @@
 PYTHON ?=
 BASE_PYTHON ?= python3
 export DETECTRON2 ?= wheel
-export PYTHONPATH = .
+export PYTHONPATH := .$(if $(PYTHONPATH),:$(PYTHONPATH))
 # The CPU's memory allocator keeps what it has instead of giving it back to the system after every
 # tensor, which costs a sixth of an iteration.
 export MALLOC_MMAP_MAX_ = 0

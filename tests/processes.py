@@ -10,9 +10,15 @@ from models import ROOT
 from torch import distributed as dist
 
 
-def environment(**more):
+def python_path(*first):
+    """These folders before those that are set, where another Detectron2 may lie."""
+    return os.pathsep.join(filter(None, (*map(str, first), os.environ.get("PYTHONPATH", ""))))
+
+
+def environment(*folders, **more):
     """One thread: sums are then taken in the same order in every process."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+    path = python_path(*folders, ROOT)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
 
 def run(command, cwd=ROOT, **more):

@@ -183,7 +183,7 @@ def results(tree_crowns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     files = folder / "jobs.json", folder / "results.json"
     files[0].write_text(json.dumps(jobs))
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    path = processes.python_path(ROOT, ROOT / "tests")
     command = [sys.executable, "-W", "ignore", ROOT / "tests/documented.py", *files]
     processes.run(command, cwd=folder, PYTHONPATH=path)
     return dict(zip(EXECUTED, json.loads(files[1].read_text()))), folders

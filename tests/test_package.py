@@ -13,6 +13,7 @@ import tarfile
 import typing
 import zipfile
 
+import processes
 import pytest
 import yaml
 from models import ROOT
@@ -183,7 +184,7 @@ def test_installed_wheel_finds_its_files(distributions, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": processes.python_path(tmp_path)},
         capture_output=True,
         text=True,
     )

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import processes
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -209,8 +210,9 @@ def test_trains_a_step_and_every_data_set_is_registered(name):
 
 def train(*args):
     command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/train.py")]
+    environment = processes.environment()
     return subprocess.run(
-        [*command, *args], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [*command, *args], cwd=ROOT, env=environment, capture_output=True, text=True
     )
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -11,13 +10,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import processes
 import pytest
 import reference
 import torch
 from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
-from models import ROOT, config, detector
+from models import config, detector
 
 import ohem_d2
 from ohem_d2.data.datasets import register_datasets
@@ -543,7 +543,7 @@ def test_parts_of_ones_own_are_imported(run, tiles, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command, *map(str, given), "OUTPUT_DIR", "out"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=processes.environment(),
         capture_output=True,
         text=True,
     )

@@ -1,7 +1,6 @@
 """train_net.py as a user calls it: real processes, real images, real evaluation."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -130,7 +129,7 @@ def test_heads_and_keys_of_ones_own(coco, tmp_path):
     overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
     out = processes.run(
         command(QUICK, coco, tmp_path, *overrides, flags=("--import", "my_heads")),
-        PYTHONPATH=os.pathsep.join((str(ROOT), str(tmp_path))),
+        PYTHONPATH=processes.python_path(ROOT, tmp_path),
     )
     (line,) = re.findall(r".*OHEM is active.*", out)
     assert "MyHeads" in line
