@@ -1,9 +1,10 @@
 import logging
+import weakref
 
 import pytest
 import reference
 import torch
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import BitMasks, Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
 from models import ZOO, autocasts_to, batch, config, detector, gradients, roi_inputs
 from processes import leave, meet, spawn
@@ -443,3 +444,30 @@ def test_max_candidates_of_proposals_without_objectness_names_the_key():
         x["proposals"].remove("objectness_logits")
     with pytest.raises(ValueError, match="MAX_CANDIDATES = 20"):
         train_heads(model, inputs)
+
+
+def test_masks_of_easy_rois_are_never_copied(monkeypatch):
+    cfg = config("mask")
+    model, inputs = detector(cfg), batch(cfg)
+    arguments, copied = roi_inputs(model, inputs), []
+    get = BitMasks.__getitem__
+
+    def spy(self, item):
+        copied.append(len(item))
+        return get(self, item)
+
+    monkeypatch.setattr(BitMasks, "__getitem__", spy)
+    with EventStorage():
+        model.roi_heads(*arguments)
+    assert copied and max(copied) <= 16
+
+
+def test_nothing_of_a_call_is_held_after_it():
+    model = detector(config("fpn"))
+    images, features, proposals, targets = roi_inputs(model, batch(config("fpn")))
+    held = [weakref.ref(value) for value in (*features.values(), *proposals)]
+    with EventStorage(), torch.no_grad():
+        model.roi_heads(images, features, proposals, targets)
+    del images, features, proposals
+    assert all(reference() is None for reference in held)
+    assert not model.roi_heads._forward_pre_hooks
