@@ -161,7 +161,7 @@ class Proof:
         means = {name: loss.mean().item() for name, loss in seen.ranked.items()}
         trained = seen.trained()
         if trained is None:
-            if not seen.slopes:
+            if any(all(name not in by_name for by_name in seen.slopes) for name in _NAMES):
                 self._warn_once(
                     f"That {type(heads).__name__} is ranked by the losses that it trains on could "
                     f"not be proven: neither forward() nor {parts}.losses() returns any that are "

@@ -453,6 +453,28 @@ def test_losses_of_other_names():
         train_heads(ours, inputs)
 
 
+class RenamedLoss(FastRCNNOutputLayers):
+    """Open set: the classification loss goes by another name."""
+
+    def losses(self, predictions, proposals):
+        losses = super().losses(predictions, proposals)
+        return {"loss_cls_ce": losses["loss_cls"], "loss_box_reg": losses["loss_box_reg"]}
+
+
+@per_roi_losses.register(RenamedLoss)
+def _(predictor, predictions, proposals):
+    return per_roi_losses.dispatch(FastRCNNOutputLayers)(predictor, predictions, proposals)
+
+
+def test_half_of_the_losses_under_other_names_is_warned_of(warnings):
+    model = detector(config())
+    torch.manual_seed(0)
+    model.roi_heads.box_predictor = RenamedLoss(config(), ShapeSpec(channels=16))
+    train_heads(model, batch(config()))
+    (message,) = warnings
+    assert "could not be proven" in message and "RenamedLoss.losses()" in message
+
+
 class Noisy(nn.Sequential):
     """A layer of chance that PyTorch does not know as dropout."""
 
