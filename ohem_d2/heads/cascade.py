@@ -8,6 +8,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads
 from detectron2.structures import Instances
 from torch import nn
 
+from ..mining.losses import CannotMine
 from ..mining.quiet import QuietStorage
 from ..monitor.scalars import COUNTS
 from .loss_layer import LossLayerMixin
@@ -28,13 +29,13 @@ class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
         See the parent.
 
         Raises:
-            TypeError: also if "all" cannot be had with the stages of a subclass.
+            CannotMine: also if "all" cannot be had with the stages of a subclass.
         """
         super().__init__(*args, **kwargs)
         parameters = inspect.signature(self._create_proposals_from_boxes).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty][2:]
         if self.ohem.cascade_stages == "all" and needed:
-            raise TypeError(
+            raise CannotMine(
                 f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' refines all RoIs by their boxes, and "
                 f"{type(self).__name__}._create_proposals_from_boxes() takes {', '.join(needed)} "
                 "as well; allowed: 'first'"

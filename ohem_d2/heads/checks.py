@@ -6,7 +6,7 @@ from detectron2.modeling.roi_heads import RROIHeads
 from detectron2.structures import Instances
 from torch import nn
 
-from ..mining.losses import check_predictor
+from ..mining.losses import CannotMine, check_predictor
 from ..mining.screening import BINS, can_fold
 from .scored import Scored
 
@@ -17,7 +17,7 @@ def check_heads(heads: nn.Module) -> None:
 
     Raises:
         ValueError: if settings do not fit the heads.
-        TypeError, NotImplementedError: if they or their predictor cannot be ranked by.
+        CannotMine, NotImplementedError: if they or their predictor cannot be ranked by.
     """
     settings, name = heads.ohem, type(heads).__name__
     settings.check_budget(heads.batch_size_per_image)
@@ -45,7 +45,7 @@ def check_heads(heads: nn.Module) -> None:
                 f"bins, which {name} has not; allowed: 0.0"
             )
     if isinstance(heads, RROIHeads) and heads.batched_nms is None:
-        raise TypeError(f"{name} has rotated boxes: list OHEMRROIHeads first among its bases")
+        raise CannotMine(f"{name} has rotated boxes: list OHEMRROIHeads first among its bases")
     predictor = getattr(heads, "box_predictor", None)
     for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
         if part is not None:
@@ -72,7 +72,7 @@ def _check_branch(heads: nn.Module) -> None:
     missing = [part for part in parts if not callable(getattr(heads, part, None))]
     several = [part for part in parts if isinstance(getattr(heads, part, None), nn.ModuleList)]
     if missing or several or not hasattr(heads, "box_in_features"):
-        raise TypeError(
+        raise CannotMine(
             f"{type(heads).__name__} has to say how it scores RoIs: list OHEMCascadeROIHeads or "
             "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else "
             "override score_rois(self, features, proposals, stage=0) so that it predicts as "
@@ -83,19 +83,19 @@ def _check_branch(heads: nn.Module) -> None:
 def check_labelled(heads: nn.Module, rois: Any, num_labelled: int) -> None:
     """
     Raises:
-        TypeError: if what the parent of the sampler hook returned are not all RoIs with labels.
+        CannotMine: if what the parent of the sampler hook returned are not all RoIs with labels.
     """
     name = f"{type(heads).__name__} cannot mine: its label_and_sample_proposals()"
     if not isinstance(rois, list) or not all(isinstance(roi, Instances) for roi in rois):
-        raise TypeError(f"{name} does not return a list of Instances, one for each image")
+        raise CannotMine(f"{name} does not return a list of Instances, one for each image")
     if rois and num_labelled == 0:
-        raise TypeError(
+        raise CannotMine(
             f"{name} does not call _sample_proposals(), which is where OHEM takes all RoIs in "
             "the place of a random sample"
         )
     for field in ("proposal_boxes", "gt_classes"):
         if not all(roi.has(field) for roi in rois):
-            raise TypeError(f"{name} returns RoIs without {field}")
+            raise CannotMine(f"{name} returns RoIs without {field}")
 
 
 def describe(heads: nn.Module) -> str:

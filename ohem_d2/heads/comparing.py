@@ -16,6 +16,7 @@ CLOSE = 2e-2
 
 
 def slope(loss: torch.Tensor, leaves: Any) -> torch.Tensor:
+    """The derivatives of a loss by all numbers of the predictions; one zero if it has none."""
     inputs = [t for t in tensors(leaves) if t.requires_grad]
     if not loss.requires_grad:
         return torch.zeros(1)

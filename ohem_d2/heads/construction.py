@@ -44,7 +44,7 @@ class Constructed:
 
         Raises:
             ValueError: if settings do not fit each other or the head.
-            TypeError, NotImplementedError: if the head or its predictor cannot be ranked by.
+            CannotMine, NotImplementedError: if the head or its predictor cannot be ranked by.
         """
         token = _handing_on.set(type(self))
         try:

@@ -14,7 +14,6 @@ from detectron2.modeling.roi_heads import Res5ROIHeads
 from detectron2.structures import Instances
 from torch import nn
 
-from ..mining import labelling, miner
 from ..mining.losses import losses_to_rank_by
 from ..mining.scoring import read_only
 from .mixin import OHEMMixin
@@ -58,8 +57,7 @@ class LossLayerMixin(OHEMMixin):
         """See the parent; of the loss layer all candidates, in a list that is cut down later."""
         if self.ohem.implementation != "loss_layer":
             return super().choose_rois(rois, targets, stage)
-        kept = labelling.candidates(rois, targets, self.num_classes, self.ohem)
-        return [roi[index] for roi, index in zip(rois, kept)]
+        return self.miner().candidates(rois, targets)
 
     def label_and_sample_proposals(self, *args: Any, **kwargs: Any) -> list[Instances]:
         """See the parent."""
@@ -94,14 +92,7 @@ class LossLayerMixin(OHEMMixin):
             predictions = to_predictions(output)
             losses = losses_to_rank_by(predictor, predictions, rois)
             self.look_at_scores(predictor, predictions, rois)
-            record = miner.select(
-                rois,
-                losses,
-                self.ohem,
-                num_samples=self.batch_size_per_image,
-                num_classes=self.num_classes,
-                batched_nms=self.batched_nms,
-            )
+            record = self.miner().select(rois, losses)
         self.report(record, stage)
         starts = itertools.accumulate((len(p) for p in rois[:-1]), initial=0)
         rows = torch.cat([index + start for index, start in zip(record.hard, starts)])

@@ -9,7 +9,7 @@ from torch.profiler import record_function
 
 from ..compat import not_compiled, not_compiled_itself
 from ..mining import labelling
-from ..mining.miner import mine
+from ..mining.miner import Miner
 from ..mining.quiet import QuietStorage
 from ..mining.record import Mining, Record
 from ..mining.selection import BatchedNMS
@@ -136,6 +136,10 @@ class OHEMMixin(Constructed, Scored):
             matched_idxs, matched_labels, gt_classes, self.num_classes
         )
 
+    def miner(self) -> Miner:
+        """Of the settings as they are. No property, which TorchScript would compile."""
+        return Miner(self.ohem, self.batch_size_per_image, self.num_classes, self.batched_nms)
+
     def choose_rois(
         self, rois: list[Instances], targets: list[Instances], stage: int = 0
     ) -> list[Instances]:
@@ -148,15 +152,7 @@ class OHEMMixin(Constructed, Scored):
         Returns:
             the RoIs of each image that are trained on, hardest first.
         """
-        record = mine(
-            self.scorer(self._call, len(rois), stage),
-            rois,
-            targets,
-            self.ohem,
-            num_samples=self.batch_size_per_image,
-            num_classes=self.num_classes,
-            batched_nms=self.batched_nms,
-        )
+        record = self.miner().mine(self.scorer(self._call, len(rois), stage), rois, targets)
         self.report(record, stage)
         return record.mined()
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..compat import not_compiled, nothing_compiled
 from ..mining.losses import described, losses_to_rank_by
-from ..mining.scoring import in_training_mode, read_only
+from ..mining.scoring import depending_on_chance, in_training_mode, read_only
 from ..monitor.scalars import LOGGER_NAME
 from .comparing import CLOSE, difference, leaves_of, parallel, slope, tensors
 from .parallel import agreed_number, losses_in
@@ -79,7 +79,7 @@ class Proof:
     def __init__(self) -> None:
         self._proven: list[list] = []
         self._num_wanted = self._num_steps = 0
-        self._warned: set[str] = set()
+        self._said: set[str] = set()
 
     @not_compiled
     def check(self, heads: nn.Module, call: TrainingCall, result: Any) -> None:
@@ -92,7 +92,7 @@ class Proof:
             RuntimeError: names the heads and says what to do.
         """
         if not call.sampled and call.targets is not None and losses_in(result):
-            self._warn_once(
+            self._say_once(
                 f"{type(heads).__name__} was given targets and trained without a call of "
                 "label_and_sample_proposals(), so nothing was mined. If its forward() samples "
                 "through a method of another name, override that one so that it calls "
@@ -112,6 +112,7 @@ class Proof:
                 first, second = (_go_through(heads, call, seed) for seed in (0, 1))
             if wanted and self._holds(heads, first, second):
                 self._proven = [*self._proven[-_TRIES:], state]
+                self._say_what_rested(heads)
 
     def _holds(self, heads: nn.Module, seen: Seen, other: Seen) -> bool:
         """False: there was too little to compare."""
@@ -133,12 +134,12 @@ class Proof:
         unproven = f"That {name} is ranked by what it trains on could not be proven: "
         chance = difference(seen.predictions, [other.predictions])
         if seen.predictions and (chance is None or chance > 1):
-            self._warn_once(
+            self._say_once(
                 f"{unproven}what {parts} predicts in training depends on chance, even without "
                 "dropout. In evaluation mode score_rois() should predict what is meant"
             )
         elif unequal is None and trained is None:
-            self._warn_once(
+            self._say_once(
                 f"{unproven}its training pass calls neither {parts} with the mined RoIs nor its "
                 "losses(). If it predicts in another way, override score_rois() accordingly"
             )
@@ -162,7 +163,7 @@ class Proof:
         trained = seen.trained()
         if trained is None:
             if any(all(name not in by_name for by_name in seen.slopes) for name in _NAMES):
-                self._warn_once(
+                self._say_once(
                     f"That {type(heads).__name__} is ranked by the losses that it trains on could "
                     f"not be proven: neither forward() nor {parts}.losses() returns any that are "
                     "called loss_cls and loss_box_reg"
@@ -198,10 +199,19 @@ class Proof:
             "predictions, proposals); a loss that draws at random cannot be ranked by"
         )
 
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning(message)
+    def _say_what_rested(self, heads: nn.Module) -> None:
+        if names := sorted({type(module).__name__ for module in depending_on_chance(heads)}):
+            self._say_once(
+                f"{type(heads).__name__} is proven to be ranked by what it trains on but for "
+                f"{', '.join(names)}: dropout rested, and batch normalization took its running "
+                "statistics",
+                "info",
+            )
+
+    def _say_once(self, message: str, level: str = "warning") -> None:
+        if message not in self._said:
+            self._said.add(message)
+            getattr(logger, level)(message)
 
 
 def _as_is(tensor: torch.Tensor) -> torch.Tensor:

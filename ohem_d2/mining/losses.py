@@ -36,6 +36,10 @@ _HOW_TO_DESCRIBE = (
 )
 
 
+class CannotMine(TypeError):
+    """Heads or a predictor that OHEM cannot rank by as they are; the text says what to do."""
+
+
 @functools.singledispatch
 def _describe(box_predictor: nn.Module, predictions: Any, proposals: list[Instances]) -> dict:
     """By the class of the predictor: what :func:`per_roi_losses` returns."""
@@ -159,14 +163,14 @@ def check_predictor(box_predictor: nn.Module) -> None:
     Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on.
 
     Raises:
-        TypeError: if the predictor has losses of its own and does not say what each RoI's is.
+        CannotMine: if the predictor has losses of its own and does not say what each RoI's is.
         NotImplementedError: for the federated loss.
     """
     box_predictor = described(box_predictor)
     cls = type(box_predictor)
     describer = _describer(cls)
     if describer is None:
-        raise TypeError(
+        raise CannotMine(
             f"{cls.__module__}.{cls.__name__} is no FastRCNNOutputLayers of Detectron2, so OHEM "
             f"does not know the loss of a single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
         )
@@ -175,7 +179,7 @@ def check_predictor(box_predictor: nn.Module) -> None:
         # A class that replaces the losses again, below the one that describes them, voids the
         # description.
         if definer is not None and not issubclass(describer, definer):
-            raise TypeError(
+            raise CannotMine(
                 f"{cls.__name__} has a {method}() of its own, so OHEM does not know the loss of a "
                 f"single RoI: {_HOW_TO_DESCRIBE.format(definer.__name__)}"
             )

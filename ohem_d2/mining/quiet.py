@@ -26,8 +26,8 @@ class QuietStorage(EventStorage):
 
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__(self, "__dict__")
-        through = own.get("_thread") != threading.get_ident() or own["_only"]
-        if through and name[:2] != "__" and not (name == "put_scalar" and own.get("_only")):
+        elsewhere = own.get("_thread") != threading.get_ident()
+        if name[:2] != "__" and (elsewhere or own["_only"] and name != "put_scalar"):
             return getattr(own["_below"], name)
         return object.__getattribute__(self, name)
 
@@ -36,5 +36,5 @@ class QuietStorage(EventStorage):
         own = object.__getattribute__(self, "__dict__")
         if not own["_only"]:
             super().put_scalar(name, *args, **kwargs)
-        elif own["_thread"] != threading.get_ident() or not name.endswith(own["_only"]):
+        elif not name.endswith(own["_only"]):
             own["_below"].put_scalar(name, *args, **kwargs)

@@ -63,10 +63,14 @@ def in_training_mode(network: nn.Module, seed: int = 0) -> Iterator[None]:
     depend on chance or on the batch: dropout and batch normalization. Other layers draw from the
     seed.
     """
-    layers = (_DROPOUTS, _BATCH_NORMS)
-    resting = [m for m in network.modules() if m.training and isinstance(m, layers)]
-    with _no_trace(network, resting, seed, None):
+    with _no_trace(network, depending_on_chance(network), seed, None):
         yield
+
+
+def depending_on_chance(network: nn.Module) -> list[nn.Module]:
+    """Dropout and batch normalization, where they are active."""
+    layers = (_DROPOUTS, _BATCH_NORMS)
+    return [m for m in network.modules() if m.training and isinstance(m, layers)]
 
 
 @contextlib.contextmanager

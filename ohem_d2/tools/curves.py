@@ -48,20 +48,26 @@ def read_series(run: Path) -> tuple[Series, int]:
             f"{file} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
             "writes metrics.json there"
         )
-    records = read_metrics(run)
-    broken = len(file.read_text().splitlines()) - len(records)
-    if not records:
-        raise InputError(f"{file} has no complete line yet; broken ones: {broken}")
     series: Series = defaultdict(lambda: ([], []))
+    lines, records = file.read_text(errors="replace").splitlines(), read_metrics(run)
+    broken = sum(bool(line.strip()) for line in lines) - len(records)
     for record in records:
-        iteration = record.pop("iteration")
-        for name, value in record.items():
+        try:
+            # As JSON has them, numbers can be too large for a float, and an iteration none at all.
+            iteration = int(record.pop("iteration"))
+            scalars = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
+        except (KeyError, TypeError, ValueError, OverflowError):
+            broken += 1
+            continue
+        for name, value in scalars.items():
             iterations, values = series[name]
             while iterations and iterations[-1] >= iteration:
                 iterations.pop()
                 values.pop()
             iterations.append(iteration)
             values.append(value)
+    if not series:
+        raise InputError(f"{file} has no complete line yet; broken ones: {broken}")
     return series, broken
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from yaml import YAMLError
 
 from ..files import write_atomically
+from ..mining.losses import CannotMine
 
 # Their texts are enough. Those of others are often short, and are told with what the error is.
-_PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
+_PLAIN_ERRORS = (CannotMine, ImportError, NotImplementedError, OSError, ValueError, YAMLError)
 
 
 class InputError(ValueError):
@@ -19,13 +20,14 @@ class InputError(ValueError):
 
 
 @contextlib.contextmanager
-def naming(what: str = "") -> Iterator[None]:
+def naming(what: str = "", bugs: tuple[type, ...] = ()) -> Iterator[None]:
     """
     For where input is read, which may raise anything; a model's forward pass, whose errors are no
     matter of input, does not belong in the context.
 
     Args:
         what: the input, a file, say. The message begins with it.
+        bugs: these very errors are left as they are; ones that derive from them are not.
 
     Raises:
         InputError: in the place of any other error, which is its ``__cause__``.
@@ -36,6 +38,8 @@ def naming(what: str = "") -> Iterator[None]:
     except (InputError, AttributeError, NameError):
         raise
     except Exception as e:
+        if type(e) in bugs:
+            raise
         raise InputError(f"{what}: {message(e)}" if what else message(e)) from e
 
 

@@ -219,7 +219,8 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
             cannot be read.
     """
     torch.manual_seed(max(cfg.SEED, 0))
-    with naming("The model cannot be built from its configuration"):
+    # What checks say of a model is of other types than bugs in the model.
+    with naming("The model cannot be built from its configuration", (TypeError, IndexError)):
         model = build_model(cfg)
     if not hasattr(model, "roi_heads"):
         architecture = cfg.MODEL.META_ARCHITECTURE

@@ -168,9 +168,10 @@ def write_result(folder: str | Path, result: dict[str, Any]) -> None:
 def read_metrics(folder: str | Path) -> list[dict]:
     """Of Detectron2's ``metrics.json``, without a line that a kill has cut short."""
     file, records = Path(folder) / "metrics.json", []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            records += [record] if isinstance(record, dict) else []
     return records
 
 

@@ -41,11 +41,13 @@ class OHEMTrainer(DefaultTrainer):
         if evaluator_type == "coco":
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
             return COCOEvaluator(dataset_name, output_dir=folder)
-        # DefaultTrainer then goes on without an evaluation, and says so.
-        raise NotImplementedError(
+        message = (
             f"No evaluator for {dataset_name}, whose evaluator_type is {evaluator_type!r}; "
             "override OHEMTrainer.build_evaluator"
         )
+        # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
+        logging.getLogger(LOGGER_NAME).warning(message)
+        raise NotImplementedError(message)
 
 
 def _warn_of_absent_classes(dataset_name: str) -> None:

@@ -25,7 +25,6 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
-from ohem_d2.mining.miner import rank
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.runs import markdown_table
@@ -75,7 +74,7 @@ def stand_ins(heads: nn.Module) -> dict[str, StandIn]:
     def stand_in(pooler: Callable, head: Callable) -> StandIn:
         def ranking(maps: Maps, rois: Instances) -> torch.Tensor:
             predictions = predictor(head(pooler(maps, [rois.proposal_boxes])))
-            return rank(per_roi_losses(predictor, predictions, [rois]), heads.ohem)
+            return heads.miner().rank(per_roi_losses(predictor, predictions, [rois]))
 
         return ranking
 

@@ -19,6 +19,7 @@ EAGER = {"backend": "eager"}
 @pytest.fixture(autouse=True)
 def fresh():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -71,6 +72,8 @@ def test_compiled_heads_train_with_equal_losses(name, ohem, way):
             assert mined
             steps.append((losses, mined))
         results.append((steps, gradients(model)))
+        # or else nothing would be shown
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == compiled
     (plain, plain_gradients), (found, found_gradients) = results
     for (losses, events), (expected, expected_events) in zip(found, plain):
         assert_same(losses, expected)

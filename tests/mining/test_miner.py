@@ -11,7 +11,7 @@ from torch import nn
 
 from ohem_d2 import per_roi_losses, select_hard_examples
 from ohem_d2.config import OHEMSettings
-from ohem_d2.mining.miner import mine, rank
+from ohem_d2.mining.miner import Miner
 from ohem_d2.mining.scoring import Scorer
 
 K = 4
@@ -55,7 +55,7 @@ def test_mines_as_the_plain_loops(chunk_size, weights, storage):
     settings = OHEMSettings(nms_thresh=0.3, rank_cls_weight=weights[0], rank_loc_weight=weights[1])
     rois = images()
     targets = [Instances((100, 100)) for _ in rois]
-    record = mine(scorer(chunk_size), rois, targets, settings, num_samples=10, num_classes=K)
+    record = Miner(settings, 10, K).mine(scorer(chunk_size), rois, targets)
     for image, mined in zip(rois, record.mined()):
         losses = (weights[0] * image.cls + weights[1] * image.loc).tolist()
         boxes, classes = image.proposal_boxes.tensor.numpy(), image.gt_classes.tolist()
@@ -79,7 +79,7 @@ def test_screening_scores_the_promising_alone(storage):
         coarse_score=lambda chunk: (exact.network, (1 - chunk[0].cls, chunk[0].loc * 0)),
     )
     settings = OHEMSettings(screening=2.0, rank_loc_weight=0.0, nms_scope="none")
-    record = mine(coarse, rois, [Instances((9, 9))], settings, num_samples=5, num_classes=K)
+    record = Miner(settings, 5, K).mine(coarse, rois, [Instances((9, 9))])
     candidates = rois[0].cls[rois[0].gt_classes >= 0]
     promising = candidates.sort().values[:10]  # the stand-in finds low losses hard
     assert scored == [10]
@@ -88,7 +88,7 @@ def test_screening_scores_the_promising_alone(storage):
 
 def test_a_weight_of_zero_leaves_out_even_nan():
     losses = {"loss_cls": torch.ones(2), "loss_box_reg": torch.full((2,), float("nan"))}
-    assert rank(losses, OHEMSettings(rank_loc_weight=0.0)).tolist() == [1.0, 1.0]
+    assert Miner(OHEMSettings(rank_loc_weight=0.0), 5, K).rank(losses).tolist() == [1.0, 1.0]
 
 
 def test_what_is_looked_at_and_how_many_passes_are_made(storage):

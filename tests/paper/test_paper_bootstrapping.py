@@ -3,10 +3,7 @@
 import copy
 import json
 import pickle
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -485,20 +482,11 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
     settings += ["DATASETS.PROPOSAL_FILES_TEST", ()]
     out = run(data, tmp_path / "whole", *settings)
     assert "3 rounds; the first working set has" in out and "of the time" in out
-    process = subprocess.Popen(
-        command(data, tmp_path / "killed", *settings),
-        cwd=ROOT,
-        env=processes.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     marker = tmp_path / "killed/last_checkpoint"
-    deadline = time.monotonic() + 120
-    while not (marker.exists() and marker.read_text() == "model_round_1.pth"):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    processes.kill_when(
+        lambda: marker.exists() and marker.read_text() == "model_round_1.pth",
+        command(data, tmp_path / "killed", *settings),
+    )
     assert not (tmp_path / "killed/model_final.pth").exists()
     run(data, tmp_path / "killed", *settings, flags=["--resume"])
 

@@ -21,8 +21,10 @@ from models import config, detector
 
 import ohem_d2
 from ohem_d2.data.datasets import register_datasets
+from ohem_d2.mining.losses import CannotMine
 from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND, GROUND_TRUTH
 from ohem_d2.tools import cli
+from ohem_d2.tools.errors import InputError, naming
 from ohem_d2.tools.explain import explain, mine
 from ohem_d2.tools.load_data import image_mapper, load_records
 from ohem_d2.tools.load_model import load_cfg, load_model
@@ -563,3 +565,22 @@ def test_a_bug_in_a_model_keeps_its_traceback(run, tiles):
     with pytest.raises(KeyError, match="a bug") as error:
         inspect(arguments(run, "--dataset", tiles, *overrides))
     assert error.traceback[-1].name == "label_and_sample_proposals"
+
+
+@ROI_HEADS_REGISTRY.register()
+class HeadsWithABugInTheConstructor(ohem_d2.OHEMROIHeads):
+    def __init__(self, cfg, input_shape):
+        super().__init__(cfg, input_shape)
+        len(5)
+
+
+def test_a_bug_in_a_constructor_keeps_its_traceback_and_what_our_checks_say_does_not(run, tiles):
+    overrides = ("MODEL.ROI_HEADS.NAME", "HeadsWithABugInTheConstructor")
+    with pytest.raises(TypeError, match="has no len") as error:
+        inspect(arguments(run, "--dataset", tiles, *overrides))
+    assert error.traceback[-1].name == "__init__"
+    with (
+        pytest.raises(InputError, match="A model: is told in a line"),
+        naming("A model", (TypeError,)),
+    ):
+        raise CannotMine("is told in a line")

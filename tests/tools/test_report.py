@@ -212,6 +212,15 @@ def test_a_run_that_was_killed_and_resumed(run):
     assert broken == 0 and series["total_loss"][0] == [19]
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", '"a"', "null"])
+def test_numbers_that_are_none_are_broken_lines(tmp_path, number):
+    whole = '{"iteration": 19, "lr": 0.1, "note": "no number"}'
+    wrong = [f'{{"iteration": {number}, "lr": 0.1}}', f'{{"iteration": 39, "lr": {"1" * 400}}}']
+    lines = [whole, *wrong, "", "12", '{"lr": 0.1}']
+    (tmp_path / "metrics.json").write_text("\n".join(lines))
+    assert read_series(tmp_path) == ({"lr": ([19], [0.1])}, 4)
+
+
 def test_broken_lines_are_told(run, capsys):
     with open(run / "metrics.json", "a") as file:
         file.write('{"iteration": 79, "total_lo')

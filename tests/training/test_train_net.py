@@ -2,10 +2,8 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import cv2
 import processes
@@ -162,20 +160,11 @@ def test_killed_and_resumed_as_if_never_interrupted(coco, tmp_path):
         *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "8", "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
     ]
     run(QUICK, coco, tmp_path / "whole", *settings)
-    process = subprocess.Popen(
-        command(QUICK, coco, tmp_path / "killed", *settings),
-        cwd=ROOT,
-        env=processes.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     marker = tmp_path / "killed/last_checkpoint"
-    deadline = time.monotonic() + 120
-    while not (marker.exists() and marker.read_text() >= "model_0000014.pth"):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    processes.kill_when(
+        lambda: marker.exists() and marker.read_text() >= "model_0000014.pth",
+        command(QUICK, coco, tmp_path / "killed", *settings),
+    )
     assert not (tmp_path / "killed/model_final.pth").exists()
     run(QUICK, coco, tmp_path / "killed", *settings, flags=["--resume"])
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
