@@ -47,6 +47,7 @@ CASES = [
     ("fpn", {}, compile_heads),
     ("fpn", {"screening": 2.0}, compile_parts),
     ("fpn", {"implementation": "loss_layer"}, compile_heads_from_outside),
+    ("cascade", {"cascade_stages": "all"}, compile_heads_from_outside),
 ]
 
 
