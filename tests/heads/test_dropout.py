@@ -21,11 +21,13 @@ class DropoutHead(nn.Sequential):
 
 
 @pytest.mark.parametrize("chunk_size", [1, 13, 64, 127])
-def test_the_chunk_size_changes_nothing(chunk_size):
+def test_the_chunk_size_changes_nothing_where_dropout_rests(chunk_size):
+    """Though the head has dropout, and batch normalization, when it is trained."""
     inputs = batch(config("fpn"))
     results = []
     for size in (0, chunk_size):
-        model = detector(config("fpn", ohem={"chunk_size": size}))
+        settings = {"chunk_size": size, "readonly_dropout": False}
+        model = detector(config("fpn", ohem=settings))
         torch.manual_seed(0)
         model.roi_heads.box_head = DropoutHead()
         model.roi_heads.box_predictor = FastRCNNOutputLayers(config("fpn"), ShapeSpec(channels=32))

@@ -17,9 +17,9 @@ def test_keeps_what_this_thread_logs():
         with QuietStorage() as quiet:
             assert get_event_storage().iter == 7
             get_event_storage().put_scalar("a", 1.0)
-            get_event_storage().put_scalars(b=2.0, cur_iter=9)
+            get_event_storage().put_scalars(b=2.0)
         assert get_event_storage() is storage and storage.latest() == {}
-        assert quiet.latest() == {"a": (1.0, 7), "b": (2.0, 9)}
+        assert quiet.latest() == {"a": (1.0, 7), "b": (2.0, 7)}
 
 
 def test_keeps_only_some_scalars():
