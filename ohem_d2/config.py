@@ -51,7 +51,8 @@ class OHEMSettings:
     # At most this share of the budget is foreground. 1.0: no cap (the paper).
     max_fg_fraction: float = 1.0
     # Background RoIs whose IoU with every object is below this are no candidates: the paper's
-    # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without.
+    # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without. In images without objects all
+    # RoIs are.
     bg_iou_low: float = 0.0
     # Keep only this many proposals of an image, those with the highest objectness, before the
     # read-only pass; ground-truth boxes come on top. 0: all R.

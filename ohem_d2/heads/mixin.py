@@ -1,10 +1,13 @@
 """OHEM as ROI heads: the sampler hook of Detectron2, handed to the miner."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
+from torch import nn
 from torch.profiler import record_function
 
 from ..compat import not_compiled, not_compiled_itself
@@ -45,6 +48,8 @@ class OHEMMixin(Constructed, Scored):
     batched_nms: BatchedNMS | None = None
     # values of IMPLEMENTATION
     implementations = ("readonly",)
+    # see sampling_at_random
+    mines = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         """See ``ohem_d2.heads.construction.Constructed``."""
@@ -86,14 +91,16 @@ class OHEMMixin(Constructed, Scored):
 
         Returns:
             one ``Instances`` for each image, with the parent's fields, hardest first. In a warm-up,
-            and where heads in evaluation mode are asked for a loss, what the parent samples.
+            within :func:`sampling_at_random`, and where heads in evaluation mode are asked for a
+            loss, what the parent samples.
         """
         call = self._call
         if call is not None:
             call.sampled, call.shown = True, (proposals, targets)
             if call.repeats is not None:
                 return call.answer()
-        if not self.training or get_event_storage().iter < self.ohem.warmup_iters:
+        mines = self.training and self.mines
+        if not mines or get_event_storage().iter < self.ohem.warmup_iters:
             return super().label_and_sample_proposals(proposals, targets, *args, **kwargs)
         if call is None or call.features is None:
             raise RuntimeError(
@@ -170,3 +177,26 @@ class OHEMMixin(Constructed, Scored):
     def prefix_of_scalars(self, stage: int) -> str:
         """What the names of the scalars of a selection begin with."""
         return ""
+
+
+@contextlib.contextmanager
+def sampling_at_random(model: nn.Module) -> Iterator[None]:
+    """
+    Within the context the OHEM heads of a model sample as their parents do. For a validation loss,
+    which in training mode would be that of the hardest RoIs, larger by construction and no measure
+    of the model::
+
+        with torch.no_grad(), ohem_d2.sampling_at_random(model):
+            losses = model(batch)
+
+    It is the parents' loss on a random sample: with the budget and the foreground fraction of the
+    configuration.
+    """
+    heads = [m for m in model.modules() if isinstance(m, OHEMMixin) and m.mines]
+    for module in heads:
+        module.mines = False
+    try:
+        yield
+    finally:
+        for module in heads:
+            module.mines = True

@@ -73,17 +73,15 @@ def candidates(
 
     Returns:
         int64, the indices of the RoIs in each image that may be mined: all but those to be
-        ignored, background in a crowd region, and background below BG_IOU_LOW.
+        ignored, background in a crowd region, and background below BG_IOU_LOW in images with
+        objects.
     """
     keep = []
     for roi, target in zip(rois, targets):
         excluded = inside_ignore_region(roi.proposal_boxes, target, settings.ignore_ioa_thresh)
-        if settings.bg_iou_low > 0:
-            if roi.has("gt_boxes"):
-                iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
-                excluded = excluded | (iou < settings.bg_iou_low)
-            else:
-                excluded = torch.ones_like(excluded)
+        if settings.bg_iou_low > 0 and roi.has("gt_boxes"):
+            iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
+            excluded = excluded | (iou < settings.bg_iou_low)
         foreground = roi.gt_classes < num_classes
         keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
     sizes = [len(roi) for roi in rois]
