@@ -1,5 +1,6 @@
 # make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
+# make evidence  samplers on several data sets (ARGS="--data NAME=FOLDER ..."), see projects/evidence
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
 # make table1-mini   the paper's Table 1 in miniature (ARGS=--quick: does everything run?)
 # make docs      the documentation, in output/docs
@@ -22,7 +23,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
-.PHONY: setup demo compare bench bench-full table1-mini docs test
+.PHONY: setup demo compare evidence bench bench-full table1-mini docs test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
@@ -32,6 +33,9 @@ demo:
 
 compare:
 	@$(RUN) projects/tree_crowns/compare.py
+
+evidence:
+	@$(RUN) projects/evidence/evidence.py $(ARGS)
 
 bench:
 	@$(RUN) projects/benchmark/bench.py
