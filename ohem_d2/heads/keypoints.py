@@ -3,11 +3,7 @@ OHKM, the mining of the hardest joints: OHEM's idea one level down. A person tra
 whose loss is highest (Chen et al., "Cascaded Pyramid Network for Multi-Person Pose Estimation",
 CVPR 2018, the loss of its RefineNet).
 
-Shape shorthand in this module:
-
-    R: number of RoIs, over all images
-    K: number of joints
-    S: side of a heatmap
+Shape shorthand: R RoIs over all images, K joints, S the side of a heatmap.
 """
 
 from typing import Any
@@ -113,7 +109,6 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
 
     # Written out, as TorchScript knows no super(); it leaves the training branch out.
     def forward(self, x: torch.Tensor, instances: list[Instances]):
-        """See the parent."""
         x = self.layers(x)
         if self.training:
             return {"loss_keypoint": self._hard_loss(x, instances)}
@@ -133,11 +128,8 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
             if len(image) > 0:
                 joints = image.gt_keypoints.tensor.clone()
                 joints[:, :, 2] *= of_image
-                image = Instances(
-                    image.image_size,
-                    proposal_boxes=image.proposal_boxes,
-                    gt_keypoints=Keypoints(joints),
-                )
+                fields = {"proposal_boxes": image.proposal_boxes, "gt_keypoints": Keypoints(joints)}
+                image = Instances(image.image_size, **fields)
             only_hard.append(image)
         fixed = self.loss_normalizer != "visible"
         normalizer = len(instances) * self.loss_normalizer if fixed else None

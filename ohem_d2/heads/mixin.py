@@ -34,10 +34,8 @@ class OHEMMixin(Constructed, Scored):
     a read-only pass gives each its loss, and the hard ones are kept (paper Sec. 4). The parent's
     ``forward`` then trains on them as it would on a random sample. Inference is the parent's.
 
-    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else.
-    Others override :meth:`score_rois`; a subclass of ``CascadeROIHeads`` lists
-    ``OHEMCascadeROIHeads`` first instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``, one of
-    ``RROIHeads`` ``OHEMRROIHeads``. Whether heads are ranked by what they train on is proven in
+    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else;
+    docs/other-heads.md has the others. Whether heads are ranked by what they train on is proven in
     the first iteration that mines.
     """
 
@@ -117,24 +115,14 @@ class OHEMMixin(Constructed, Scored):
         call.mined.append([labelling.shallow_copy(p) for p in mined])
         return mined
 
-    def _sample_proposals(
-        self,
-        matched_idxs: torch.Tensor,
-        matched_labels: torch.Tensor,
-        gt_classes: torch.Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sample_proposals(self, matched_idxs, matched_labels, gt_classes, *args, **kwargs):
         """See the parent, which samples at random. Where its labels are to be mined, all RoIs."""
+        matched = (matched_idxs, matched_labels, gt_classes)
         if self._call is None or self._call.num_labelled is None:
-            return super()._sample_proposals(
-                matched_idxs, matched_labels, gt_classes, *args, **kwargs
-            )
+            return super()._sample_proposals(*matched, *args, **kwargs)
         self._call.num_labelled += 1
         every = torch.arange(len(matched_idxs), device=matched_idxs.device)
-        return every, labelling.classes_of(
-            matched_idxs, matched_labels, gt_classes, self.num_classes
-        )
+        return every, labelling.classes_of(*matched, self.num_classes)
 
     def miner(self) -> Miner:
         """Of the settings as they are. No property, which TorchScript would compile."""

@@ -1,6 +1,4 @@
-"""
-OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part.
-"""
+"""OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part."""
 
 from typing import Any
 
@@ -36,12 +34,7 @@ class OHEMRROIHeads(LossLayerMixin, RROIHeads):
     batched_nms = staticmethod(batched_nms_of_rotated)
 
     def __init__(self, *args: Any, watcher: MiningWatcher | None = None, **kwargs: Any):
-        """
-        See the parent.
-
-        Raises:
-            ImportError: also if Detectron2's compiled part does not load.
-        """
+        """Raises ImportError if Detectron2's compiled part does not load."""
         if not has_compiled_ops():
             raise ImportError(
                 f"{type(self).__name__} has rotated boxes, which take Detectron2's compiled part. "

@@ -1,10 +1,7 @@
 """
 From RoIs with labels to candidates: which of them may be mined.
 
-Shape shorthand in this module:
-
-    R: number of RoIs of an image
-    K: number of foreground classes; class K is background, class -1 "ignore"
+Shape shorthand: R RoIs of an image, K foreground classes; class K is background, -1 "ignore".
 """
 
 from collections.abc import Sequence
@@ -78,12 +75,11 @@ def candidates(
     keep = []
     for roi, target in zip(rois, targets):
         excluded = inside_ignore_region(roi.proposal_boxes, target, settings.ignore_ioa_thresh)
-        if settings.bg_iou_low > 0:
-            if roi.has("gt_boxes"):
-                iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
-                excluded = excluded | (iou < settings.bg_iou_low)
-            else:
-                excluded = torch.ones_like(excluded)
+        if settings.bg_iou_low > 0 and roi.has("gt_boxes"):
+            iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
+            excluded |= iou < settings.bg_iou_low
+        elif settings.bg_iou_low > 0:
+            excluded[:] = True
         foreground = roi.gt_classes < num_classes
         keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
     sizes = [len(roi) for roi in rois]
@@ -108,10 +104,7 @@ def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> 
 
 def shallow_copy(instances: Instances) -> Instances:
     """With the same fields; others can be set on it."""
-    ret = Instances(instances.image_size)
-    for name, value in instances.get_fields().items():
-        ret.set(name, value)
-    return ret
+    return Instances(instances.image_size, **instances.get_fields())
 
 
 class _Deferred:

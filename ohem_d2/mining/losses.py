@@ -1,10 +1,7 @@
 """
 The loss of each RoI, as the box predictor defines it, before it takes the mean.
 
-Shape shorthand in this module:
-
-    R: number of RoIs, over all images
-    K: number of foreground classes; class K is background
+Shape shorthand: R RoIs over all images, K foreground classes; class K is background.
 """
 
 import functools
@@ -175,7 +172,7 @@ def check_predictor(box_predictor: nn.Module) -> None:
             f"does not know the loss of a single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
         )
     for method in _KNOWN_METHODS:
-        definer = _definer(cls, method)
+        definer = next((base for base in cls.__mro__ if method in vars(base)), None)
         # A class that replaces the losses again, below the one that describes them, voids the
         # description.
         if definer is not None and not issubclass(describer, definer):
@@ -194,14 +191,14 @@ def check_predictor(box_predictor: nn.Module) -> None:
 
 def _describer(cls: type) -> type | None:
     """The class among ``cls`` and its bases that says what the loss of a RoI is."""
-    known = [c for c in cls.__mro__ if c in _describe.registry and c is not object]
+    known = _describe.registry.keys() - {object}
     return next((c for c in cls.__mro__ if c in known or "per_roi_losses" in vars(c)), None)
 
 
 def _float32(predictions: Any) -> Any:
     if isinstance(predictions, torch.Tensor):
         return predictions.float() if predictions.is_floating_point() else predictions
-    if isinstance(predictions, (tuple, list)) and type(predictions) in (tuple, list):
+    if type(predictions) in (tuple, list):
         return type(predictions)(_float32(part) for part in predictions)
     return predictions
 
@@ -255,30 +252,21 @@ def box_regression(
     gt_boxes = torch.where(foreground, gt_boxes, harmless)
     if deltas.shape[1] != size:
         every = torch.arange(len(deltas), device=deltas.device)
-        deltas = deltas.view(len(deltas), num_classes, size)[
-            every, gt_classes.clamp(0, num_classes - 1)
-        ]
+        classes = gt_classes.clamp(0, num_classes - 1)
+        deltas = deltas.view(len(deltas), num_classes, size)[every, classes]
     deltas = torch.where(foreground, deltas, 0.0)
 
     if loss_type == "smooth_l1":
         target = box2box_transform.get_deltas(proposal_boxes, gt_boxes)
-        loss = smooth_l1_loss(deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
-    elif loss_type in _IOU_LOSSES:
-        boxes = box2box_transform.apply_deltas(deltas, proposal_boxes)
-        # The IoU losses assert that boxes are in order, which a NaN is not. Such a RoI gets its
-        # NaN back afterwards.
-        finite = torch.isfinite(boxes).all(dim=1)
-        boxes = torch.where(finite[:, None], boxes, proposal_boxes)
-        loss = _IOU_LOSSES[loss_type](boxes, gt_boxes, reduction="none")
-        loss = torch.where(finite, loss, float("nan"))
-    else:
-        raise ValueError(
-            f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = {loss_type!r}; allowed: smooth_l1, "
-            + ", ".join(_IOU_LOSSES)
-        )
-    return loss
-
-
-def _definer(cls: type, method: str):
-    """The class among ``cls`` and its bases that a method comes from; None if it has none."""
-    return next((base for base in cls.__mro__ if method in vars(base)), None)
+        return smooth_l1_loss(deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
+    if loss_type not in _IOU_LOSSES:
+        allowed = ", ".join(["smooth_l1", *_IOU_LOSSES])
+        name = "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
+        raise ValueError(f"{name} = {loss_type!r}; allowed: {allowed}")
+    boxes = box2box_transform.apply_deltas(deltas, proposal_boxes)
+    # The IoU losses assert that boxes are in order, which a NaN is not. Such a RoI gets its NaN
+    # back afterwards.
+    finite = torch.isfinite(boxes).all(dim=1)
+    boxes = torch.where(finite[:, None], boxes, proposal_boxes)
+    loss = _IOU_LOSSES[loss_type](boxes, gt_boxes, reduction="none")
+    return torch.where(finite, loss, float("nan"))

@@ -30,10 +30,9 @@ _DROPOUTS = nn.modules.dropout._DropoutNd
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
-@contextlib.contextmanager
 def read_only(
     network: nn.Module, *, seed: int | None = None, precision: torch.dtype | None = None
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager:
     """
     Within the context the network can be run without leaving a trace: no gradient is recorded, no
     statistic of a normalization is updated, no event is logged, no random state moves, and
@@ -49,22 +48,17 @@ def read_only(
             this seed; None: they rest.
         precision: of autocast; None leaves autocast as it is.
     """
-    resting = [m for m in network.modules() if m.training]
-    if seed is not None:
-        resting = [m for m in resting if not isinstance(m, _DROPOUTS)]
-    with _no_trace(network, resting, seed or 0, precision):
-        yield
+    active = () if seed is None else _DROPOUTS
+    resting = [m for m in network.modules() if m.training and not isinstance(m, active)]
+    return _no_trace(network, resting, seed or 0, precision)
 
 
-@contextlib.contextmanager
-def in_training_mode(network: nn.Module, seed: int = 0) -> Iterator[None]:
+def in_training_mode(network: nn.Module, seed: int = 0) -> contextlib.AbstractContextManager:
     """
-    As :func:`read_only`, but the network is in training mode, except for what makes a result
-    depend on chance or on the batch: dropout and batch normalization. Other layers draw from the
-    seed.
+    As :func:`read_only`, but in training mode, except for what makes a result depend on chance or
+    on the batch: dropout and batch normalization. Other layers draw from the seed.
     """
-    with _no_trace(network, depending_on_chance(network), seed, None):
-        yield
+    return _no_trace(network, depending_on_chance(network), seed, None)
 
 
 def depending_on_chance(network: nn.Module) -> list[nn.Module]:
@@ -101,11 +95,9 @@ def _no_trace(
 
 def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
     """
-    Split the RoIs of N images into parts of at most ``chunk_size`` RoIs.
-
-    Each part again has N ``Instances``, as poolers expect, most of them empty; joined in order,
-    image by image, the parts give back all RoIs in their order. There is at least one part, so
-    that a network is also called if there is no RoI.
+    Split the RoIs of N images into parts of at most ``chunk_size`` RoIs, in their order. Each again
+    has N ``Instances``, as poolers expect, most of them empty. There is at least one part, so that
+    a network is also called if there is no RoI.
     """
     starts = list(itertools.accumulate((len(p) for p in proposals), initial=0))
     for begin in range(0, max(starts[-1], 1), chunk_size):
@@ -117,10 +109,9 @@ def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Inst
 
 def by_location(centers: torch.Tensor) -> torch.Tensor:
     """
-    RoIs of an image in the order of their centers, tile of the image by tile.
-
-    Neighbours share cells of the feature maps. Pooled one after another, they find them in the
-    processor's cache, where proposals in the order of an RPN's scores jump about the maps.
+    RoIs of an image in the order of their centers, tile of the image by tile. Neighbours share
+    cells of the feature maps. Pooled one after another, they find them in the processor's cache,
+    where proposals in the order of an RPN's scores jump about the maps.
 
     Args:
         centers: of shape (R, 2), x and y in absolute pixels.

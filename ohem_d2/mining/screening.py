@@ -6,11 +6,8 @@ what it would give on the bilinear interpolation of the few is again linear in t
 interpolation is folded into its weights, once for each read-only pass. The rest of the head is
 untouched, and nothing has to be trained or kept up to date.
 
-Shape shorthand in this module:
-
-    R: number of RoIs
-    C: channels of a pooled RoI
-    S, T: bins along a side of a RoI, as the head expects them and as the screening pools them
+Shape shorthand: R RoIs, C channels of a pooled RoI; S bins along a side of a RoI as the head has
+them, T as the screening pools them.
 """
 
 import copy
