@@ -17,11 +17,8 @@ from .loss_layer import LossLayerMixin
 @ROI_HEADS_REGISTRY.register()
 class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
     """
-    ``CascadeROIHeads`` with OHEM.
-
-    With CASCADE_STAGES "first" the later stages train on what the first one makes of its hard
-    RoIs. With "all", the read-only pass refines all RoIs, stage after stage, and each stage trains
-    on the hard ones among those that reach it.
+    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all", the read-only pass refines all RoIs,
+    stage after stage, and each stage trains on the hard ones among those that reach it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -1,8 +1,4 @@
-"""
-The loss layer, the way to mine that the paper rejects (Sec. 4.2), kept to compare: one pass over
-all RoIs that ignores the losses of the easy ones. It has the same gradients at the cost of
-activations and backward work for all R.
-"""
+"""The loss layer, the way to mine that the paper rejects: see the key IMPLEMENTATION."""
 
 import contextlib
 import functools

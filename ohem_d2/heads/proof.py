@@ -67,13 +67,9 @@ class Seen:
 
 class Proof:
     """
-    That heads are ranked by what they train on. In the first iteration that mines, twice later on,
-    and when a module was replaced or its mode or losses were changed, the parent's ``forward`` is
-    gone through twice more with the mined RoIs, without gradients. The predictions that it computes
-    the losses of, in training mode but for dropout and batch normalization, are compared with those
-    of the read-only pass for these RoIs; and the losses, with their derivatives by the predictions,
-    with those that RoIs are ranked by. Buffers are as before afterwards, but what else a
-    ``forward`` changes is changed by these, too.
+    That heads are ranked by what they train on: docs/other-heads.md says when, and what of the
+    parent's ``forward``, gone through again with the mined RoIs, is compared with the read-only
+    pass. Buffers are as before afterwards, but what else a ``forward`` changes is changed, too.
     """
 
     def __init__(self) -> None:

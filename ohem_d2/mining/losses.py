@@ -55,12 +55,8 @@ def per_roi_losses(
     float32 whatever the predictions' type and autocast say, so that a ranking does not depend on
     rounding.
 
-    It is a generic function, as of ``functools.singledispatch``: a predictor with losses of its own
-    is described from outside by ::
-
-        @ohem_d2.per_roi_losses.register(TheirPredictor)
-        def _(box_predictor, predictions, proposals):
-            return {"loss_cls": ..., "loss_box_reg": ...}
+    It is a generic function, as of ``functools.singledispatch``: docs/other-heads.md describes a
+    predictor with losses of its own from outside.
 
     Args:
         box_predictor: a ``FastRCNNOutputLayers``, a predictor of a registered class, one with a

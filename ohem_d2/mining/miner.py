@@ -45,7 +45,7 @@ class Miner:
         rois = self.candidates(rois, targets)
         if self.settings.screening > 0:
             with record_function("ohem/screen"):
-                rois = self._promising(rois, self.rank(scorer.coarse_losses(rois)))
+                rois = self._promising(rois, self.rank(scorer.losses(rois, coarse=True)))
         return self.select(rois, scorer.losses(rois))
 
     def candidates(

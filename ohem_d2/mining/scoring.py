@@ -165,22 +165,17 @@ class Scorer:
     look: Callable[[nn.Module, Any, list[Instances]], None] | None = None
     agreed: Callable[[int], int] = int
 
-    def losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
+    def losses(self, rois: list[Instances], coarse: bool = False) -> dict[str, torch.Tensor]:
         """
         Args:
             rois: labelled, see :func:`ohem_d2.per_roi_losses`; R in all.
+            coarse: by the stand-in; without dropout, so that chance has no part.
 
         Returns:
             the losses that they are ranked by, each float32 of shape (R,). Without dropout they
             do not depend on the chunks.
         """
-        return self._losses(rois, self.score, self.seed, self.look)
-
-    def coarse_losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
-        """As :meth:`losses`, of the stand-in; without dropout, so that chance has no part."""
-        return self._losses(rois, self.coarse_score, None, None)
-
-    def _losses(self, rois, score, seed, look):
+        score, seed = (self.coarse_score, None) if coarse else (self.score, self.seed)
         orders = [by_location(roi.proposal_boxes.get_centers()) for roi in rois]
         rois = [roi[order] for roi, order in zip(rois, orders)]
         chunks = list(in_chunks(rois, self.chunk_size))
@@ -189,8 +184,8 @@ class Scorer:
         with read_only(self.network, seed=seed, precision=self.precision):
             for chunk in chunks:
                 predictor, predictions = score(chunk)
-                if look is not None:
-                    look(predictor, predictions, chunk)
+                if self.look is not None and not coarse:
+                    self.look(predictor, predictions, chunk)
                 with record_function("ohem/loss"):
                     losses.append(losses_to_rank_by(predictor, predictions, chunk))
             for _ in range(num_idle):

@@ -1,6 +1,4 @@
-"""
-What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong.
-"""
+"""What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong."""
 
 import logging
 

@@ -58,13 +58,11 @@ def box_scorer(heads: nn.Module, user: str) -> Scorer:
     Raises:
         TypeError: for heads whose box branch or predictor is not known.
     """
-    for predictor in predictors(heads):
-        inference = getattr(type(predictor), "inference", None)
-        if inference is not FastRCNNOutputLayers.inference:
+    for kind in map(type, predictors(heads)):
+        if getattr(kind, "inference", None) is not FastRCNNOutputLayers.inference:
             raise TypeError(
                 f"{user} take a box predictor that detects as FastRCNNOutputLayers does; "
-                f"{type(heads).__name__} has {type(predictor).__name__}, whose inference() is "
-                "another"
+                f"{type(heads).__name__} has {kind.__name__}, whose inference() is another"
             )
     is_cascade = isinstance(heads, CascadeROIHeads)
     if is_cascade and type(heads)._forward_box is CascadeROIHeads._forward_box:
@@ -72,9 +70,8 @@ def box_scorer(heads: nn.Module, user: str) -> Scorer:
     predict = box_branch(heads, user)
 
     def score(features: Features, proposals: list[Instances]):
-        predictor, predictions = predict(features, proposals)
-        parts = predictor.predict_probs, predictor.predict_boxes
-        return tuple(part(predictions, proposals) for part in parts)
+        predictor, args = predict(features, proposals)
+        return predictor.predict_probs(args, proposals), predictor.predict_boxes(args, proposals)
 
     return score
 

@@ -60,30 +60,17 @@ def by_selective_search(
 
 
 def by_rpn(
-    data: str,
-    output: Path,
-    *,
-    config_file: str,
-    weights: str = "",
-    opts: Sequence[str] = (),
-    **limits: float,
+    data: str, output: Path, *, config_file: str, weights: str, opts: Sequence[str], **limits: float
 ) -> None:
     """The same by an RPN, for whose arguments see :func:`.rpn.rpn_config`."""
     cfg = rpn_config(config_file, weights, opts)
     head = {"configuration": cfg.dump()}
     if os.path.isfile(cfg.MODEL.WEIGHTS):
         head["date of the weights"] = os.path.getmtime(cfg.MODEL.WEIGHTS)
-
-    def search(records: Sequence[dict]) -> Found:
-        for record, boxes, logits in propose_data_set(load_rpn(cfg), cfg, records):
-            yield record, boxes.cpu().numpy(), logits.cpu().numpy()
-
-    _make(data, output, head, search, **limits)
+    _make(data, output, head, lambda todo: propose_data_set(load_rpn(cfg), cfg, todo), **limits)
 
 
-def from_mat(
-    data: str, mat: Path, output: Path, *, min_size: float = 2, max_proposals: int = 2000
-) -> None:
+def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals: int) -> None:
     """The same from a file for :func:`.mat.read_mat`, at once."""
     _refuse_to_overwrite(output)
     records = load_records(data)
