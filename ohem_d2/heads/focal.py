@@ -11,11 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling.roi_heads import (
-    ROI_HEADS_REGISTRY,
-    FastRCNNOutputLayers,
-    StandardROIHeads,
-)
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import nn

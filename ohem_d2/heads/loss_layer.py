@@ -15,10 +15,6 @@ from ..mining.losses import losses_to_rank_by
 from ..mining.scoring import read_only
 from .mixin import OHEMMixin
 
-# A module whose output has a row for each RoI, the box predictor, and what turns that output into
-# its predictions
-Seam = tuple[nn.Module, nn.Module, Callable[[Any], Any]]
-
 
 class LossLayerMixin(OHEMMixin):
     """
@@ -29,8 +25,11 @@ class LossLayerMixin(OHEMMixin):
 
     implementations = ("readonly", "loss_layer")
 
-    def loss_layer_seams(self) -> list[Seam]:
-        """Of each stage: where easy RoIs leave the training pass."""
+    def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable[[Any], Any]]]:
+        """
+        Of each stage, where easy RoIs leave the training pass: a module whose output has a row for
+        each RoI, the box predictor, and what turns that output into its predictions.
+        """
         if isinstance(self, Res5ROIHeads):
             # The mask head goes on with the output of res5, so that is where they have to leave.
             return [(self.res5, self.box_predictor, lambda x: self.box_predictor(x.mean([2, 3])))]

@@ -1,5 +1,6 @@
 """OHEM as ROI heads: the sampler hook of Detectron2, handed to the miner."""
 
+import functools
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch.profiler import record_function
 
-from ..compat import not_compiled, not_compiled_itself
+from ..compat import not_compiled
 from ..mining import labelling
 from ..mining.miner import Miner
 from ..mining.quiet import QuietStorage
@@ -59,7 +60,7 @@ class OHEMMixin(Constructed, Scored):
             return super().__call__(*args, **kwargs)
         return self._training_call(*args, **kwargs)
 
-    @not_compiled_itself
+    @functools.partial(not_compiled, recursive=False)
     def _training_call(self, *args: Any, **kwargs: Any) -> Any:
         before, self._call = self._call, TrainingCall(self, args, kwargs)
         call = self._call

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +13,10 @@ from torch import nn
 from ..compat import not_compiled, nothing_compiled
 from ..mining.losses import described, losses_to_rank_by
 from ..mining.scoring import depending_on_chance, in_training_mode, read_only
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .comparing import CLOSE, difference, leaves_of, parallel, slope, tensors
 from .parallel import agreed_number, losses_in
 from .training_call import TrainingCall
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _NAMES = ("loss_cls", "loss_box_reg")
 

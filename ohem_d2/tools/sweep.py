@@ -1,7 +1,6 @@
 """What OHEM mines over many images: the share of each class, and the hardest images."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Sequence
 
@@ -12,11 +11,9 @@ from torch import nn
 
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .explain import mine
 from .load_data import image_mapper
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 

@@ -1,6 +1,5 @@
 """Rounds of training, with sweeps between them."""
 
-import logging
 import time
 from typing import Any
 
@@ -12,15 +11,13 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from ohem_d2 import OHEMMixin
-from ohem_d2.monitor.scalars import LOGGER_NAME
+from ohem_d2.monitor.scalars import logger
 from ohem_d2.training.trainer import OHEMTrainer
 
 from ..proposals.files import files_by_data
 from ..settings import BootstrapSettings
 from .steps import round_of
 from .working_set import WorkingSet, sweep
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def check_config(cfg: CfgNode) -> None:
