@@ -28,13 +28,9 @@ Scorer = Callable[[Features, list[Instances]], tuple[list[torch.Tensor], list[to
 
 def box_branch(heads: nn.Module, user: str) -> Predict:
     """
-    Args:
-        heads: Detectron2's or OHEM's standard or C4 heads or some that build on them, or any with a
-            ``score_rois`` such as that of ``OHEMMixin``; no cascade.
-        user: what takes them, for the error.
-
-    Raises:
-        TypeError: for heads whose box branch is not known.
+    Of Detectron2's or OHEM's standard or C4 heads or some that build on them, or of any with a
+    ``score_rois`` such as that of ``OHEMMixin``; no cascade. Raises TypeError, which names the
+    ``user``, for heads whose box branch is not known.
     """
     if not isinstance(heads, CascadeROIHeads):
         if hasattr(heads, "score_rois"):
@@ -53,10 +49,7 @@ def box_branch(heads: nn.Module, user: str) -> Predict:
 def box_scorer(heads: nn.Module, user: str) -> Scorer:
     """
     What detects in given RoIs as :func:`box_branch`'s heads do before NMS, or a cascade with all
-    its stages.
-
-    Raises:
-        TypeError: for heads whose box branch or predictor is not known.
+    its stages. Raises TypeError for heads whose box branch or predictor is not known.
     """
     for kind in map(type, predictors(heads)):
         if getattr(kind, "inference", None) is not FastRCNNOutputLayers.inference:

@@ -73,11 +73,9 @@ class SweepBetweenRounds(HookBase):
 
 class BootstrapTrainer(OHEMTrainer):
     """
-    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is.
-
-    The working set is a part of every checkpoint. With a SEED each round but the first starts from
-    a random state of its own, so that a run that is resumed after a sweep goes on as if it had not
-    been interrupted.
+    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is. With a SEED
+    each round but the first starts from a random state of its own, so that a run that is resumed
+    after a sweep goes on as if it had not been interrupted.
 
     Attributes:
         history: for each round that has ended the numbers that are logged, by name.

@@ -150,11 +150,8 @@ def sweep(
 ) -> tuple[list[torch.Tensor], dict[str, int]]:
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
-    processes share the images. The model and ``working_set`` stay as they are.
-
-    Returns:
-        the indices of the next working set; and how many false positives there are in the data set,
-        and RoIs are added and dropped.
+    processes share the images. The indices of the next working set; and how many false positives
+    there are in the data set, and RoIs are added and dropped.
     """
     settings = BootstrapSettings.from_cfg(cfg)
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN

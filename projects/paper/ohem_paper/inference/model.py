@@ -54,12 +54,9 @@ class RCNNWithTestTimeExtras(nn.Module):
         box_voting: BoxVoting | None = None,
     ):
         """
-        Args:
-            model: also in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
-            multi_scale, box_voting: off if None.
-
-        Raises:
-            TypeError: for a model or heads of another kind, which says what is missing.
+        The model may be in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
+        What is None is off. Raises TypeError, which says what is missing, for a model or heads of
+        another kind.
         """
         super().__init__()
         if isinstance(model, DistributedDataParallel):

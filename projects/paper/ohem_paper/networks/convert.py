@@ -33,11 +33,8 @@ Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight"
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
     The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
-    .caffemodel, or a .pkl of Detectron.
-
-    Raises:
-        ValueError, FileNotFoundError: names the file and what is missing, has another shape or is
-            not allowed.
+    .caffemodel, or a .pkl of Detectron. Raises ValueError or FileNotFoundError, which names the
+    file and what is missing, has another shape or is not allowed.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")

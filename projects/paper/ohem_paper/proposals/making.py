@@ -38,17 +38,11 @@ def by_selective_search(
     **limits: float,
 ) -> None:
     """
-    A search that is killed goes on where it was when it is called again.
-
-    Args:
-        data: name of a data set, see :func:`load_records`.
-        output: the file, which must not be there yet.
-        mode, width, seed: see :func:`.selective_search.search_image`.
-        workers: processes; as many as the computer has cores if None.
-        limits: ``min_size`` of both sides, in pixels (2), ``max_proposals`` of an image (2000).
-
-    Raises:
-        ValueError, OSError, ImportError, RuntimeError: say what is wrong and what to do.
+    For a data set by name, see :func:`load_records`, to a file that must not be there yet. A search
+    that is killed goes on where it was when it is called again. For mode, width and seed see
+    :func:`.selective_search.search_image`; it takes as many workers as the computer has cores if
+    None. The limits are ``min_size`` of both sides, in pixels (2), and ``max_proposals`` of an
+    image (2000). Errors say what is wrong and what to do.
     """
     head = {"mode": mode, "width": width, "seed": seed}
 
@@ -151,10 +145,8 @@ def _refuse_to_overwrite(output: Path) -> None:
 def load_records(name: str, difficult: bool = True) -> list[dict]:
     """
     Of a data set that Detectron2 or ``ohem_paper.voc`` knows, coco:ANNOTATIONS.json:IMAGE_FOLDER or
-    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such data set, or nothing in it.
+    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data. Raises ValueError or
+    FileNotFoundError if there is no such data set, or nothing in it.
     """
     register_datasets([name])
     if name not in DatasetCatalog.list():
