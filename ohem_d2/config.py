@@ -81,12 +81,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls: type[S], values: Mapping[str, Any]) -> S:
-        """
-        By name, in upper or lower case; defaults for those that are missing.
-
-        Raises:
-            KeyError: for a key that there is not.
-        """
+        """By name in upper or lower case; raises KeyError for a key that there is not."""
         keys = [field.name.upper() for field in dataclasses.fields(cls)]
         for name, value in values.items():
             if name.upper() not in keys:
@@ -211,10 +206,8 @@ class OHEMSettings(Settings):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OHEMSettings":
         """
-        Settings by name, in upper or lower case; defaults for those that are missing.
-
-        Raises:
-            KeyError, ValueError: as :meth:`from_cfg`.
+        Settings by name, in upper or lower case; defaults for those that are missing. It raises
+        what :meth:`from_cfg` raises.
         """
         if not isinstance(values, Mapping):
             raise ValueError(
@@ -231,10 +224,7 @@ class OHEMSettings(Settings):
         return super().from_dict(values)
 
     def check_budget(self, batch_size_per_image: int) -> None:
-        """
-        Raises:
-            ValueError: if no or not the wanted RoIs fit into B/N = ``batch_size_per_image``.
-        """
+        """Raises ValueError if no or not the wanted RoIs fit into B/N, an image's batch size."""
         budget = f"BATCH_SIZE_PER_IMAGE, which is {batch_size_per_image}"
         if batch_size_per_image < 1:
             raise ValueError(

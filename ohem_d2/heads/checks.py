@@ -13,11 +13,8 @@ from .scored import Scored
 
 def check_heads(heads: nn.Module) -> None:
     """
-    When they are constructed.
-
-    Raises:
-        ValueError: if settings do not fit the heads.
-        CannotMine, NotImplementedError: if they or their predictor cannot be ranked by.
+    When they are constructed. Raises ValueError if settings do not fit the heads, CannotMine or
+    NotImplementedError if they or their predictor cannot be ranked by.
     """
     settings, name = heads.ohem, type(heads).__name__
     settings.check_budget(heads.batch_size_per_image)
@@ -75,10 +72,7 @@ def _check_branch(heads: nn.Module) -> None:
 
 
 def check_labelled(heads: nn.Module, rois: Any, num_labelled: int) -> None:
-    """
-    Raises:
-        CannotMine: if what the parent of the sampler hook returned are not all RoIs with labels.
-    """
+    """Raises CannotMine if what the parent's hook returned are not all RoIs with labels."""
     name = f"{type(heads).__name__} cannot mine: its label_and_sample_proposals()"
     if not isinstance(rois, list) or not all(isinstance(roi, Instances) for roi in rois):
         raise CannotMine(f"{name} does not return a list of Instances, one for each image")

@@ -133,13 +133,8 @@ class OHEMMixin(Constructed, Scored):
         self, rois: list[Instances], targets: list[Instances], stage: int = 0
     ) -> list[Instances]:
         """
-        Args:
-            rois: of each image, labelled by the parent.
-            targets: the ground truth.
-            stage: of a cascade; else 0.
-
-        Returns:
-            the RoIs of each image that are trained on, hardest first.
+        Of the RoIs of each image, labelled by the parent, those that are trained on, hardest first.
+        ``stage`` is that of a cascade; else 0.
         """
         record = self.miner().mine(self.scorer(self._call, len(rois), stage), rois, targets)
         self.report(record, stage)

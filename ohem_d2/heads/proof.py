@@ -77,12 +77,8 @@ class Proof:
     @not_compiled
     def check(self, heads: nn.Module, call: TrainingCall, result: Any) -> None:
         """
-        Args:
-            call: that has just been made.
-            result: of the heads' ``forward``.
-
-        Raises:
-            RuntimeError: names the heads and says what to do.
+        After a call with the result of the heads' ``forward``. Raises RuntimeError, which names the
+        heads and says what to do.
         """
         if not call.sampled and call.targets is not None and losses_in(result):
             self._say_once(

@@ -25,10 +25,8 @@ def batched_nms_of_rotated(
 @ROI_HEADS_REGISTRY.register()
 class OHEMRROIHeads(LossLayerMixin, RROIHeads):
     """
-    ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes.
-
-    SCREENING, BG_IOU_LOW, crowd regions and pictures of the mining (VIS_PERIOD) are for upright
-    boxes only.
+    ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes. SCREENING,
+    BG_IOU_LOW, crowd regions and pictures of the mining (VIS_PERIOD) are for upright boxes only.
     """
 
     batched_nms = staticmethod(batched_nms_of_rotated)

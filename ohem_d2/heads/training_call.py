@@ -74,11 +74,8 @@ class TrainingCall:
 
     def again(self, heads: nn.Module, first: Callable[[], None]) -> Any:
         """
-        What the parent's ``forward`` returns for the same arguments and the mined RoIs. Buffers are
-        as before afterwards.
-
-        Args:
-            first: is called when the sampler hook is reached.
+        What the parent's ``forward`` returns for the same arguments and the mined RoIs; ``first``
+        is called when it reaches the sampler hook. Buffers are as before afterwards.
         """
 
         def repeats() -> Iterator[list[Instances]]:

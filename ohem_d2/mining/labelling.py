@@ -40,10 +40,8 @@ def classes_of(
 
 def most_objectlike(proposals: Instances, num: int) -> Instances:
     """
-    The ``num`` proposals of an image with the highest objectness; 0: all.
-
-    Raises:
-        ValueError: if they have no ``objectness_logits``.
+    The ``num`` proposals of an image with the highest objectness; 0: all. Raises ValueError if they
+    have no ``objectness_logits``.
     """
     if not 0 < num < len(proposals):
         return proposals
@@ -89,13 +87,8 @@ def candidates(
 
 def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> torch.Tensor:
     """
-    Args:
-        boxes: R boxes of an image, absolute XYXY pixels.
-        target: the ground truth of the image, with ``ignore_regions`` or without.
-        ioa_thresh: share of a box's own area that lies in one region.
-
-    Returns:
-        bool of shape (R,): whether at least that share does.
+    bool of shape (R,): which of R boxes, in absolute XYXY pixels, lie by at least this share of
+    their own area in one of the ``ignore_regions`` of the ground truth, if it has any.
     """
     if not target.has("ignore_regions") or len(target.ignore_regions.boxes) == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)

@@ -153,11 +153,9 @@ def described(box_predictor: nn.Module) -> nn.Module:
 
 def check_predictor(box_predictor: nn.Module) -> None:
     """
-    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on.
-
-    Raises:
-        CannotMine: if the predictor has losses of its own and does not say what each RoI's is.
-        NotImplementedError: for the federated loss.
+    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on. Raises
+    CannotMine if it has losses of its own and does not say what each RoI's is, and
+    NotImplementedError for the federated loss.
     """
     box_predictor = described(box_predictor)
     cls = type(box_predictor)
@@ -201,14 +199,8 @@ def _float32(predictions: Any) -> Any:
 
 def sigmoid_cross_entropy(scores: torch.Tensor, gt_classes: torch.Tensor) -> torch.Tensor:
     """
-    One binary cross entropy for each of the K classes, summed; background is all zeros.
-
-    Args:
-        scores: logits of shape (R, K + 1); the last column is not used.
-        gt_classes: int64 of shape (R,), in [0, K].
-
-    Returns:
-        Tensor of shape (R,).
+    Of logits (R, K + 1), the last column of which is not used, and classes (R,) in [0, K]: one
+    binary cross entropy for each of the K classes, summed, (R,); background is all zeros.
     """
     target = F.one_hot(gt_classes, scores.shape[1])[:, :-1].to(scores.dtype)
     return F.binary_cross_entropy_with_logits(scores[:, :-1], target, reduction="none").sum(dim=1)

@@ -111,13 +111,8 @@ def by_location(centers: torch.Tensor) -> torch.Tensor:
     """
     RoIs of an image in the order of their centers, tile of the image by tile. Neighbours share
     cells of the feature maps. Pooled one after another, they find them in the processor's cache,
-    where proposals in the order of an RPN's scores jump about the maps.
-
-    Args:
-        centers: of shape (R, 2), x and y in absolute pixels.
-
-    Returns:
-        int64 indices of shape (R,).
+    where proposals in the order of an RPN's scores jump about the maps. Centers, (R, 2), are x and
+    y in absolute pixels; int64 indices of shape (R,).
     """
     column, row = (centers // TILE).unbind(dim=1)
     return torch.sort(row * _MAX_TILES + column, stable=True).indices
@@ -125,10 +120,8 @@ def by_location(centers: torch.Tensor) -> torch.Tensor:
 
 def automatic_chunk_size(network: nn.Module, feature: torch.Tensor, num_trained: int) -> int:
     """
-    Args:
-        network: that pools RoIs.
-        feature: a map that it pools from, of shape (N, C, H, W).
-        num_trained: RoIs that the training pass takes at a time.
+    For a network that pools RoIs, from maps such as ``feature`` of shape (N, C, H, W), and trains
+    on so many at a time.
     """
     pooler = next((m for m in network.modules() if isinstance(m, ROIPooler)), None)
     if pooler is None:

@@ -208,13 +208,9 @@ def split_by_image(
     indices: torch.Tensor, image_index: torch.Tensor, sizes: Sequence[int]
 ) -> list[torch.Tensor]:
     """
-    Args:
-        indices: int64, into the R RoIs of all images together.
-        image_index: int64 of shape (R,), see :func:`image_of_each`.
-        sizes: how many RoIs each image has.
-
-    Returns:
-        for each image its part of ``indices``, in their order, as indices into the image's RoIs.
+    From int64 indices into the R RoIs of all images together to each image's part of them, in their
+    order, as indices into the image's RoIs. For ``image_index`` and ``sizes`` see
+    :func:`image_of_each`.
     """
     image_index = image_index[indices]
     order = torch.sort(image_index, stable=True).indices

@@ -71,11 +71,9 @@ class MiningPictures:
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    A picture of what was mined, uint8 and RGB, with a caption that says what is what.
-
-    Args:
-        image: (H, W, 3), uint8, RGB, of any size: boxes are scaled to it.
-        labels: what to write at the first of the mined RoIs.
+    A picture of what was mined, uint8 and RGB, with a caption that says what is what. The image is
+    such a one, (H, W, 3), of any size: boxes are scaled to it. Labels are written at the first of
+    the mined RoIs.
     """
     height, width = image.shape[:2]
     factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)
