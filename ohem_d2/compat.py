@@ -77,9 +77,7 @@ def features() -> dict[str, bool]:
 
 
 def not_compiled(function: Callable, recursive: bool = True) -> Callable:
-    """
-    Run it as plain Python where ``torch.compile`` comes by, and all that it calls if ``recursive``.
-    """
+    """Run as plain Python where ``torch.compile`` comes by; what it calls, too, if recursive."""
     if hasattr(torch, "compiler"):
         return torch.compiler.disable(function, recursive=recursive)
     import torch._dynamo as dynamo  # PyTorch 2.0

@@ -103,13 +103,11 @@ class Settings:
 @dataclasses.dataclass(frozen=True)
 class OHEMSettings(Settings):
     """
-    The keys of ``MODEL.ROI_HEADS.OHEM`` in lower case, checked on construction.
+    The keys of ``MODEL.ROI_HEADS.OHEM`` in lower case, checked on construction: a ValueError names
+    the key, its value and what is allowed.
 
     B, N, R are the paper's: B RoIs make the hard mini-batch of N images, R RoIs are proposed in
     an image. B/N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
-
-    Raises:
-        ValueError: names the key, its value and what is allowed.
     """
 
     NODE: ClassVar[str] = "MODEL.ROI_HEADS.OHEM"
@@ -190,11 +188,8 @@ class OHEMSettings(Settings):
     @classmethod
     def from_cfg(cls, cfg: Any) -> "OHEMSettings":
         """
-        Read ``cfg.MODEL.ROI_HEADS.OHEM``; keys or the whole node may be missing (defaults).
-
-        Raises:
-            KeyError: for a key that OHEM does not know.
-            ValueError: for a value that is not allowed.
+        Read ``cfg.MODEL.ROI_HEADS.OHEM``; keys or the whole node may be missing (defaults). Raises
+        KeyError for a key that OHEM does not know, ValueError for a value that is not allowed.
         """
         settings = super().from_cfg(cfg)
         if settings.warmup_iters > 0:

@@ -39,9 +39,8 @@ class Constructed:
                 cfg, else the defaults.
             watcher: is shown what is mined; from a cfg with VIS_PERIOD, one that draws it.
 
-        Raises:
-            ValueError: if settings do not fit each other or the head.
-            CannotMine, NotImplementedError: if the head or its predictor cannot be ranked by.
+        Raises ValueError if settings do not fit each other or the head, CannotMine or
+        NotImplementedError if the head or its predictor cannot be ranked by.
         """
         token = _handing_on.set(type(self))
         try:

@@ -72,13 +72,8 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         **kwargs: Any,
     ):
         """
-        Args:
-            input_shape, kwargs: see the parent.
-            focal_loss_type, focal_loss_gamma, focal_loss_alpha: the keys of
-                ``MODEL.ROI_BOX_HEAD``.
-
-        Raises:
-            ValueError: names the key, its value and what is allowed.
+        See the parent; what is of the focal loss are the keys of ``MODEL.ROI_BOX_HEAD``. Raises
+        ValueError, which names the key, its value and what is allowed.
         """
         super().__init__(input_shape, **kwargs)
         self.focal = FocalLoss(focal_loss_type, focal_loss_gamma, focal_loss_alpha)

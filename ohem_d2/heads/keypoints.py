@@ -55,14 +55,9 @@ def per_joint_losses(
 
 def hardest_joints(losses: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
     """
-    Args:
-        losses: of shape (R, K). NaN and infinity are the hardest; equal losses keep their order.
-        visible: bool of shape (R, K).
-        topk: M of the paper.
-
-    Returns:
-        bool of shape (R, K): the ``topk`` visible joints of each RoI with the highest losses, all
-        of them if there are fewer.
+    bool of shape (R, K): the ``topk`` visible joints of each RoI with the highest losses, all of
+    them if there are fewer (M of the paper). Both arguments are of this shape. NaN and infinity are
+    the hardest; equal losses keep their order.
     """
     order = order_by_loss(losses)
     # A stable sort by visibility on top of that by loss
@@ -86,12 +81,8 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
     @configurable
     def __init__(self, input_shape: Any, *, topk: int = TOPK, **kwargs: Any):
         """
-        Args:
-            input_shape, kwargs: see the parent.
-            topk: how many joints of a RoI are trained on, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``.
-
-        Raises:
-            ValueError: if there are not so many joints.
+        See the parent. ``topk``, how many joints of a RoI are trained on, is
+        ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``. Raises ValueError if there are not so many joints.
         """
         super().__init__(input_shape, **kwargs)
         if type(topk) is not int or not 0 < topk <= self.num_keypoints:

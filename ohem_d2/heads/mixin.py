@@ -78,18 +78,13 @@ class OHEMMixin(Constructed, Scored):
         self, proposals: list[Instances], targets: list[Instances], *args: Any, **kwargs: Any
     ) -> list[Instances]:
         """
-        Label all proposals and keep the hard ones.
-
-        Args:
-            proposals, targets, args, kwargs: see the parent.
-
-        Returns:
-            one ``Instances`` for each image, with the parent's fields, hardest first. In a warm-up,
-            and where heads in evaluation mode are asked for a loss, what the parent samples.
+        Label all proposals and keep the hard ones: one ``Instances`` for each image, with the
+        parent's fields, hardest first. In a warm-up, and where heads in evaluation mode are asked
+        for a loss, what the parent samples.
         """
         call = self._call
         if call is not None:
-            call.sampled, call.shown = True, (proposals, targets)
+            call.shown = proposals, targets
             if call.repeats is not None:
                 return call.answer()
         if not self.training or get_event_storage().iter < self.ohem.warmup_iters:

@@ -80,7 +80,7 @@ class Proof:
         After a call with the result of the heads' ``forward``. Raises RuntimeError, which names the
         heads and says what to do.
         """
-        if not call.sampled and call.targets is not None and losses_in(result):
+        if call.shown is None and call.targets is not None and losses_in(result):
             self._say_once(
                 f"{type(heads).__name__} was given targets and trained without a call of "
                 "label_and_sample_proposals(), so nothing was mined. If its forward() samples "

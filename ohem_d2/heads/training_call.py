@@ -23,8 +23,8 @@ class TrainingCall:
         images, features, targets: what the parent's ``forward`` gets, after forward pre-hooks; None
             where it has none.
         extras: its other arguments, by name.
-        sampled: whether the sampler hook was reached.
-        shown: the proposals and targets that the hook was called with last.
+        shown: the proposals and targets that the sampler hook was called with last; None if it was
+            not reached.
         num_labelled: while the parent labels, the images that are labelled so far; else None.
         mined: the batches that the hook returned; none in a warm-up.
         repeats: these again, while the call is gone through again and the hook answers with them;
@@ -39,7 +39,6 @@ class TrainingCall:
         self.features: dict[str, torch.Tensor] | None = None
         self.targets: list[Instances] | None = None
         self.extras: dict[str, Any] = {}
-        self.sampled = False
         self.num_labelled: int | None = None
         self.shown: tuple[list[Instances], list[Instances]] | None = None
         self.mined: list[list[Instances]] = []

@@ -145,14 +145,12 @@ def with_deferred_masks(targets: Sequence[Instances]) -> list[Instances]:
     The ground truth, to label all RoIs of an image with: each gets the mask of its object, which
     for thousands of RoIs would be gigabytes. See :func:`with_copied_masks`.
     """
-    light = []
-    for target in targets:
-        target = shallow_copy(target)
+    light = [shallow_copy(target) for target in targets]
+    for target in light:
         for name, value in target.get_fields().items():
             if isinstance(value, (BitMasks, PolygonMasks)):
                 index = torch.arange(len(value), device=target.gt_classes.device)
                 target.set(name, _deferred(value, index))
-        light.append(target)
     return light
 
 

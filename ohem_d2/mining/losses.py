@@ -126,11 +126,7 @@ def weighted(
 ) -> dict[str, torch.Tensor]:
     """
     What :func:`per_roi_losses` returns, for predictors that differ from ``FastRCNNOutputLayers`` in
-    the classification loss alone.
-
-    Args:
-        loss_cls: of shape (R,), not weighted yet.
-        deltas, proposals: see :func:`per_roi_losses`.
+    the classification loss alone, which is of shape (R,) and not weighted yet.
     """
     loss_box_reg = box_regression(
         deltas,

@@ -45,7 +45,10 @@ class Miner:
         rois = self.candidates(rois, targets)
         if self.settings.screening > 0:
             with record_function("ohem/screen"):
-                rois = self._promising(rois, self.rank(scorer.losses(rois, coarse=True)))
+                ranking = self.rank(scorer.losses(rois, coarse=True))
+                most = round(self.settings.screening * self.num_samples)
+                parts = ranking.split([len(roi) for roi in rois])
+                rois = [r[selection.order_by_loss(part)[:most]] for r, part in zip(rois, parts)]
         return self.select(rois, scorer.losses(rois))
 
     def candidates(
@@ -54,12 +57,6 @@ class Miner:
         """Those of each image that may be mined."""
         kept = labelling.candidates(rois, targets, self.num_classes, self.settings)
         return [roi[index] for roi, index in zip(rois, kept)]
-
-    def _promising(self, rois: Sequence[Instances], ranking: torch.Tensor) -> list[Instances]:
-        """Of each image the highest of these, SCREENING times as many as are mined."""
-        most = round(self.settings.screening * self.num_samples)
-        parts = ranking.split([len(roi) for roi in rois])
-        return [r[selection.order_by_loss(part)[:most]] for r, part in zip(rois, parts)]
 
     def rank(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """

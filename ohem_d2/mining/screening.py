@@ -1,10 +1,9 @@
 """
 Screening: which RoIs are worth an exact score? A stand-in for the box head that costs a fraction.
 
-RoIs are pooled to fewer bins with one sample each. The first layer of the head expects more bins;
-what it would give on the bilinear interpolation of the few is again linear in them, so that
-interpolation is folded into its weights, once for each read-only pass. The rest of the head is
-untouched, and nothing has to be trained or kept up to date.
+RoIs are pooled to fewer bins with one sample each. What the first layer of the head would give on
+their bilinear interpolation is folded into its weights, once for each read-only pass, see
+docs/benchmark.md.
 
 Shape shorthand: R RoIs, C channels of a pooled RoI; S bins along a side of a RoI as the head has
 them, T as the screening pools them.

@@ -102,8 +102,10 @@ def nms_by_loss(
     group = _groups(gt_classes, image_index, nms_scope)
     # The ranks serve as scores: they have no ties and no NaN.
     rank = torch.arange(len(order), device=order.device, dtype=torch.float64)
-    batched_nms = batched_nms or _batched_nms
-    return order[batched_nms(boxes[order], -rank, group[order], nms_thresh)]
+    boxes, group = boxes[order], group[order]
+    if batched_nms is None:
+        return order[nms(_in_places_of_their_own(boxes, group), -rank, nms_thresh)]
+    return order[batched_nms(boxes, -rank, group, nms_thresh)]
 
 
 def suppressors(
@@ -116,12 +118,9 @@ def suppressors(
     nms_scope: str,
 ) -> torch.Tensor:
     """
-    Who suppresses whom in :func:`nms_by_loss`, to explain a choice: it takes memory for S x R
-    numbers, S being the number of survivors.
-
-    Returns:
-        int64 of shape (R,): the index of the RoI that suppresses each, which is the hardest
-        survivor that overlaps it by more than the threshold; -1 for the survivors.
+    Who suppresses each RoI in :func:`nms_by_loss`, to explain a choice: int64 of shape (R,), the
+    index of the hardest survivor that overlaps it by more than the threshold; -1 for the survivors.
+    It takes memory for S x R numbers, S being the number of survivors.
     """
     survivors = nms_by_loss(
         losses, boxes, gt_classes, image_index, nms_thresh=nms_thresh, nms_scope=nms_scope
@@ -141,12 +140,6 @@ def _groups(gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str)
     if nms_scope == "class":
         return image_index * (gt_classes.max() + 1) + gt_classes
     return image_index
-
-
-def _batched_nms(
-    boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
-) -> torch.Tensor:
-    return nms(_in_places_of_their_own(boxes, group), scores, nms_thresh)
 
 
 def _in_places_of_their_own(boxes: torch.Tensor, group: torch.Tensor) -> torch.Tensor:

@@ -31,10 +31,8 @@ class MiningPictures:
         input_format: str,
     ):
         """
-        Args:
-            period: in iterations; at least 1.
-            pixel_mean, pixel_std: what the model normalizes its input with.
-            input_format: of the model's input, "BGR" or another of Detectron2's INPUT.FORMAT.
+        Every ``period`` iterations, at least 1, of a model's input in "BGR" or another of
+        Detectron2's INPUT.FORMAT, normalized with this mean and standard deviation.
         """
         self._period = period
         self._mean = torch.tensor(pixel_mean).view(-1, 1, 1)

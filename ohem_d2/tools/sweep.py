@@ -51,17 +51,13 @@ def sweep_images(
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
     Mine on each image; in a cascade, at its first stage. InputError names the image that cannot be
-    mined on.
+    mined on. The counts of all classes that occur, from the most to the least mined, and the
+    hardest images, those with the highest mean ranking loss of mined RoIs, with their pictures.
 
     Args:
         model: of :func:`ohem_d2.tools.load_model.load_model`.
         records: of :func:`ohem_d2.tools.load_data.load_records`.
         classes: names of the classes; None: their numbers are their names.
-        num_hardest: of so many images pictures are drawn.
-
-    Returns:
-        the counts of all classes that occur, from the most to the least mined, and the hardest
-        images, those with the highest mean ranking loss of mined RoIs.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]

@@ -19,6 +19,7 @@ from torch import nn
 from torch.profiler import record_function
 from torchvision.ops import nms
 
+from ohem_d2.mining.labelling import shallow_copy
 from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.load_model import default_cfg
 
@@ -104,7 +105,7 @@ class Inputs:
     @property
     def proposals(self) -> list[Instances]:
         """New ones for each use, as heads add fields to them."""
-        return [copy.copy(p) for p in self._proposals]
+        return [shallow_copy(p) for p in self._proposals]
 
 
 def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """The whole training step of a detector: backbone, proposals, heads, optimizer."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -59,14 +60,9 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
     trained = [p for p in first.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
 
-    def step_of(model: torch.nn.Module) -> Step:
-        def step() -> None:
-            sum(model(batch).values()).backward()
-            optimizer.step()
+    def step(model: torch.nn.Module) -> None:
+        sum(model(batch).values()).backward()
+        optimizer.step()
 
-        return step
-
-    def reset() -> None:
-        optimizer.zero_grad(set_to_none=True)
-
-    return {step_name: step_of(model) for step_name, model in models.items()}, reset
+    steps = {name: functools.partial(step, model) for name, model in models.items()}
+    return steps, functools.partial(optimizer.zero_grad, set_to_none=True)

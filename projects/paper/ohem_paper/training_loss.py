@@ -102,10 +102,7 @@ class TrainingLossHook(HookBase):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._cfg, self._period = cfg, TrainingLoss.from_cfg(cfg).period
-
-    def before_train(self) -> None:
-        self._images = TrainingImages(self._cfg)
+        self._images, self._period = TrainingImages(cfg), TrainingLoss.from_cfg(cfg).period
 
     def before_step(self) -> None:
         if self.trainer.iter % self._period == 0:

@@ -115,13 +115,7 @@ class RCNNWithTestTimeExtras(nn.Module):
             for i, of_image in enumerate(found)
         ]
 
-    def _of_image(
-        self,
-        features: dict[str, torch.Tensor],
-        size: tuple[int, int],
-        probs: torch.Tensor,
-        boxes: torch.Tensor,
-    ) -> Candidates:
+    def _of_image(self, features, size, probs, boxes) -> Candidates:
         """From what its R proposals give, (R, K + 1) and (R, 4B), to R1 or the union with R2..."""
 
         def predict(again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

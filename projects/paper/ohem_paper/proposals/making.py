@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,8 @@ def check(data: str, file: Path) -> None:
     print(f"{file} has proposals for all {len(records)} images of {data}")
 
 
-def _make(
-    data: str,
-    output: Path,
-    head: dict[str, Any],
-    search: Callable[[Sequence[dict]], Found],
-    min_size: float = 2,
-    max_proposals: int = 2000,
-) -> None:
-    """Run a search, which ``head`` describes, over the data set and write its file."""
+def _make(data, output, head, search, min_size=2, max_proposals=2000) -> None:
+    """Run a search, from records to :data:`Found`, which ``head`` describes, and write its file."""
     _refuse_to_overwrite(output)
     records = load_records(data)
     head = {"data": data, "min_size": min_size, "max_proposals": max_proposals, **head}

@@ -49,11 +49,8 @@ def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray])
     rows = recall(proposals, objects, (*LIMITS, max(counts)))
     header = ["proposals", *(f"recall, IoU {t}" for t in THRESHOLDS)]
     cells = [[str(n), *(f"{100 * r:.1f} %" for r in row)] for n, row in zip((*LIMITS, "all"), rows)]
-    return "\n".join(
-        [
-            f"{sum(map(len, objects))} objects on {len(objects)} images; "
-            f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})",
-            "",
-            *markdown_table(header, cells),
-        ]
+    head = (
+        f"{sum(map(len, objects))} objects on {len(objects)} images; "
+        f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})"
     )
+    return "\n".join([head, "", *markdown_table(header, cells)])
