@@ -14,14 +14,8 @@ FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 def get_config_file(config_path: str) -> str:
     """
-    The path of a file.
-
-    Args:
-        config_path: its name relative to ``configs/``, such as
-            ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``.
-
-    Raises:
-        RuntimeError: if there is none of that name.
+    The path of a file by its name relative to ``configs/``, such as
+    ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``. Raises RuntimeError if there is none.
     """
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
     paths = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".py"))

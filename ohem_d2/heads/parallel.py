@@ -12,14 +12,9 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")  # in PyTorch's second and
 
 def agreed_number(network: nn.Module, number: int, itself: bool = False) -> int:
     """
-    Each pass over a module whose parameters are sharded is one for all processes.
-
-    Args:
-        network: whose parts are run ``number`` times by this process.
-        itself: or it as a whole.
-
-    Returns:
-        the highest number of all processes if what is run is sharded, else the same.
+    How often parts of a network, or it ``itself`` as a whole, are to be run that this process would
+    run ``number`` times: if what is run is sharded, as often as by any process, since each pass
+    over sharded parameters is one for all processes; else as often.
     """
     if comm.get_world_size() == 1 or not (sharded_parts(network) or itself and _sharded(network)):
         return number
@@ -38,15 +33,9 @@ def _sharded(module: nn.Module) -> bool:
 
 def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:
     """
-    Some losses of no RoI at all, Detectron2's sigmoid cross entropy among them, are constants.
-    Their parameters would get no gradient, and other processes would wait for it.
-
-    Args:
-        result: of the heads' ``forward``; a dict of losses comes second, or there is none.
-        parameters: that the losses have to reach.
-
-    Returns:
-        the result, with losses of the same values that pass gradients of 0 to all parameters.
+    The result of a ``forward``, with losses of the same values that pass gradients of 0 to all
+    parameters where they are constants. Some losses of no RoI at all are, Detectron2's sigmoid
+    cross entropy among them; other processes would wait for the gradients.
     """
     losses = losses_in(result)
     if all(loss.requires_grad for loss in losses.values()):

@@ -32,15 +32,9 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Of the metrics.json in a run's folder. Where a resumed run repeats iterations, the later values
-    count.
-
-    Returns:
-        the series, and the number of lines that are no record, as the last one of a run that was
-        killed while it wrote.
-
-    Raises:
-        InputError: if there is no such file, or no record in it.
+    Of the metrics.json in a run's folder; and the number of lines that are no record, as the last
+    one of a run that was killed while it wrote. Where a resumed run repeats iterations, the later
+    values count. Raises InputError if there is no such file, or no record in it.
     """
     file = run / "metrics.json"
     if not file.is_file():

@@ -6,9 +6,7 @@ what does it cost? On tiles of the tree crowns and checkpoints of that project's
     python projects/tree_crowns/demo.py --output output/screening SOLVER.CHECKPOINT_PERIOD 250
     python projects/benchmark/agreement.py output/screening/model_*.pth
 
-Each stand-in ranks the 2,000 or so RoIs of a tile; those with the highest ranking, k x B/N of them,
-are then scored exactly and selected from. The agreement is the share of the RoIs mined without
-screening that are mined with it too.
+docs/benchmark.md says what the figures are.
 """
 
 import argparse

@@ -69,14 +69,9 @@ def run_table(
     threads: int | None = None,
 ) -> None:
     """
-    Do what is missing in the output folder, then write and print the report.
-
-    Args:
-        devices, threads: see :func:`ohem_d2.tools.runs.run_all`; without devices nothing is run.
-        overrides: KEY, VALUE, KEY, VALUE...
-
-    Raises:
-        RuntimeError: after the report, if runs failed; says where to look.
+    Do what is missing in the output folder, see :func:`ohem_d2.tools.runs.run_all`, without devices
+    nothing, then write and print the report. Raises RuntimeError afterwards, which says where to
+    look, if runs failed.
     """
     variants = [variant_of(row, overrides) for row in rows]
     failed = runs.run_all(variants, seeds, output, devices, threads) if devices else []

@@ -1,4 +1,4 @@
-"""Which proposals are trained on, the loader of these, and the sweep that finds the next ones."""
+"""Which proposals are trained on, and the sweep that finds the next ones."""
 
 import zlib
 from collections import Counter
@@ -29,7 +29,8 @@ from . import steps
 
 class WorkingSet:
     """
-    Which proposals of which image are trained on.
+    Which proposals of which image are trained on. Iterated over, it gives endless batches of images
+    with the proposals of the set.
 
     Attributes:
         records: images in Detectron2's format, with all proposals: float32, absolute XYXY pixels,
@@ -41,6 +42,7 @@ class WorkingSet:
 
     def __init__(self, cfg: CfgNode):
         """The first one; the same in all processes."""
+        self._cfg = cfg
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -60,9 +62,16 @@ class WorkingSet:
         self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
 
-    def records_to_train_on(self) -> list[dict]:
-        """The records with the proposals of the set alone."""
-        return [_with_proposals(r, i.numpy()) for r, i in zip(self.records, self.indices)]
+    def __iter__(self) -> Iterator[list[dict]]:
+        while True:
+            # Workers of the loader hold copies of the set, so it is built anew for each round.
+            current, pairs = self.round, zip(self.records, self.indices)
+            records = [_with_proposals(record, index.numpy()) for record, index in pairs]
+            mapper = CrowdDatasetMapper(self._cfg, is_train=True)
+            for batch in build_detection_train_loader(self._cfg, mapper=mapper, dataset=records):
+                yield batch
+                if self.round != current:
+                    break
 
     def count(self) -> dict[str, int]:
         """Of RoIs in the set, ``num_foreground`` and ``num_background``."""
@@ -124,34 +133,12 @@ def _ground_truth(record: dict) -> Instances:
     return target
 
 
-class WorkingSetLoader:
-    """
-    Endless batches of images with the proposals of the working set. When the set moves on to
-    another round, the next batch is of the new one: the loader behind this, whose worker processes
-    hold copies of the old one, is built anew.
-    """
-
-    def __init__(self, cfg: CfgNode, working_set: WorkingSet):
-        self.cfg, self.working_set = cfg, working_set
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        while True:
-            current, records = self.working_set.round, self.working_set.records_to_train_on()
-            mapper = CrowdDatasetMapper(self.cfg, is_train=True)
-            loader = build_detection_train_loader(self.cfg, mapper=mapper, dataset=records)
-            for batch in loader:
-                yield batch
-                if self.working_set.round != current:
-                    break
-
-
 def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:
     """
     For each image, with ``proposals``, the highest score of an object class of each of them, of
     shape (R,), by a ``GeneralizedRCNN`` in evaluation mode.
     """
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
+    features = model.backbone(model.preprocess_image(inputs).tensor)
     proposals = [x["proposals"].to(model.device) for x in inputs]
     predictor, predictions = box_branch(model.roi_heads, "Bootstrapping")(features, proposals)
     scores = predictor.predict_probs(predictions, proposals)
@@ -163,11 +150,8 @@ def sweep(
 ) -> tuple[list[torch.Tensor], dict[str, int]]:
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
-    processes share the images. The model and ``working_set`` stay as they are.
-
-    Returns:
-        the indices of the next working set; and how many false positives there are in the data set,
-        and RoIs are added and dropped.
+    processes share the images. The indices of the next working set; and how many false positives
+    there are in the data set, and RoIs are added and dropped.
     """
     settings = BootstrapSettings.from_cfg(cfg)
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN

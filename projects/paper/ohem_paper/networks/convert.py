@@ -2,9 +2,6 @@
 Weights of the paper's networks by the names that they have in a detector, from the formats in which
 they can be had. Files from strangers are read without running what they may contain: ``.pth`` with
 ``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by :class:`.ArrayUnpickler`.
-
-Images are expected as in Caffe: BGR in 8-bit units less the mean. The first layer of torchvision's
-network, which expects RGB of unit variance, is converted to that.
 """
 
 import pickle
@@ -24,7 +21,7 @@ NETWORKS = {
     "vgg16": (vgg.vgg16_blocks, {"fc6": (4096, 512 * 7 * 7), "fc7": (4096, 4096)}),
     "vgg_m": (vgg.vgg_m_blocks, {"fc6": (4096, 512 * 6 * 6), "fc7": (1024, 4096)}),
 }
-# Standard deviations of torchvision's input, BGR
+# Standard deviations of torchvision's input, in BGR, which is converted to Caffe's
 TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
 
 Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight" or "bias"
@@ -33,11 +30,8 @@ Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight"
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
     The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
-    .caffemodel, or a .pkl of Detectron.
-
-    Raises:
-        ValueError, FileNotFoundError: names the file and what is missing, has another shape or is
-            not allowed.
+    .caffemodel, or a .pkl of Detectron. Raises ValueError or FileNotFoundError, which names the
+    file and what is missing, has another shape or is not allowed.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
