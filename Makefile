@@ -5,10 +5,12 @@
 # make docs      the documentation, in output/docs
 # make test      style and tests
 # make setup     the environment alone
+# make lock      the pinned packages of it again, from requirements.txt (ARGS=--upgrade: the newest)
 #
 # PYTHON=/path/to/python   use an environment that has torch and detectron2; install neither
 # BASE_PYTHON=python3.12   the Python that .venv is made from
 # DETECTRON2=git           install Detectron2 from its repository (for machines with a GPU)
+# DETECTRON2=git@COMMIT    another commit, branch or tag than the one that is pinned
 
 PYTHON ?=
 BASE_PYTHON ?= python3
@@ -22,10 +24,13 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
-.PHONY: setup demo compare bench bench-full table1-mini docs test
+.PHONY: setup lock demo compare bench bench-full table1-mini docs test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
+
+lock:
+	@dev/lock.sh $(ARGS)
 
 demo:
 	@$(RUN) projects/tree_crowns/demo.py
