@@ -2,6 +2,7 @@
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
 # make table1-mini   the paper's Table 1 in miniature (ARGS=--quick: does everything run?)
+# make soak      whether memory grows in 2,000 iterations, with and without OHEM
 # make docs      the documentation, in output/docs
 # make test      style and tests
 # make setup     the environment alone
@@ -24,7 +25,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 # The environment's Python; the recipes call it through the shell, so that it exists by then.
 RUN = python=$$($(BASE_PYTHON) dev/setup_env.py "$(PYTHON)") && "$$python" -W ignore
 
-.PHONY: setup lock demo compare bench bench-full table1-mini docs test
+.PHONY: setup lock soak demo compare bench bench-full table1-mini docs test
 
 setup:
 	@$(BASE_PYTHON) dev/setup_env.py "$(PYTHON)" >/dev/null
@@ -46,6 +47,9 @@ bench-full:
 
 table1-mini:
 	@$(RUN) projects/paper/mini.py $(ARGS)
+
+soak:
+	@$(RUN) dev/soak.py $(ARGS)
 
 docs:
 	@$(RUN) -m sphinx -c docs -n -W --keep-going -q . output/docs && echo output/docs/docs/index.html

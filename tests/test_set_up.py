@@ -160,6 +160,14 @@ def test_locked_packages(version):
             assert pins[canonicalize_name(wanted.name)] in wanted.specifier
 
 
+def test_locking_takes_every_python(tmp_path):
+    for name in ("bash", "dirname", "uname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    environment = {"PATH": str(tmp_path)}
+    done = subprocess.run([ROOT / "dev/lock.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "lock: no python3.10 here" in done.stderr
+
+
 @pytest.mark.parametrize("system, hashes", [("Linux", True), ("Darwin", False)])
 def test_hashes_are_asked_for_where_there_are_any(monkeypatch, tmp_path, system, hashes):
     module, calls = fake(monkeypatch, tmp_path), []
