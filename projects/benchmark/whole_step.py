@@ -9,6 +9,7 @@ from heads import IMAGE, random_target
 from measure import Step
 
 from ohem_d2.tools.load_model import default_cfg, find_config_file
+from ohem_d2.trust import merge_file
 
 TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
 # name: configuration, image
@@ -69,7 +70,7 @@ def configurations(name: str, device: str) -> tuple[dict[str, CfgNode], tuple[in
     from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
 
     cfg = default_cfg()
-    cfg.merge_from_file(find_config_file(MODELS[name][0]))
+    merge_file(cfg, find_config_file(MODELS[name][0]))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     variants = {}
     for variant, heads, budget, screening in (
