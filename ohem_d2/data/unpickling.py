@@ -38,7 +38,10 @@ def _need(holds: object, what: str = "an array that is not sound") -> None:
 
 
 class _StandIn:
-    """For what a pickle names or makes. It can be handed on and do nothing else."""
+    """For what a pickle names or makes. It can be handed on, and that is all."""
+
+    def __call__(self, *args: object) -> object:
+        raise _Harmful("a call of what is no function")
 
     def __setstate__(self, state: object) -> None:
         raise _Harmful("a change of what is no array")
@@ -129,6 +132,12 @@ class _Rehearsal(pickle._Unpickler):  # in Python, where a huge place in the mem
         if found is None:
             raise _Harmful(ascii(full_name)[1:-1])
         return found
+
+    def load_bytearray8(self) -> None:
+        # Python's own takes all the memory that is asked for before it reads.
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
 
 def _rehearse(file: IO[bytes], name: str | Path) -> None:
