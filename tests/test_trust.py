@@ -1,4 +1,4 @@
-"""No code runs from a file unless --trust asks for it: through the commands, each file with a canary."""
+"""No code runs from a file unless --trust asks for it: through the commands, with a canary."""
 
 import json
 import subprocess
@@ -35,16 +35,12 @@ TINY = [
 
 def test_a_tag_is_refused_by_file_and_line(tmp_path):
     file = hostile.configuration(tmp_path, tmp_path / "canary")
-    for path, line in ((file, 2), (file.with_name("base.yaml"), 2)):
-        with pytest.raises(
-            UntrustedFile, match=rf"base.yaml, line {line}: the tag !!python/object/"
-        ) as e:
+    for path in (file, file.with_name("base.yaml")):
+        with pytest.raises(UntrustedFile, match="base.yaml, line 2: the tag !!python/object/") as e:
             merge_file(default_cfg(), path)
         assert "apply:os.mkdir" in str(e.value) and len(str(e.value).splitlines()) == 1
     (tmp_path / "tuple.yaml").write_text("MODEL:\n  PIXEL_STD: !!python/tuple [1, 2, 3]\n")
-    with pytest.raises(
-        UntrustedFile, match="tuple.yaml, line 2: .*!!python/tuple .* list for a tup"
-    ):
+    with pytest.raises(UntrustedFile, match="tuple.yaml, line 2: .*!!python/tuple .* a list"):
         merge_file(default_cfg(), tmp_path / "tuple.yaml")
     assert not (tmp_path / "canary").exists()
     with trusting():
@@ -109,17 +105,13 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("command", ["inspect", "report"])
 def test_commands_run_nothing_unless_told(command, kind, run, capsys):
-    given = HOSTILE[kind](run)
-    if command == "report":
-        arguments = ["report", run, "--images", 1]
-    else:
-        arguments = ["inspect", "--config-file", run / "config.yaml", "--output", run / "out"]
-        arguments += ["--dataset", f"coco:{run}/data.json:{run}/images"]
-    if "--config-file" in given and command == "inspect":
-        del arguments[1:3]
-    if "--weights" not in given and command == "report":
-        given = ["--weights", hostile.weights(run / "none.pkl", run / "canary"), *given]
-    arguments = [str(a) for a in (*arguments, *given)]
+    arguments = {
+        "inspect": ["--config-file", run / "config.yaml", "--output", run / "out"]
+        + ["--dataset", f"coco:{run}/data.json:{run}/images"],
+        "report": [run, "--images", 1, "--weights", run / "metrics.json"],
+    }
+    # What is given twice is taken from the end.
+    arguments = [str(a) for a in (command, *arguments[command], *HOSTILE[kind](run))]
     if command == "inspect":
         with pytest.raises(SystemExit) as end:
             cli.main(arguments)

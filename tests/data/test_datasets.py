@@ -89,9 +89,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         with pytest.raises(ValueError, match="broken.json is not in COCO format"):
             register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
     for name, shown in ((5, "5"), (None, "None"), ("\ud800", "'.ud800'")):
-        with pytest.raises(
-            ValueError, match=f"named.json: a class is called {shown}; it should be"
-        ):
+        with pytest.raises(ValueError, match=f"named.json: a class is called {shown}; it sh"):
             register_datasets([write_coco(tmp_path, "named", ("cat", name))])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
@@ -129,9 +127,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         register_datasets([voc])
 
 
-@pytest.mark.parametrize(
-    "name", ["\x1b[31mcat", "cat\n", "c\rat", "\x9bcat", "\u202ecat", "a\u2028b"]
-)
+@pytest.mark.parametrize("name", ["\x1b[31ma", "a\n", "a\rb", "\x9bcat", "\u202ecat", "a\u2028b"])
 def test_names_of_classes_that_a_terminal_would_obey(name, tmp_path):
     with pytest.raises(ValueError, match="train.json: a class is called ") as error:
         register_datasets([write_coco(tmp_path, classes=("dog", name))])

@@ -47,17 +47,21 @@ def test_numbers_and_containers_are_read(protocol, tmp_path):
     assert [type(x) for x in found["scalars"]] == [type(x) for x in SOUND["scalars"]]
 
 
-DTYPE = b"cnumpy\ndtype\nU\x02%sK\x00K\x01\x87R(K\x03U\x01<NNN%sK\x00tb"
-SIZES = struct.pack("<cici", b"J", -1, b"J", -1)  # as NumPy writes them for numbers
 NEW = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-DATA = bytes([0, 0, 128, 63, 0, 0, 0, 192])  # 1 and -2
+DATA = b"U\x08" + bytes([0, 0, 128, 63, 0, 0, 0, 192])  # 1 and -2
 
 
-def python2(shape=b"K\x02\x85", code=b"f4", sizes=SIZES, data=b"U\x08" + DATA, new=NEW):
+def integers(*numbers):
+    return b"".join(b"J" + struct.pack("<i", n) for n in numbers)
+
+
+SIZES = integers(-1, -1)  # as NumPy writes them for numbers
+
+
+def python2(shape=b"K\x02\x85", code=b"f4", copy=1, sizes=SIZES, data=DATA, new=NEW):
     """A pickle of {"w": array} by Python 2, as of Caffe2's weights, or a twisted one."""
-    return (
-        b"\x80\x02}U\x01w" + new + b"(K\x01" + shape + DTYPE % (code, sizes) + b"\x89%stbs." % data
-    )
+    dtype = b"cnumpy\ndtype\nU\x02%sK\x00K%c\x87R(K\x03U\x01<NNN%sK\x00tb" % (code, copy, sizes)
+    return b"\x80\x02}U\x01w" + new + b"(K\x01" + shape + dtype + b"\x89" + data + b"tbs."
 
 
 def test_caffe2s_weights_of_python_2(tmp_path):
@@ -65,12 +69,13 @@ def test_caffe2s_weights_of_python_2(tmp_path):
     assert read_pickle(tmp_path / "old.pkl")["w"].tolist() == [1, -2]
 
 
+SCALAR, BUFFER = "numpy.core.multiarray.scalar", "numpy.core.numeric._frombuffer"
+
+
 def call(name, *args):
     """A pickle of one call of a function, whatever it is."""
     module, _, name = name.rpartition(".")
-    return (
-        b"\x80\x04c%s\n%s\n" % (module.encode(), name.encode()) + pickle.dumps(args)[2:-1] + b"R."
-    )
+    return f"c{module}\n{name}\n".encode() + pickle.dumps(args)[2:-1] + b"R."
 
 
 MKDIR = b"U\x07mkdired"
@@ -91,38 +96,17 @@ HARMFUL = {
     "an array with a size": (python2(new=NEW.replace(b"K\x00", b"K\x09")), "not sound"),
     "more shape than data": (python2(shape=b"M\xff\xff\x85"), "not sound"),
     "less shape than data": (python2(shape=b"K\x01\x85"), "not sound"),
-    "a negative shape": (
-        python2(shape=struct.pack("<cici", b"J", -1, b"J", -2) + b"\x86"),
-        "not sou",
-    ),
+    "a negative shape": (python2(shape=integers(-1, -2) + b"\x86"), "not sound"),
     "a shape that overflows": (python2(shape=b"\x8a\x09" + bytes(8) + b"\x01\x85"), "not sound"),
     "a list for data": (python2(data=b"]"), "not sound"),
-    "numbers of another size": (
-        python2(sizes=struct.pack("<cici", b"J", 999, b"J", 1)),
-        "not sound",
-    ),
+    "numbers of another size": (python2(sizes=integers(999, 1)), "not sound"),
     "a dtype that is none": (python2(code=b"O8"), r"numpy.dtype\('O8'\)"),
-    "a shared dtype": (
-        DTYPE.replace(b"K\x01\x87", b"K\x00\x87") % (b"f4", SIZES) + b".",
-        "not sound",
-    ),
-    "a scalar of an object": (call("numpy.core.multiarray.scalar", np.dtype("O"), b"x" * 8), "O8"),
-    "a scalar that is too short": (
-        call("numpy.core.multiarray.scalar", np.dtype("f8"), b"x"),
-        "not",
-    ),
-    "a buffer of objects": (
-        call("numpy.core.numeric._frombuffer", b"x" * 8, np.dtype("O"), (1,), "C"),
-        "O8",
-    ),
-    "a buffer that is too short": (
-        call("numpy.core.numeric._frombuffer", b"x" * 8, np.dtype("f8"), (99,), "C"),
-        "not sound",
-    ),
-    "a buffer of an array": (
-        call("numpy.core.numeric._frombuffer", np.zeros(2), np.dtype("f8"), (2,), "C"),
-        "not sound",
-    ),
+    "a shared dtype": (python2(copy=0), "not sound"),
+    "a scalar of an object": (call(SCALAR, np.dtype("O"), b"x" * 8), "O8"),
+    "a scalar that is too short": (call(SCALAR, np.dtype("f8"), b"x"), "not sound"),
+    "a buffer of objects": (call(BUFFER, b"x" * 8, np.dtype("O"), (1,), "C"), "O8"),
+    "a buffer that is too short": (call(BUFFER, b"x", np.dtype("f8"), (99,), "C"), "not sound"),
+    "a buffer of an array": (call(BUFFER, np.zeros(1), np.dtype("f8"), (1,), "C"), "not sound"),
     "another encoding": (call("_codecs.encode", "x", "rot13"), "_codecs.encode"),
     "a changed function": (b"\x80\x02cnumpy\ndtype\nN}U\x0c__defaults__)s\x86b.", "no array"),
     "a changed BoxMode": (
