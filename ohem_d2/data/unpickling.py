@@ -25,7 +25,7 @@ from ..trust import UntrustedFile, trusted
 REHEARSED = "rehearsed://"
 
 # Whole and real and complex numbers, truth values, and text, of which NumPy makes scalars
-_DTYPES = re.compile("[biufcU][0-9]{1,4}")
+_DTYPES = re.compile("[biufcU][1-9][0-9]{0,3}")
 
 
 class _Harmful(Exception):
@@ -130,7 +130,7 @@ class _Rehearsal(pickle._Unpickler):  # in Python, where a huge place in the mem
         # NumPy 2 has its parts elsewhere.
         found = _STAND_INS.get(full_name.replace("numpy._core.", "numpy.core."))
         if found is None:
-            raise _Harmful(ascii(full_name)[1:-1])
+            raise _Harmful(ascii(full_name[:80])[1:-1])
         return found
 
     def load_bytearray8(self) -> None:
