@@ -15,7 +15,6 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 import argparse
 import logging
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -24,7 +23,9 @@ from detectron2.utils import comm
 from ohem_d2.data.datasets import FORMS, register_datasets
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.load_model import add_import_argument, default_cfg, find_config_file
+from ohem_d2.training.checkpointer import SafeCheckpointer
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import UntrustedFile, add_trust_argument, merge_file, trusting
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -38,7 +39,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             args.config_file = find_config_file(args.config_file)
         except FileNotFoundError as e:
             raise SystemExit(f"--config-file {e}") from None
-        cfg.merge_from_file(args.config_file)
+        merge_file(cfg, args.config_file)
     cfg.merge_from_list(args.opts)
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
@@ -61,7 +62,7 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.eval_only:
         model = OHEMTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = OHEMTrainer.test(cfg, model)
         if comm.is_main_process():
@@ -70,6 +71,15 @@ def main(args: argparse.Namespace) -> dict:
     trainer = OHEMTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Of each process."""
+    try:
+        with trusting(args.trust):
+            return main(args)
+    except UntrustedFile as e:
+        raise SystemExit(str(e)) from e
 
 
 if __name__ == "__main__":
@@ -89,9 +99,10 @@ if __name__ == "__main__":
         help="of VOC data that may not have all of them, such as a test set alone",
     )
     add_import_argument(parser)
+    add_trust_argument(parser)
     arguments = parser.parse_args()
     launch(
-        main,
+        run,
         arguments.num_gpus,
         num_machines=arguments.num_machines,
         machine_rank=arguments.machine_rank,

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig
 
 from .config import add_ohem_config
+from .trust import merge_file
 
 # Inside an installed package; beside it in a clone. setup.py puts the one into the other.
 _PACKAGE = Path(__file__).resolve().parent
@@ -39,5 +40,5 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
         return LazyConfig.load(file)
     cfg = get_cfg()
     add_ohem_config(cfg)
-    cfg.merge_from_file(file)
+    merge_file(cfg, file)
     return cfg

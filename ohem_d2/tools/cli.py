@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from detectron2.utils.logger import setup_logger
 
+from ..trust import trusting
 from .errors import InputError
 
 COMMANDS = {
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
     try:
-        command.run(args)
+        with trusting(getattr(args, "trust", False)):
+            command.run(args)
     except InputError as e:  # Anything else is a bug, here or in a model of one's own.
         raise SystemExit(f"{parser.prog}: {e}") from e
 

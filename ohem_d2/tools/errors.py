@@ -10,6 +10,7 @@ from yaml import YAMLError
 
 from ..files import write_atomically
 from ..mining.losses import CannotMine
+from ..trust import UntrustedFile
 
 # Their texts are enough. Those of others are often short, and are told with what the error is.
 _PLAIN_ERRORS = (CannotMine, ImportError, NotImplementedError, OSError, ValueError, YAMLError)
@@ -17,6 +18,10 @@ _PLAIN_ERRORS = (CannotMine, ImportError, NotImplementedError, OSError, ValueErr
 
 class InputError(ValueError):
     """What was given to a command is wrong; the text says what, to whoever gave it."""
+
+    def __str__(self) -> str:
+        # What is quoted from a file may hold sequences that a terminal would obey.
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in self.args[0])
 
 
 @contextlib.contextmanager
@@ -37,6 +42,8 @@ def naming(what: str = "", bugs: tuple[type, ...] = ()) -> Iterator[None]:
     # An InputError has been told what it is about, and the others are never due to input.
     except (InputError, AttributeError, NameError):
         raise
+    except UntrustedFile as e:  # its text is complete
+        raise InputError(str(e)) from e
     except Exception as e:
         if type(e) in bugs:
             raise

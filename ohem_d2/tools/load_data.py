@@ -10,7 +10,8 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
 from ..data.crowds import CrowdDatasetMapper
-from ..data.datasets import FORMS, must_exist, register_datasets
+from ..data.datasets import FORMS, check_class_names, must_exist, register_datasets
+from ..data.unpickling import rehearsed
 from ..data.voc import read_voc
 from .errors import InputError, naming
 
@@ -114,7 +115,7 @@ def spread(records: Sequence[dict], num: int) -> list[dict]:
     return [records[i] for i in places]
 
 
-def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> list[str] | None:
+def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> Sequence[str] | None:
     if not cfg.MODEL.LOAD_PROPOSALS:
         return None
     files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
@@ -124,10 +125,12 @@ def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> list[str] | None:
             f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {missing[0]}; "
             "add it to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN"
         )
-    return [files[name] for name in names]
+    return rehearsed([files[name] for name in names])
 
 
 def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> None:
+    with naming():
+        check_class_names(classes or (), name)
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(

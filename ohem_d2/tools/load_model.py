@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.roi_heads import RROIHeads
@@ -22,6 +21,8 @@ from ..data.datasets import must_exist
 from ..heads.mixin import OHEMMixin
 from ..monitor.scalars import LOGGER_NAME
 from ..training.accumulation import add_accumulation_config
+from ..training.checkpointer import SafeCheckpointer
+from ..trust import add_trust_argument, merge_file
 from .errors import InputError, naming
 
 logger = logging.getLogger(LOGGER_NAME)
@@ -46,6 +47,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
     add("--config-file", required=config_required, metavar="FILE", help=files)
     add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     add_import_argument(parser)
+    add_trust_argument(parser)
     order = "of Pascal VOC data that may not have all of them, in the order of their ids"
     add("--classes", nargs="+", default=(), metavar="NAME", help=order)
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
@@ -153,7 +155,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
         )
     try:
-        cfg.merge_from_file(path)
+        merge_file(cfg, path)
     except KeyError as e:
         raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
     except (AttributeError, TypeError) as e:
@@ -197,7 +199,7 @@ def heads_that_mine(name: str) -> str:
     return name
 
 
-class _Checkpointer(DetectionCheckpointer):
+class _Checkpointer(SafeCheckpointer):
     """Remembers which parameters a checkpoint left as they were initialized."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

@@ -2,21 +2,25 @@
 
 import logging
 import os
+import weakref
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from ..data.crowds import CrowdDatasetMapper
+from ..data.unpickling import with_rehearsed_proposals
 from ..monitor.scalars import LOGGER_NAME
 from .accumulation import accumulating
+from .checkpointer import SafeCheckpointer
 
 
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, and evaluates as the data set's metadata say.
+    batches, and evaluates as the data set's metadata say. Weights and proposals run no code when
+    they are read, unless they are trusted (:mod:`ohem_d2.trust`).
     """
 
     def __init__(self, cfg: Any):
@@ -28,9 +32,20 @@ class OHEMTrainer(DefaultTrainer):
         """Of the last evaluation, by task and metric, as ``test`` returns them."""
         return self._last_eval_results
 
+    def build_hooks(self) -> list[HookBase]:
+        # In the place of Detectron2's, before a hook gets hold of that.
+        model, trainer = self._trainer.model, weakref.proxy(self)
+        self.checkpointer = SafeCheckpointer(model, self.cfg.OUTPUT_DIR, trainer=trainer)
+        return super().build_hooks()
+
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
+        cfg = with_rehearsed_proposals(cfg)
         return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        return super().build_test_loader(with_rehearsed_proposals(cfg), dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:

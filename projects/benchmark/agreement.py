@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from torch import nn
@@ -26,6 +25,7 @@ from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.runs import markdown_table
+from ohem_d2.training.checkpointer import SafeCheckpointer
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
     records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]
     for checkpoint in args.checkpoints:
-        DetectionCheckpointer(model).load(str(checkpoint))
+        SafeCheckpointer(model).load(str(checkpoint))
         tiles = [rois_of(model, mapper(record)) for record in records]
         with torch.no_grad():
             print(table(checkpoint.name, model.roi_heads, tiles, args.budget))

@@ -9,6 +9,7 @@ from heads import IMAGE, random_target, with_variant
 from measure import Step
 
 from ohem_d2.tools.load_model import default_cfg, find_config_file
+from ohem_d2.trust import merge_file
 
 TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
 # name: configuration, image
@@ -35,7 +36,7 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
 
     file, image = MODELS[name]
     cfg = default_cfg()
-    cfg.merge_from_file(find_config_file(file))
+    merge_file(cfg, find_config_file(file))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
     generator = torch.Generator().manual_seed(0)
     target = random_target(generator, image, cfg.MODEL.ROI_HEADS.NUM_CLASSES)

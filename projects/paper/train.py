@@ -9,12 +9,13 @@ Data sets may be named by where they lie, as in ``train_net.py`` of the project'
 
 import argparse
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup, launch
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
 from ohem_d2.tools.runs import end_with_parent, write_result
+from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.trust import UntrustedFile, add_trust_argument, trusting
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -26,7 +27,7 @@ def main(args: argparse.Namespace) -> dict:
     check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
     trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
@@ -37,8 +38,18 @@ def main(args: argparse.Namespace) -> dict:
     return results
 
 
+def run(args: argparse.Namespace) -> dict:
+    """Of each process."""
+    try:
+        with trusting(args.trust):
+            return main(args)
+    except UntrustedFile as e:
+        raise SystemExit(str(e)) from e
+
+
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
+    add_trust_argument(parser)
     a = parser.parse_args()
-    launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
+    launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

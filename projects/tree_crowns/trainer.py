@@ -20,6 +20,7 @@ from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -126,7 +127,7 @@ def setup(
     """
     prepare_data.prepare(data)
     cfg = default_cfg()
-    cfg.merge_from_file(str(CONFIGS / config))
+    merge_file(cfg, CONFIGS / config)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = str(data / "efficientnet_lite0.pth")
     cfg.DATASETS.TRAIN = (f"coco:{data / 'train.json'}:{data / 'tiles'}",)

@@ -12,6 +12,7 @@ from detectron2.engine import HookBase
 from ohem_d2.data.datasets import must_exist, register_datasets
 from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import merge_file
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
 from .bootstrapping.trainer import BootstrapTrainer
@@ -39,7 +40,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     data sets. Raises ValueError for a trainer that there is not.
     """
     cfg = paper_cfg()
-    cfg.merge_from_file(str(file))
+    merge_file(cfg, file)
     cfg.merge_from_list(list(overrides))
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")

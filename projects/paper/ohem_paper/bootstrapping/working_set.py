@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
+from ohem_d2.data.unpickling import rehearsed
 
 from ..box_branch import box_branch
 from ..proposals.recall import objects_of
@@ -46,7 +47,7 @@ class WorkingSet:
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
+            proposal_files=rehearsed(cfg.DATASETS.PROPOSAL_FILES_TRAIN),
         )
         heads, topk = cfg.MODEL.ROI_HEADS, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
         matcher = Matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS)

@@ -1,10 +1,8 @@
 """
 Weights of the paper's networks by the names that they have in a detector, from the formats in which
-they can be had. Files from strangers are read without running what they may contain: ``.pth`` with
-``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by :class:`.ArrayUnpickler`.
+they can be had. None of them runs code when it is read.
 """
 
-import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from ..unpickling import ArrayUnpickler
+from ohem_d2.data.unpickling import read_pickle
+from ohem_d2.training.checkpointer import load_torch
+
 from . import vgg
 
 # Shapes of fc6 and fc7: (outputs, inputs)
@@ -77,9 +77,9 @@ def read_torchvision(source: Path, network: str) -> Layers:
     if network != "vgg16":
         raise ValueError(f"{source}: torchvision has no {network}; use its .caffemodel")
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{source} is no state dict that is safe to load: {e}") from e
+        state = load_torch(str(source))
+    except (RuntimeError, EOFError) as e:
+        raise ValueError(f"{source} cannot be read: {e}") from e
     if not isinstance(state, dict):
         raise ValueError(f"{source} is no state dict")
     # Its layers are numbered, those of activation and pooling included.
@@ -135,7 +135,7 @@ def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def read_detectron(source: Path, network: str) -> Layers:
-    data = ArrayUnpickler.read(source, "weights file of Detectron")
+    data = read_pickle(source)
     blobs = data.get("blobs", data) if isinstance(data, dict) else {}
     layers = {}
     for name, value in blobs.items():

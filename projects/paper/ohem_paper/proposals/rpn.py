@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
@@ -14,6 +13,8 @@ from torch import nn
 from ohem_d2.data.datasets import must_exist
 from ohem_d2.tools.errors import naming
 from ohem_d2.tools.load_model import find_config_file
+from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.trust import merge_file
 
 from ..experiment import import_networks, paper_cfg
 
@@ -27,7 +28,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     with naming("--config-file"):
-        cfg.merge_from_file(find_config_file(config_file))
+        merge_file(cfg, find_config_file(config_file))
     with naming("--opts"):
         cfg.merge_from_list(list(opts))
     import_networks(cfg)
@@ -40,7 +41,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
     return cfg
 
 
-class _Checkpointer(DetectionCheckpointer):
+class _Checkpointer(SafeCheckpointer):
     """Refuses files without the RPN, which Detectron2 would leave random with a warning."""
 
     def _load_model(self, checkpoint: dict) -> object:
