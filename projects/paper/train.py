@@ -9,12 +9,14 @@ Data sets may be named by where they lie, as in ``train_net.py`` of the project'
 
 import argparse
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
 from ohem_d2.tools.runs import end_with_parent, write_result
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -22,11 +24,13 @@ def main(args: argparse.Namespace) -> dict:
         end_with_parent()
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if not args.eval_only:
+        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
     default_setup(cfg, args)
     check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
     trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
@@ -40,5 +44,6 @@ def main(args: argparse.Namespace) -> dict:
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
+    add_overwrite_argument(parser)
     a = parser.parse_args()
     launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

@@ -8,8 +8,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 
 from ohem_d2 import OHEMMixin
 from ohem_d2.monitor.scalars import LOGGER_NAME
@@ -64,22 +62,18 @@ class SweepBetweenRounds(HookBase):
         if iteration >= trainer.max_iter:
             return False
         rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
-        last, here = (round_of(i, trainer.max_iter, rounds) for i in (iteration - 1, iteration))
-        before = trainer.working_set.round
-        if here > before:
-            trainer.end_round(next_round=here)
-        if iteration > 0 and last < here:
-            trainer.seed_round()
-        return here > before
+        here = round_of(iteration, trainer.max_iter, rounds)
+        if here <= trainer.working_set.round:
+            return False
+        trainer.end_round(next_round=here)
+        return True
 
 
 class BootstrapTrainer(OHEMTrainer):
     """
     Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is.
 
-    The working set is a part of every checkpoint. With a SEED each round but the first starts from
-    a random state of its own, so that a run that is resumed after a sweep goes on as if it had not
-    been interrupted.
+    The working set is a part of every checkpoint.
 
     Attributes:
         history: for each round that has ended the numbers that are logged, by name.
@@ -143,11 +137,6 @@ class BootstrapTrainer(OHEMTrainer):
             f"Bootstrapping: {trained:.1f} s of training and {swept:.1f} s of sweeps, "
             f"{share:.0%} of the time"
         )
-
-    def seed_round(self) -> None:
-        if self.cfg.SEED >= 0:
-            # Far from the seeds of other runs, which are usually SEED + 1, SEED + 2...
-            seed_all_rng(self.cfg.SEED + 10_007 * self.working_set.round + comm.get_rank())
 
     def state_dict(self) -> dict[str, Any]:
         own = {"history": self.history, "train_seconds": self._train_seconds}
