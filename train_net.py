@@ -16,14 +16,16 @@ import argparse
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ohem_d2.data.datasets import FORMS, register_datasets
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.load_model import add_import_argument, default_cfg, find_config_file
-from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
 from ohem_d2.training.trainer import OHEMTrainer
 from ohem_d2.trust import UntrustedFile, add_trust_argument, merge_file, trusting
 
@@ -51,6 +53,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         # What is saved can then be read by scripts that do not know the key.
         del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
+    if not args.eval_only:
+        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
     default_setup(cfg, args)
     if classes:
         logger = logging.getLogger("detectron2.ohem_d2")
@@ -62,7 +66,7 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.eval_only:
         model = OHEMTrainer.build_model(cfg)
-        checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = OHEMTrainer.test(cfg, model)
         if comm.is_main_process():
@@ -100,6 +104,7 @@ if __name__ == "__main__":
     )
     add_import_argument(parser)
     add_trust_argument(parser)
+    add_overwrite_argument(parser)
     arguments = parser.parse_args()
     launch(
         run,

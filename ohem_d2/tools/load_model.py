@@ -21,7 +21,7 @@ from ..data.datasets import must_exist
 from ..heads.mixin import OHEMMixin
 from ..monitor.scalars import LOGGER_NAME
 from ..training.accumulation import add_accumulation_config
-from ..training.checkpointer import SafeCheckpointer
+from ..training.checkpoint import Checkpointer
 from ..trust import add_trust_argument, merge_file
 from .errors import InputError, naming
 
@@ -199,7 +199,7 @@ def heads_that_mine(name: str) -> str:
     return name
 
 
-class _Checkpointer(SafeCheckpointer):
+class _Checkpointer(Checkpointer):
     """Remembers which parameters a checkpoint left as they were initialized."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

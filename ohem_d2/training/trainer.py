@@ -2,25 +2,31 @@
 
 import logging
 import os
-import weakref
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
 
 from ..data.crowds import CrowdDatasetMapper
 from ..data.unpickling import with_rehearsed_proposals
 from ..monitor.scalars import LOGGER_NAME
+from . import folder
 from .accumulation import accumulating
-from .checkpointer import SafeCheckpointer
+from .batches import ResumableLoader
+from .checkpoint import Checkpointer
+from .hooks import AsIfNeverInterrupted, EndOnSigterm
+from .launching import SIGTERM_STATUS
 
 
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, and evaluates as the data set's metadata say. Weights and proposals run no code when
-    they are read, unless they are trusted (:mod:`ohem_d2.trust`).
+    batches, evaluates as the data set's metadata say, and can be interrupted: docs/safety.md says
+    what is promised. Weights and proposals run no code when they are read, unless they are trusted
+    (:mod:`ohem_d2.trust`).
     """
 
     def __init__(self, cfg: Any):
@@ -32,16 +38,36 @@ class OHEMTrainer(DefaultTrainer):
         """Of the last evaluation, by task and metric, as ``test`` returns them."""
         return self._last_eval_results
 
-    def build_hooks(self) -> list[HookBase]:
-        # In the place of Detectron2's, before a hook gets hold of that.
-        model, trainer = self._trainer.model, weakref.proxy(self)
-        self.checkpointer = SafeCheckpointer(model, self.cfg.OUTPUT_DIR, trainer=trainer)
-        return super().build_hooks()
-
     @classmethod
-    def build_train_loader(cls, cfg: Any) -> Any:
-        cfg = with_rehearsed_proposals(cfg)
-        return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: Any) -> ResumableLoader:
+        return ResumableLoader(
+            with_rehearsed_proposals(cfg), CrowdDatasetMapper(cfg, is_train=True)
+        )
+
+    def build_hooks(self) -> list[HookBase]:
+        # In the place of Detectron2's, before its hooks take that
+        parts = self.checkpointer.checkpointables
+        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
+        hooks = super().build_hooks()
+        # After all that a checkpoint needs, and before what takes long
+        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks.insert(place, EndOnSigterm())
+        return [AsIfNeverInterrupted(self.cfg), *hooks]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See the parent. Takes the folder as :func:`ohem_d2.training.folder.claim` does."""
+        folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
+        super().resume_or_load(resume)
+
+    def train(self) -> Any:
+        try:
+            return super().train()
+        except SystemExit as e:
+            if e.code == SIGTERM_STATUS:
+                comm.synchronize()  # The end of one process ends the others, who may still write.
+            raise
+        finally:
+            folder.release(self.cfg.OUTPUT_DIR)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:

@@ -25,7 +25,7 @@ from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.runs import markdown_table
-from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.training.checkpoint import Checkpointer
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
     records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]
     for checkpoint in args.checkpoints:
-        SafeCheckpointer(model).load(str(checkpoint))
+        Checkpointer(model).load(str(checkpoint))
         tiles = [rois_of(model, mapper(record)) for record in records]
         with torch.no_grad():
             print(table(checkpoint.name, model.roi_heads, tiles, args.budget))

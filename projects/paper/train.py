@@ -9,12 +9,14 @@ Data sets may be named by where they lie, as in ``train_net.py`` of the project'
 
 import argparse
 
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
 from ohem_d2.tools.runs import end_with_parent, write_result
-from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
 from ohem_d2.trust import UntrustedFile, add_trust_argument, trusting
 
 
@@ -23,11 +25,13 @@ def main(args: argparse.Namespace) -> dict:
         end_with_parent()
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if not args.eval_only:
+        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
     default_setup(cfg, args)
     check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
-        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
     trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
@@ -51,5 +55,6 @@ if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
     add_trust_argument(parser)
+    add_overwrite_argument(parser)
     a = parser.parse_args()
     launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

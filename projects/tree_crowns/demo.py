@@ -36,7 +36,6 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
-    (args.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
     trainer = train(cfg)
     results, model = trainer.last_results["bbox"], trainer.model
     pictures = [

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
@@ -19,6 +18,8 @@ from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.training.batches import ResumableLoader
+from ohem_d2.training.folder import claim
 from ohem_d2.training.trainer import OHEMTrainer
 from ohem_d2.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
@@ -81,7 +82,7 @@ class TreeTrainer(OHEMTrainer):
         return super().test(cfg, cls.for_test(cfg, model), evaluators)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
+    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
         # Not flipped upside down: the sun is never in the north, and shadows help to find a crown.
         augmentations = [
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
@@ -92,7 +93,7 @@ class TreeTrainer(OHEMTrainer):
             T.RandomSaturation(0.5, 1.5),
         ]
         mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-        return build_detection_train_loader(cfg, mapper=mapper)
+        return ResumableLoader(cfg, mapper)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -119,11 +120,17 @@ def train(cfg: CfgNode, resume: bool = False) -> TreeTrainer:
 
 
 def setup(
-    config: str, data: Path, output: Path, seed: int, overrides: Sequence[str] = ()
+    config: str,
+    data: Path,
+    output: Path,
+    seed: int,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
 ) -> CfgNode:
     """
     The frozen configuration of a run from a file in ``configs/`` and overrides KEY, VALUE...; also
-    fetches the data into a folder if need be, and seeds everything.
+    fetches the data into a folder if need be, takes the output folder, where an earlier run is set
+    aside unless it is resumed, and seeds everything.
     """
     prepare_data.prepare(data)
     cfg = default_cfg()
@@ -137,6 +144,7 @@ def setup(
     cfg.merge_from_list(list(overrides))
     register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
+    claim(cfg.OUTPUT_DIR, resume=resume, overwrite=True)
     setup_logger(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, name="fvcore")
     seed_all_rng(seed)

@@ -7,8 +7,6 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 
 from ohem_d2 import OHEMMixin
 from ohem_d2.monitor.scalars import logger
@@ -61,21 +59,17 @@ class SweepBetweenRounds(HookBase):
         if iteration >= trainer.max_iter:
             return False
         rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
-        last, here = (round_of(i, trainer.max_iter, rounds) for i in (iteration - 1, iteration))
-        before = trainer.working_set.round
-        if here > before:
-            trainer.end_round(next_round=here)
-        if iteration > 0 and last < here and trainer.cfg.SEED >= 0:
-            # Far from the seeds of other runs, which are usually SEED + 1, SEED + 2...
-            seed_all_rng(trainer.cfg.SEED + 10_007 * here + comm.get_rank())
-        return here > before
+        here = round_of(iteration, trainer.max_iter, rounds)
+        if here <= trainer.working_set.round:
+            return False
+        trainer.end_round(next_round=here)
+        return True
 
 
 class BootstrapTrainer(OHEMTrainer):
     """
-    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is. With a SEED
-    each round but the first starts from a random state of its own, so that a run that is resumed
-    after a sweep goes on as if it had not been interrupted.
+    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is. The working
+    set is a part of every checkpoint.
 
     Attributes:
         history: for each round that has ended the numbers that are logged, by name.

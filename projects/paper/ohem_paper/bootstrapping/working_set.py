@@ -11,16 +11,17 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
+from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
 from ohem_d2.data.unpickling import rehearsed
+from ohem_d2.training.batches import ResumableLoader
 
 from ..box_branch import box_branch
 from ..proposals.recall import objects_of
@@ -62,17 +63,6 @@ class WorkingSet:
         num_background = BootstrapSettings.from_cfg(cfg).initial_background
         self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        while True:
-            # Workers of the loader hold copies of the set, so it is built anew for each round.
-            current, pairs = self.round, zip(self.records, self.indices)
-            records = [_with_proposals(record, index.numpy()) for record, index in pairs]
-            mapper = CrowdDatasetMapper(self._cfg, is_train=True)
-            for batch in build_detection_train_loader(self._cfg, mapper=mapper, dataset=records):
-                yield batch
-                if self.round != current:
-                    break
 
     def count(self) -> dict[str, int]:
         """Of RoIs in the set, ``num_foreground`` and ``num_background``."""
@@ -132,6 +122,40 @@ def _ground_truth(record: dict) -> Instances:
     target = Instances((record["height"], record["width"]), gt_boxes=objects)
     target.ignore_regions = IgnoreRegions(crowds, len(target))
     return target
+
+
+class _InTheSet(Dataset):
+    """The records with the proposals of the set alone, as it is now."""
+
+    def __init__(self, working_set: WorkingSet):
+        self._working_set = working_set
+
+    def __len__(self) -> int:
+        return len(self._working_set.records)
+
+    def __getitem__(self, place: int) -> dict:
+        indices = self._working_set.indices[place].numpy()
+        return _with_proposals(self._working_set.records[place], indices)
+
+
+class WorkingSetLoader(ResumableLoader):
+    """
+    Endless batches of images with the proposals of the working set. When the set moves on to
+    another round, the next batch is of the new one: worker processes, which hold copies of the old
+    one, are started anew.
+    """
+
+    def __init__(self, cfg: CfgNode, working_set: WorkingSet):
+        self.working_set = working_set
+        super().__init__(cfg, CrowdDatasetMapper(cfg, is_train=True), _InTheSet(working_set))
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        while True:
+            current = self.working_set.round
+            for batch in super().__iter__():
+                yield batch
+                if self.working_set.round != current:
+                    break
 
 
 def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:

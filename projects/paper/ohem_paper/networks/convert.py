@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ohem_d2.data.unpickling import read_pickle
-from ohem_d2.training.checkpointer import load_torch
+from ohem_d2.training.checkpoint import load_torch
 
 from . import vgg
 

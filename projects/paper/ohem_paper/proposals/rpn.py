@@ -13,7 +13,7 @@ from torch import nn
 from ohem_d2.data.datasets import must_exist
 from ohem_d2.tools.errors import naming
 from ohem_d2.tools.load_model import find_config_file
-from ohem_d2.training.checkpointer import SafeCheckpointer
+from ohem_d2.training.checkpoint import Checkpointer
 from ohem_d2.trust import merge_file
 
 from ..experiment import import_networks, paper_cfg
@@ -41,7 +41,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
     return cfg
 
 
-class _Checkpointer(SafeCheckpointer):
+class _Checkpointer(Checkpointer):
     """Refuses files without the RPN, which Detectron2 would leave random with a warning."""
 
     def _load_model(self, checkpoint: dict) -> object:

@@ -11,7 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ohem_d2.training.checkpointer import SafeCheckpointer, load_torch
+from ohem_d2.training.checkpoint import Checkpointer, load_torch
 from ohem_d2.trust import UntrustedFile, trusting
 
 
@@ -47,7 +47,7 @@ def write(path, data):
 def test_loads_as_detectron2_does(name, tmp_path):
     file = write(tmp_path / name, SOUND[name])
     ours, theirs = model(), model()
-    left = SafeCheckpointer(ours).load(file)
+    left = Checkpointer(ours).load(file)
     assert left.keys() == DetectionCheckpointer(theirs).load(file).keys()
     for value, expected, first in zip(ours.parameters(), theirs.parameters(), (1, 2)):
         assert torch.equal(value, expected) and value.flatten()[0] == first
@@ -58,11 +58,11 @@ def test_a_payload_is_refused(suffix, tmp_path):
     data = {"model": {}, "model_state": {}, "__author__": hostile.Payload(tmp_path / "canary")}
     file = write(tmp_path / f"w{suffix}", data)
     with pytest.raises(UntrustedFile, match=rf"w{suffix} holds posix.mkdir, .* --trust") as error:
-        SafeCheckpointer(model()).load(file)
+        Checkpointer(model()).load(file)
     assert len(str(error.value).splitlines()) == 1 and not (tmp_path / "canary").exists()
     if suffix != ".pyth":  # of which Detectron2 leaves PyTorch no choice
         with trusting():
-            SafeCheckpointer(model()).load(file)
+            Checkpointer(model()).load(file)
         assert (tmp_path / "canary").exists()
 
 
