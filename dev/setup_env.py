@@ -44,6 +44,8 @@ def make():
             f"Python {version} cannot run this project: use 3.10 to 3.13, as in "
             "`make BASE_PYTHON=python3.11 test`"
         )
+    if (source := os.environ.get("DETECTRON2", "wheel")) not in ("wheel", "git"):
+        stop(f"DETECTRON2={source} is neither wheel nor git")
     python = os.path.join(VENV, "bin", "python")
     wanted = fingerprint()
     if os.path.exists(MARK) and read(MARK) == wanted and works(python):
@@ -108,10 +110,7 @@ def requirement(package):
 
 
 def install_detectron2(python, anew=False):
-    source = os.environ.get("DETECTRON2", "wheel")
-    if source not in ("wheel", "git"):
-        stop(f"DETECTRON2={source} is neither wheel nor git")
-    if source == "git":
+    if os.environ.get("DETECTRON2") == "git":
         # The wheel goes by another name, so this one is there only if it came from the repository.
         if (
             anew

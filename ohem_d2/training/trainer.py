@@ -4,13 +4,22 @@ import logging
 import os
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.engine import DefaultTrainer, TrainerBase
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from ..data.crowds import CrowdDatasetMapper
+from ..data.records import training_records
+from ..errors import InputError
 from ..monitor.scalars import LOGGER_NAME
 from .accumulation import accumulating
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class OHEMTrainer(DefaultTrainer):
@@ -28,9 +37,36 @@ class OHEMTrainer(DefaultTrainer):
         """Of the last evaluation, by task and metric, as ``test`` returns them."""
         return self._last_eval_results
 
+    def train(self) -> Any:
+        """
+        See the parent.
+
+        Raises:
+            InputError: names the image that cannot be read, or says that the training diverged.
+        """
+        log = logging.getLogger(TrainerBase.__module__)
+        log.addFilter(_in_one_line)
+        try:
+            return super().train()
+        except FloatingPointError as e:
+            raise InputError(
+                f"{e} Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            ) from e
+        finally:
+            log.removeFilter(_in_one_line)
+
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
-        return build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+        records, left_out = training_records(cfg)
+        for what in left_out:
+            logger.warning(what)
+        mapper = CrowdDatasetMapper(cfg, is_train=True)
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        mapper = CrowdDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
@@ -46,8 +82,16 @@ class OHEMTrainer(DefaultTrainer):
             "override OHEMTrainer.build_evaluator"
         )
         # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
-        logging.getLogger(LOGGER_NAME).warning(message)
+        logger.warning(message)
         raise NotImplementedError(message)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """A filter of logs: what is wrong with the input needs no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (InputError, FloatingPointError)):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
 
 
 def _warn_of_absent_classes(dataset_name: str) -> None:
@@ -55,7 +99,7 @@ def _warn_of_absent_classes(dataset_name: str) -> None:
     names = MetadataCatalog.get(dataset_name).thing_classes
     present = {a["category_id"] for r in DatasetCatalog.get(dataset_name) for a in r["annotations"]}
     if absent := [name for i, name in enumerate(names) if i not in present]:
-        logging.getLogger(LOGGER_NAME).warning(
+        logger.warning(
             f"{dataset_name} has no object of class {', '.join(absent)}: its AP, and the mean over "
             "all classes, may be nan"
         )

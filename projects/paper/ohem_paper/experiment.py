@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
 from ohem_d2.data.datasets import must_exist, register_datasets
-from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.tools.load_model import default_cfg, merge
 from ohem_d2.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
@@ -38,9 +38,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
     data sets. Raises ValueError for a trainer that there is not.
     """
-    cfg = paper_cfg()
-    cfg.merge_from_file(str(file))
-    cfg.merge_from_list(list(overrides))
+    cfg = merge(paper_cfg(), str(file), overrides)
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
     import_networks(cfg)
