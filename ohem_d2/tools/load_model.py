@@ -189,18 +189,19 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
-    words = itertools.takewhile(lambda word: "." not in word and word not in cfg, overrides)
+    texts = list(map(str, overrides))
+    words = itertools.takewhile(lambda text: "." not in text and text not in cfg, texts)
     if words := [word for word in words if not word.startswith("--")]:
         raise InputError(
             f"{' '.join(words)}: the KEY VALUE pairs begin there, and this is no key. Classes are "
             f"named in one word of the command, with commas: --classes {','.join(['...', *words])}"
         )
-    if flags := [word for word in overrides if re.match("--[a-z]", word)]:
+    if flags := [text for text in texts if re.match("--[a-z]", text)]:
         raise InputError(f"{flags[0]} stands after KEY VALUE pairs, and has to stand before them")
     if len(overrides) % 2:
-        raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(overrides)}")
+        raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(texts)}")
     # A misspelt key of OHEM comes as far as OHEMSettings, which says what it should be.
-    for key in overrides[::2]:
+    for key in texts[::2]:
         if key.startswith("MODEL.ROI_HEADS.OHEM."):
             cfg.MODEL.ROI_HEADS.OHEM.setdefault(key.rpartition(".")[2], None)
     try:
