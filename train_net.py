@@ -23,7 +23,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ohem_d2.data.datasets import FORMS, register_datasets
-from ohem_d2.tools.check import check_output, check_run, check_whole
+from ohem_d2.tools.check import check_config, check_data, check_output, check_whole
 from ohem_d2.tools.errors import naming, told
 from ohem_d2.tools.load_model import (
     add_classes_argument,
@@ -45,7 +45,8 @@ def configuration(args: argparse.Namespace) -> CfgNode:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration, checked; also registers data sets and sets up logging."""
-    cfg = configuration(args)
+    cfg, training = configuration(args), not args.eval_only
+    check_config(cfg, training)
     with naming():
         classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
@@ -54,7 +55,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         # What is saved can then be read by scripts that do not know the key.
         del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
-    notes = check_run(cfg, training=not args.eval_only)
+    notes = check_data(cfg, training)
     check_output(cfg.OUTPUT_DIR)
     with naming("OUTPUT_DIR"):
         default_setup(cfg, args)

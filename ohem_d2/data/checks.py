@@ -31,9 +31,13 @@ class Fault:
     where: list[str]  #: each place that has it; at least one
     stops: bool = True  #: a run, sooner or later; else what is at fault is left out of it
 
+    @property
+    def heading(self) -> str:
+        """How many, and of what."""
+        return f"{len(self.where)} {self.what}{'' if self.stops else ', which are left out'}"
+
     def __str__(self) -> str:
-        left_out = "" if self.stops else ", which are left out"
-        return f"{len(self.where)} {self.what}{left_out}, such as {self.where[0]}"
+        return f"{self.heading}, such as {self.where[0]}"
 
 
 def faults_if_any(what: str, where: Iterable[str], stops: bool = True) -> list[Fault]:

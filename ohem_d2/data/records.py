@@ -5,6 +5,10 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
 from detectron2.data.detection_utils import check_metadata_consistency
 
 from ..errors import InputError, naming
@@ -23,14 +27,19 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     """
     names, records, left_out, objects = cfg.DATASETS.TRAIN, [], [], 0
     for name in names:
-        found = records_of(cfg, name, for_training=True)
+        found = records_of(cfg, name)
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
         faults = check_records(cfg, name, found)
-        records += found
         left_out += [f"{described(name)}: {fault}" for fault in faults]
         objects += num_objects(found, faults)
-    if not objects:
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            found = filter_images_with_only_crowd_annotations(found)
+        if cfg.MODEL.KEYPOINT_ON:
+            least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+            found = filter_images_with_few_keypoints(found, least)
+        records += found
+    if not objects or not records:
         raise InputError(
             f"{', '.join(map(described, names))}: no object is left to train on"
             f"{''.join(f'; {fault}' for fault in left_out)}. See --check"
@@ -40,24 +49,18 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     return records, left_out
 
 
-def records_of(cfg: CfgNode, name: str, for_training: bool = False) -> list[dict]:
+def records_of(cfg: CfgNode, name: str) -> list[dict]:
     """
-    Args:
-        name: of a data set of the configuration.
-        for_training: without the images that a training leaves out.
+    All images of a data set of the configuration.
 
     Raises:
         FileNotFoundError, InputError: names the data set, or its file, and what is wrong.
     """
     must_be_registered(name)
     proposals = proposal_file(cfg, name)
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
     with naming(f"Data set {described(name)}"):
         return get_detection_dataset_dicts(
-            [name],
-            filter_empty=for_training and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=keypoints if for_training else 0,
-            proposal_files=[proposals] if proposals else None,
+            [name], filter_empty=False, proposal_files=[proposals] if proposals else None
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data.checks import (
     Fault,
@@ -46,6 +46,8 @@ def _among(*choices: str) -> tuple[Callable[[Any], bool], str]:
 # Keys of Detectron2, whether a value will do, and which will, in words. Others are checked when the
 # model is built, and types when the configuration is read.
 _KEYS = {
+    "DATASETS.TRAIN": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
+    "DATASETS.TEST": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
     "OUTPUT_DIR": (lambda v: v != "", "the name of a folder"),
     "SEED": (lambda v: v < 2**31, f"a whole number below {2**31}"),
     "DATALOADER.NUM_WORKERS": _whole(0),
@@ -132,9 +134,16 @@ def check_output(folder: str) -> None:
             pass
 
 
-def check_run(cfg: CfgNode, training: bool = True) -> list[str]:
+def check_config(cfg: CfgNode, training: bool = True) -> None:
+    """Raises InputError, which names the first of :func:`config_faults`."""
+    for fault in config_faults(cfg, training):
+        raise InputError(fault)
+
+
+def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
-    At the start of a run; the training data is checked when it is loaded.
+    At the start of a run, registered data sets; those to train on are looked into when they are
+    loaded.
 
     Returns:
         what of the test data is wrong but stops nothing, in words.
@@ -142,21 +151,20 @@ def check_run(cfg: CfgNode, training: bool = True) -> list[str]:
     Raises:
         InputError: names the first fault that would stop the run.
     """
-    for fault in config_faults(cfg, training):
-        raise InputError(fault)
+    found = []
     with naming():
-        for name in cfg.DATASETS.TRAIN if training else ():
+        for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
             must_be_registered(name)
             proposal_file(cfg, name)
-        found = []
+            if file := MetadataCatalog.get(name).get("json_file"):
+                must_be_file(file, f"the annotations of {name}")
         for name in cfg.DATASETS.TEST:
-            must_be_registered(name)
             meta = MetadataCatalog.get(name)
             if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
                 check_coco(meta.json_file, read_coco(meta.json_file), evaluated=True)
             faults = check_records(cfg, name, records_of(cfg, name))
             found += [f"{described(name)}: {fault}" for fault in faults]
-        return found
+    return found
 
 
 def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
@@ -178,7 +186,8 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
         if classes := register_datasets(sound, classes):
             cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     objects = 0
-    for name in sound:
+    registered = DatasetCatalog.list()
+    for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
         with _noting(faults, name):
             records = records_of(cfg, name)
             found = record_faults(records, needs_of(cfg))
@@ -191,24 +200,24 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
         ]
     for name, found in faults.items():
         for fault in found:
-            print(f"{name}: {len(fault.where)} {fault.what}")
+            print(f"{name}: {fault.heading}")
             print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
             if (more := len(fault.where) - MOST) > 0:
                 print(f"    and {more} more")
     if num := sum(map(_stops, faults.values())):
-        raise InputError(f"--check found {num} kinds of faults that would stop a run, listed above")
+        raise InputError(f"--check found what would stop a run, listed above (kinds: {num})")
     print("--check found nothing that would stop a run")
 
 
 def _faults_of_files(name: str, evaluated: bool) -> list[Fault]:
     """Of those that hold the annotations of data named by where it lies, all of them."""
     kind, *place = name.split(":")
-    with contextlib.suppress(FileNotFoundError, InputError):  # is told when it is registered
+    try:
         if kind == "coco":
             return coco_faults(read_coco(place[0]), evaluated)
-        if kind == "voc":
-            return voc_faults(place[0])
-    return []
+        return voc_faults(place[0]) if kind == "voc" else []
+    except (FileNotFoundError, InputError) as e:
+        return [Fault("error", [str(e)])]
 
 
 def _stops(faults: Sequence[Fault]) -> int:

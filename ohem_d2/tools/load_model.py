@@ -185,7 +185,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     except KeyError as e:
         raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
     except (AttributeError, TypeError) as e:
-        raise ValueError("there are no lines KEY: VALUE, as a configuration in YAML has") from e
+        said = (
+            "there are no lines KEY: VALUE, as a configuration in YAML has, or not in a node of it"
+        )
+        raise ValueError(said) from e
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -267,7 +270,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
         checkpointer = _Checkpointer(model)
-        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
+        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint", only_data=True):
             checkpointer.load(cfg.MODEL.WEIGHTS)
         untrained = [name for name in untrained if name in checkpointer.untrained]
     model.train()

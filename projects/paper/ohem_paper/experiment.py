@@ -41,6 +41,8 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     cfg = merge(paper_cfg(), str(file), overrides)
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
+    for settings in (MultiScale, BoxVoting, TrainingLoss):  # Some are not read before the test.
+        settings.from_cfg(cfg)
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
