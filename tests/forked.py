@@ -60,6 +60,8 @@ class ForkServer:
 def _main(command, folder):
     os.setpgrp()
     os.chdir(folder)
+    # As in a process that was not started so: workers of a data loader would import all again.
+    multiprocessing.set_start_method("fork", force=True)
     for name, stream in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(f"{folder}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
     if command[0] == "-m":
@@ -67,5 +69,5 @@ def _main(command, folder):
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = command
-        sys.path.insert(0, str(Path(command[0]).parent))
+        sys.path[:0] = [str(Path(command[0]).parent), str(folder)]
         runpy.run_path(command[0], run_name="__main__")

@@ -277,6 +277,16 @@ def test_set_up_on_a_python_that_is_too_old(monkeypatch, tmp_path, capsys):
     assert "Python 3.8 cannot run this project: use 3.10 to 3.13" in capsys.readouterr().err
 
 
+def test_set_up_of_a_detectron2_that_there_is_not(monkeypatch, tmp_path, capsys):
+    """It is told before anything is made."""
+    module = fake(monkeypatch, tmp_path)
+    monkeypatch.setenv("DETECTRON2", "svn")
+    with pytest.raises(SystemExit):
+        module.make()
+    assert "DETECTRON2=svn is neither wheel nor git" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_set_up_on_a_full_disk(monkeypatch, tmp_path, capsys):
     module = fake(monkeypatch, tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30}))

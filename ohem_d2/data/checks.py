@@ -9,7 +9,7 @@ at by :func:`image_faults` alone.
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -73,8 +73,14 @@ def must_be_file(path: str | os.PathLike, what: str) -> None:
         raise InputError(f"{path} is no file; it should be {what}")
 
 
-def record_faults(records: Sequence[dict], needs: Needs) -> list[Fault]:
-    """Of images with annotations, and proposals if they have some, in Detectron2's format."""
+def record_faults(records: Sequence[dict], needs: Needs) -> tuple[list[Fault], int]:
+    """
+    Args:
+        records: images with annotations, and proposals if they have some, in Detectron2's format.
+
+    Returns:
+        the faults, and the number of objects that can be trained on.
+    """
     faults = [*_file_faults(records), *_proposal_faults(records)]
     names = [str(record.get("file_name")) for record in records]
     given = [(record.get("width", 1), record.get("height", 1)) for record in records]
@@ -83,48 +89,44 @@ def record_faults(records: Sequence[dict], needs: Needs) -> list[Fault]:
     where = (f"{names[i]}: {given[i]!r}" for i in np.flatnonzero(strange))
     faults += faults_if_any("images whose width and height are not above 0", where)
     sizes[strange | [not {"width", "height"} <= set(record) for record in records]] = np.inf
-    return faults + list(_annotation_faults(records, names, sizes, needs))
-
-
-def num_objects(records: Sequence[dict], faults: Sequence[Fault]) -> int:
-    """How many a training has, of records with these faults."""
-    annotations = (a for record in records for a in record.get("annotations", ()))
-    left_out = sum(len(fault.where) for fault in faults if not fault.stops)
-    return sum(a.get("iscrowd", 0) == 0 for a in annotations) - left_out
+    of_annotations, objects = _annotation_faults(records, names, sizes, needs)
+    return faults + of_annotations, objects
 
 
 def _annotation_faults(
     records: Sequence[dict], names: Sequence[str], sizes: np.ndarray, needs: Needs
-) -> Iterator[Fault]:
+) -> tuple[list[Fault], int]:
     """``sizes``: (images, 2), width and height, infinite where they are not known."""
+    faults: list[Fault] = []
     annotations = [a for record in records for a in record.get("annotations", ())]
     image = np.repeat(range(len(records)), [len(r.get("annotations", ())) for r in records])
 
     def column(key: str, width: int = 0, default: Any = None) -> tuple[np.ndarray, np.ndarray]:
         return _numbers([a.get(key, default) for a in annotations], width)
 
-    def fault(what: str, key: str, wrong: np.ndarray, stops: bool = True) -> list[Fault]:
+    def fault(what: str, key: str, wrong: np.ndarray, stops: bool = True) -> None:
         values = ((names[image[i]], annotations[i].get(key)) for i in np.flatnonzero(wrong))
-        return faults_if_any(what, (f"{name}: {shortly(v)}" for name, v in values), stops)
+        where = (f"{name}: {shortly(value)}" for name, value in values)
+        faults.extend(faults_if_any(what, where, stops))
 
     crowd, strange = column("iscrowd", default=0)
     strange |= ~np.isin(crowd, (0, 1))
-    yield from fault("annotations whose iscrowd is neither 0 nor 1", "iscrowd", strange)
+    fault("annotations whose iscrowd is neither 0 nor 1", "iscrowd", strange)
     objects = crowd == 0
 
     classes, strange = column("category_id")
     strange |= ~((classes >= 0) & (classes < needs.num_classes) & (classes % 1 == 0))
     allowed = f"from 0 to {needs.num_classes - 1}, as MODEL.ROI_HEADS.NUM_CLASSES has it"
     what = f"annotations whose category_id is no whole number {allowed}"
-    yield from fault(what, "category_id", strange & objects)
+    fault(what, "category_id", strange & objects)
 
     mode, strange = column("bbox_mode")
     what = "annotations whose bbox_mode is none of BoxMode's"
-    yield from fault(what, "bbox_mode", strange | ~np.isin(mode, _MODES))
+    fault(what, "bbox_mode", strange | ~np.isin(mode, _MODES))
     boxes, strange = column("bbox", 4)
     upright = np.isin(mode, _UPRIGHT)
     what = "annotations whose bbox is not four numbers"
-    yield from fault(what, "bbox", upright & strange)
+    fault(what, "bbox", upright & strange)
     left = upright & ~strange
     with np.errstate(all="ignore"):
         boxes[:, 2:] += np.where((mode == BoxMode.XYWH_ABS)[:, None], boxes[:, :2], 0)
@@ -136,16 +138,17 @@ def _annotation_faults(
         }
     for what, holds in conditions.items():
         holds = holds.all(axis=1)
-        yield from fault(what, "bbox", left & ~holds, stops=False)
+        fault(what, "bbox", left & ~holds, stops=False)
         left &= holds
 
     if needs.masks:
         lack = np.array([not a.get("segmentation") for a in annotations], bool)
-        yield from fault("annotations without a segmentation", "segmentation", lack & objects)
+        fault("annotations without a segmentation", "segmentation", lack & objects)
     if needs.keypoints:
         what = f"annotations without {needs.keypoints} keypoints, three numbers each"
         _, strange = column("keypoints", 3 * needs.keypoints)
-        yield from fault(what, "keypoints", strange & objects)
+        fault(what, "keypoints", strange & objects)
+    return faults, int((objects & (left | ~upright)).sum())
 
 
 def _numbers(values: Sequence[Any], width: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -51,8 +51,8 @@ class IgnoreRegions:
 class CrowdDatasetMapper(DatasetMapper):
     """
     Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
-    boxes, transformed like the image, in the field ``ignore_regions`` of the instances. Boxes that
-    are not finite are dropped, as those of objects are. Errors name the image.
+    boxes, transformed like the image, in the field ``ignore_regions`` of the instances. Annotations
+    whose boxes are not finite are dropped as well. Errors name the image.
 
     Give it to the loader::
 
@@ -69,11 +69,14 @@ class CrowdDatasetMapper(DatasetMapper):
             return super().__call__(dataset_dict)
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
-        crowds = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) != 0]
+        # Detectron2 would take infinity for the edge of the image.
+        finite = [a for a in dataset_dict["annotations"] if np.isfinite(a["bbox"]).all()]
+        dataset_dict["annotations"] = finite
+        crowds = [a for a in finite if a.get("iscrowd", 0) != 0]
         super()._transform_annotations(dataset_dict, transforms, image_shape)
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
         boxes = transforms.apply_box(np.array(boxes).reshape(-1, 4))
-        boxes = Boxes(torch.as_tensor(boxes[np.isfinite(boxes).all(axis=1)], dtype=torch.float32))
+        boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))
         boxes.clip(image_shape)
         instances = dataset_dict["instances"]
         instances.ignore_regions = IgnoreRegions(boxes[boxes.nonempty()], len(instances))

@@ -12,7 +12,7 @@ from detectron2.data.build import (
 from detectron2.data.detection_utils import check_metadata_consistency
 
 from ..errors import InputError, naming
-from .checks import Fault, Needs, must_be_file, num_objects, record_faults
+from .checks import Fault, Needs, must_be_file, record_faults
 from .datasets import must_be_registered
 
 
@@ -30,9 +30,9 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
         found = records_of(cfg, name)
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
-        faults = check_records(cfg, name, found)
+        faults, number = check_records(cfg, name, found)
         left_out += [f"{described(name)}: {fault}" for fault in faults]
-        objects += num_objects(found, faults)
+        objects += number
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             found = filter_images_with_only_crowd_annotations(found)
         if cfg.MODEL.KEYPOINT_ON:
@@ -64,13 +64,19 @@ def records_of(cfg: CfgNode, name: str) -> list[dict]:
         )
 
 
-def check_records(cfg: CfgNode, name: str, records: Sequence[dict]) -> list[Fault]:
-    """What is left out of a data set. Raises InputError, which names what of it stops a run."""
-    faults = record_faults(records, needs_of(cfg))
+def check_records(cfg: CfgNode, name: str, records: Sequence[dict]) -> tuple[list[Fault], int]:
+    """
+    Returns:
+        what is left out of a data set, and how many objects are not.
+
+    Raises:
+        InputError: names what of it would stop a run.
+    """
+    faults, objects = record_faults(records, needs_of(cfg))
     for fault in faults:
         if fault.stops:
             raise InputError(f"{described(name)}: {fault}")
-    return faults
+    return faults, objects
 
 
 def needs_of(cfg: CfgNode) -> Needs:

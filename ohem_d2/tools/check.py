@@ -19,7 +19,6 @@ from ..data.checks import (
     faults_if_any,
     image_faults,
     must_be_file,
-    num_objects,
     record_faults,
 )
 from ..data.coco import check_coco, coco_faults, read_coco
@@ -49,7 +48,7 @@ _KEYS = {
     "DATASETS.TRAIN": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
     "DATASETS.TEST": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
     "OUTPUT_DIR": (lambda v: v != "", "the name of a folder"),
-    "SEED": (lambda v: v < 2**31, f"a whole number below {2**31}"),
+    "SEED": (lambda v: v < 2**32, f"a whole number below {2**32}"),
     "DATALOADER.NUM_WORKERS": _whole(0),
     "INPUT.FORMAT": _among("BGR", "RGB", "L", "YUV-BT.601"),
     "INPUT.MASK_FORMAT": _among("polygon", "bitmask"),
@@ -60,7 +59,6 @@ _KEYS = {
     "INPUT.RANDOM_FLIP": _among("horizontal", "vertical", "none"),
     "MODEL.PIXEL_STD": (lambda v: all(x > 0 for x in v), "numbers above 0"),
     "MODEL.ROI_HEADS.NUM_CLASSES": _whole(1),
-    "TEST.EVAL_PERIOD": _whole(0),
     "TEST.EXPECTED_RESULTS": (
         lambda v: all(isinstance(x + tolerance, (int, float)) for *_, x, tolerance in v),
         "a list of [task, metric, value, tolerance]",
@@ -162,7 +160,7 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
             meta = MetadataCatalog.get(name)
             if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
                 check_coco(meta.json_file, read_coco(meta.json_file), evaluated=True)
-            faults = check_records(cfg, name, records_of(cfg, name))
+            faults, _ = check_records(cfg, name, records_of(cfg, name))
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
 
@@ -190,9 +188,9 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
         with _noting(faults, name):
             records = records_of(cfg, name)
-            found = record_faults(records, needs_of(cfg))
+            found, number = record_faults(records, needs_of(cfg))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
-            objects += num_objects(records, found) if name in train else 0
+            objects += number if name in train else 0
             print(f"{described(name)}: {len(records)} images")
     if not objects and set(train) <= set(sound):
         faults["The training data"] = [

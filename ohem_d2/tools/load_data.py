@@ -39,7 +39,7 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
         for name in names:
             found = records_of(cfg, name)
             _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
-            for fault in check_records(cfg, name, found):
+            for fault in check_records(cfg, name, found)[0]:
                 logger.warning(f"{described(name)}: {fault}")
             records += found
     for record in records:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import inputs
 import pytest
-from cases import TABLE
+from cases import TABLE, Case
 from forked import ForkServer
 
 
@@ -37,6 +37,34 @@ def test_one_line(case, outcomes):
         *before, last = found.stderr.splitlines()
         assert case.listed or re.search(case.said, last), last
         assert len(before) < 9 and len(last) < 800
+
+
+BUGS = """
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+
+@ROI_HEADS_REGISTRY.register()
+class Forward(StandardROIHeads):
+    def forward(self, *args):
+        raise ValueError("a bug of mine")
+
+@ROI_HEADS_REGISTRY.register()
+class Constructor(StandardROIHeads):
+    def __init__(self, cfg, shape):
+        raise TypeError("a bug of mine")
+"""
+
+
+@pytest.mark.parametrize("heads", ["Forward", "Constructor"])
+def test_a_bug_keeps_its_traceback(heads, tmp_path):
+    folder = tmp_path / "run"
+    inputs.make(folder)
+    (folder / "my_heads.py").write_text(BUGS)
+    case = Case("", "", f"--import my_heads MODEL.ROI_HEADS.NAME {heads}")
+    found = ForkServer().run(case.words, folder)
+    assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
+    assert "Traceback" in found.stderr and f"in {heads.lower()[:7]}" in found.stderr.replace(
+        "__init__", "constru"
+    )
 
 
 def test_there_are_as_many_cases_as_are_claimed():
