@@ -1,7 +1,10 @@
 """Data, a configuration and weights that are all right, and ways to spoil them."""
 
 import json
+import math
 import os
+import struct
+import zlib
 
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from models import ROOT
 from photographs import voc_xml
 from PIL import Image
 
+NAN, INF = math.nan, math.inf
 CONFIG = f"""
 _BASE_: "{ROOT}/configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml"
 MODEL:
@@ -45,25 +49,33 @@ def make(folder):
         (folder / f"{split}.json").write_text(json.dumps(data))
         (folder / f"voc/ImageSets/Main/{split}.txt").write_text("a\nb\nc\n")
     (folder / "c.yaml").write_text(CONFIG)
+    sets = (f'{split.upper()}: ["coco:{split}.json:images"]' for split in ("train", "test"))
+    (folder / "d.yaml").write_text(f"_BASE_: c.yaml\nDATASETS: {{{', '.join(sets)}}}\n")
 
 
-# ---- ways to spoil: each returns a function of the folder -----------------------------------------
+# ---- ways to spoil, which are given the folder ---------------------------------------------------
+
+
+def nothing(folder):
+    pass
+
+
+def each(*spoils):
+    return lambda folder: [spoil(folder) for spoil in spoils]
 
 
 def write(path, content):
-    """A file of that text, bytes, or what json, torch or a picture makes of other things."""
+    """A file of that text, bytes, or what PyTorch or a picture makes of other things."""
 
     def spoil(folder):
         file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, (str, bytes)):
-            file.write_bytes(content.encode() if isinstance(content, str) else content)
-        elif file.suffix == ".json":
-            file.write_text(json.dumps(content))
-        elif file.suffix == ".pth":
-            torch.save(content, file)
-        else:
+        file.parent.mkdir(exist_ok=True)
+        if isinstance(content, np.ndarray):
             Image.fromarray(content).save(file)
+        elif isinstance(content, (str, bytes)):
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        else:
+            torch.save(content, file)
 
     return spoil
 
@@ -79,70 +91,149 @@ def replace(path, old, new):
 
 def cut(path, size):
     """Only the first bytes are left."""
-    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:size])
+    return lambda folder: os.truncate(folder / path, size)
+
+
+def torn_png(path):
+    return each(write(path, noise(48, 64)), cut(path, 900))
+
+
+def torn_two(folder):
+    for name in "ab":
+        os.truncate(folder / f"images/{name}.jpg", 500)
+
+
+def move(path, to):
+    return lambda folder: (folder / path).rename(folder / to)
 
 
 def remove(path):
-    return lambda folder: (folder / path).unlink()
+    return lambda folder: (folder / path).unlink(missing_ok=True)
 
 
 def folder_at(path):
-    def spoil(folder):
-        (folder / path).unlink(missing_ok=True)
-        (folder / path).mkdir()
+    return each(remove(path), lambda folder: (folder / path).mkdir())
 
-    return spoil
+
+def link_at(path, target):
+    return each(remove(path), lambda folder: (folder / path).symlink_to(target))
 
 
 def pipe_at(path):
     """Whoever reads it waits for ever."""
+    return each(remove(path), lambda folder: os.mkfifo(folder / path))
+
+
+def noise(height, width):
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def bomb(path):
+    """A PNG that claims to be of 20,000 x 20,000 pixels."""
+    size = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", size), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(data)) + kind + data + check
+    return write(path, content)
+
+
+def edit(change):
+    """Of train.json; ``change`` alters its content."""
 
     def spoil(folder):
-        (folder / path).unlink(missing_ok=True)
-        os.mkfifo(folder / path)
+        content = json.loads((folder / "train.json").read_text())
+        change(content)
+        (folder / "train.json").write_text(json.dumps(content))
 
     return spoil
 
 
-def edit(change, *splits):
-    """Of the JSON files; ``change`` is given the content and alters it."""
+def of_test(spoil):
+    """What is done to train.json is done to test.json instead."""
 
-    def spoil(folder):
-        for split in splits or ("train",):
-            data = json.loads((folder / f"{split}.json").read_text())
-            change(data)
-            (folder / f"{split}.json").write_text(json.dumps(data))
+    def spoil_test(folder):
+        good = (folder / "train.json").read_text()  # They are the same.
+        spoil(folder)
+        (folder / "train.json").rename(folder / "test.json")
+        (folder / "train.json").write_text(good)
 
-    return spoil
+    return spoil_test
+
+
+def _update(row, values):
+    """Values of None: the key is removed."""
+    row.update(values)
+    for key in [key for key, value in values.items() if value is None]:
+        del row[key]
+
+
+def data(**values):
+    return edit(lambda content: _update(content, values))
 
 
 def annotation(**values):
-    """The second one has these values; None: lacks the key."""
-
-    def change(data):
-        for key, value in values.items():
-            data["annotations"][1][key] = value
-            if value is None:
-                del data["annotations"][1][key]
-
-    return edit(change)
+    """The second one, and the second image below, has these values."""
+    return edit(lambda content: _update(content["annotations"][1], values))
 
 
 def image(**values):
-    """The same of the second image."""
-
-    def change(data):
-        for key, value in values.items():
-            data["images"][1][key] = value
-            if value is None:
-                del data["images"][1][key]
-
-    return edit(change)
+    return edit(lambda content: _update(content["images"][1], values))
 
 
-def add(part, row, *splits):
-    return edit(lambda data: data[part].append(row), *splits)
+def category(**values):
+    return edit(lambda content: _update(content["categories"][0], values))
 
 
-def each(*spoils):
-    return lambda folder: [spoil(folder) for spoil in spoils]
+def all_annotations(**values):
+    return edit(lambda content: [_update(a, values) for a in content["annotations"]])
+
+
+def box(*numbers):
+    return annotation(bbox=list(numbers))
+
+
+def all_boxes(*numbers):
+    return all_annotations(bbox=list(numbers))
+
+
+def twice(part):
+    return edit(lambda content: content[part].append(content[part][0]))
+
+
+def one_more(**values):
+    """An annotation of the second image, which has another one."""
+    return edit(lambda c: c["annotations"].append({**c["annotations"][1], "id": 9, **values}))
+
+
+def many_images(num):
+    """Without files."""
+    images = [
+        {"id": 10 + i, "file_name": f"{i}.jpg", "width": 64, "height": 48} for i in range(num)
+    ]
+    return edit(lambda content: content["images"].extend(images))
+
+
+def xmin(text):
+    """In Pascal VOC format."""
+    return replace("voc/Annotations/b.xml", ">11</xmin", f">{text}</xmin")
+
+
+def all_turned_round(folder):
+    """xmax is below xmin."""
+    for name in "abc":
+        replace(f"voc/Annotations/{name}.xml", ">11</xmin", ">60</xmin")(folder)
+
+
+def named(name, spoil, **values):
+    """A file, made or spoilt, that is the second image."""
+    return each(spoil, image(file_name=name, **values))
+
+
+def metrics(*lines):
+    return write("run/metrics.json", "\n".join(lines))
+
+
+def rows(loss, cut):
+    """Of metrics.json."""
+    return (f'{{"iteration": {i}, "total_loss": {loss}, "ohem/cut": {cut}}}' for i in (19, 39))

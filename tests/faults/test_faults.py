@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import inputs
 import pytest
-from cases import TABLE, Case
+from cases import TABLE, TRAIN
 from forked import ForkServer
 
 
@@ -59,8 +59,8 @@ def test_a_bug_keeps_its_traceback(heads, tmp_path):
     folder = tmp_path / "run"
     inputs.make(folder)
     (folder / "my_heads.py").write_text(BUGS)
-    case = Case("", "", f"--import my_heads MODEL.ROI_HEADS.NAME {heads}")
-    found = ForkServer().run(case.words, folder)
+    words = ("--import", "my_heads", "MODEL.ROI_HEADS.NAME", heads)
+    found = ForkServer().run((*TRAIN, *words), folder)
     assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
     assert "Traceback" in found.stderr and f"in {heads.lower()[:7]}" in found.stderr.replace(
         "__init__", "constru"
