@@ -15,10 +15,12 @@ import detectron2
 from detectron2.config import CfgNode
 from yaml.constructor import ConstructorError
 
+from .errors import InputError
+
 _TRUSTED = ContextVar("trusted", default=False)
 
 
-class UntrustedFile(ValueError):
+class UntrustedFile(InputError):
     """A file holds what could run code, and was not said to be trusted."""
 
     def __init__(self, file: str | Path, what: str):

@@ -8,7 +8,6 @@ Data sets that are named by where they lie, so that training on one's own data t
 Such names go wherever Detectron2 takes the name of a data set, once they have been registered.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 
+from ..errors import InputError
+from .coco import check_coco, read_coco
 from .voc import read_voc
 
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
@@ -41,6 +42,8 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
         FileNotFoundError, ValueError: names the file or data set and what is expected.
     """
     check_class_names(classes, "the classes that were given")
+    if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
+        raise InputError(f"--classes has {twice[0]!r} more than once")
     own = [name for name in names if name.startswith(("coco:", "voc:"))]
     split = [_split(name) for name in own]
     # A VOC data set does not list its classes. To find the same ones in training and test, all
@@ -80,17 +83,22 @@ def _split(name: str) -> list[str]:
 
 
 def _coco_classes(json_file: str, image_folder: str) -> list[str]:
-    must_exist(json_file, "the annotations in COCO format")
     must_exist(image_folder, "the folder of images")
-    with open(json_file) as file:
-        try:
-            categories = json.load(file)["categories"]
-            # Detectron2 numbers the classes in the order of their category ids.
-            classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{json_file} is not in COCO format: {e!r}") from e
+    data = read_coco(json_file)
+    check_coco(json_file, data)
+    # Detectron2 numbers the classes in the order of their category ids.
+    classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
     check_class_names(classes, json_file)
     return classes
+
+
+def must_be_registered(name: str) -> None:
+    """Raises InputError unless Detectron2 knows the data set."""
+    if name not in DatasetCatalog.list():
+        raise InputError(
+            f"Data set {name!r} is not registered. Name it {FORMS}, or name the module that "
+            "registers it with --import"
+        )
 
 
 def _voc_classes(folder: str) -> set[str]:

@@ -126,6 +126,12 @@ class MiningEvents:
         if iteration - self._window_start < _WINDOW:
             return
         total = sum(self._mined.values())
+        if self._available["foreground"] == 0:
+            self._warn_once(
+                "no foreground",
+                f"In the last {_WINDOW} iterations no RoI was foreground: there was no object that "
+                "one could overlap. Look at the boxes of the training data",
+            )
         for kind in mined:
             few = self._mined[kind] <= _STARVING_SHARE[kind] * total
             if few and self._mined[kind] < _STARVING_USE * self._available[kind]:

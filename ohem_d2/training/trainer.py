@@ -4,14 +4,16 @@ import logging
 import os
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
 from ..data.crowds import CrowdDatasetMapper
+from ..data.records import training_records
 from ..data.unpickling import with_rehearsed_proposals
+from ..errors import InputError
 from ..monitor.scalars import LOGGER_NAME
 from . import folder
 from .accumulation import accumulating
@@ -19,6 +21,8 @@ from .batches import ResumableLoader
 from .checkpoint import Checkpointer
 from .hooks import AsIfNeverInterrupted, EndOnSigterm
 from .launching import SIGTERM_STATUS
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class OHEMTrainer(DefaultTrainer):
@@ -38,11 +42,35 @@ class OHEMTrainer(DefaultTrainer):
         """Of the last evaluation, by task and metric, as ``test`` returns them."""
         return self._last_eval_results
 
+    def train(self) -> Any:
+        """
+        See the parent.
+
+        Raises:
+            InputError: names the image that cannot be read, or says that the training diverged.
+        """
+        log = logging.getLogger(TrainerBase.__module__)
+        log.addFilter(_in_one_line)
+        try:
+            return super().train()
+        except FloatingPointError as e:
+            raise InputError(
+                f"{e} Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            ) from e
+        except SystemExit as e:
+            if e.code == SIGTERM_STATUS:
+                comm.synchronize()  # The end of one process ends the others, who may still write.
+            raise
+        finally:
+            log.removeFilter(_in_one_line)
+            folder.release(self.cfg.OUTPUT_DIR)
+
     @classmethod
     def build_train_loader(cls, cfg: Any) -> ResumableLoader:
-        return ResumableLoader(
-            with_rehearsed_proposals(cfg), CrowdDatasetMapper(cfg, is_train=True)
-        )
+        records, left_out = training_records(cfg)
+        for what in left_out:
+            logger.warning(what)
+        return ResumableLoader(cfg, CrowdDatasetMapper(cfg, is_train=True), records)
 
     def build_hooks(self) -> list[HookBase]:
         # In the place of Detectron2's, before its hooks take that
@@ -59,19 +87,11 @@ class OHEMTrainer(DefaultTrainer):
         folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
         super().resume_or_load(resume)
 
-    def train(self) -> Any:
-        try:
-            return super().train()
-        except SystemExit as e:
-            if e.code == SIGTERM_STATUS:
-                comm.synchronize()  # The end of one process ends the others, who may still write.
-            raise
-        finally:
-            folder.release(self.cfg.OUTPUT_DIR)
-
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
-        return super().build_test_loader(with_rehearsed_proposals(cfg), dataset_name)
+        mapper = CrowdDatasetMapper(cfg, is_train=False)
+        cfg = with_rehearsed_proposals(cfg)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
@@ -87,8 +107,16 @@ class OHEMTrainer(DefaultTrainer):
             "override OHEMTrainer.build_evaluator"
         )
         # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
-        logging.getLogger(LOGGER_NAME).warning(message)
+        logger.warning(message)
         raise NotImplementedError(message)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """A filter of logs: what is wrong with the input needs no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (InputError, FloatingPointError)):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True
 
 
 def _warn_of_absent_classes(dataset_name: str) -> None:
@@ -96,7 +124,7 @@ def _warn_of_absent_classes(dataset_name: str) -> None:
     names = MetadataCatalog.get(dataset_name).thing_classes
     present = {a["category_id"] for r in DatasetCatalog.get(dataset_name) for a in r["annotations"]}
     if absent := [name for i, name in enumerate(names) if i not in present]:
-        logging.getLogger(LOGGER_NAME).warning(
+        logger.warning(
             f"{dataset_name} has no object of class {', '.join(absent)}: its AP, and the mean over "
             "all classes, may be nan"
         )

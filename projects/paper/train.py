@@ -13,28 +13,33 @@ from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
+from ohem_d2.tools.check import check_output
+from ohem_d2.tools.errors import naming, told
 from ohem_d2.tools.runs import end_with_parent, write_result
 from ohem_d2.training.checkpoint import Checkpointer
 from ohem_d2.training.folder import add_overwrite_argument, claim
 from ohem_d2.training.launching import launch
-from ohem_d2.trust import UntrustedFile, add_trust_argument, trusting
+from ohem_d2.trust import add_trust_argument, trusting
 
 
 def main(args: argparse.Namespace) -> dict:
     if args.result:
         end_with_parent()
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
-    if not args.eval_only:
-        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
-    default_setup(cfg, args)
-    check_files(cfg)
+    with naming():
+        cfg = load_config(args.config_file, args.opts)
+        cfg.freeze()
+        check_output(cfg.OUTPUT_DIR)
+        if not args.eval_only:
+            claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
+        default_setup(cfg, args)
+        check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
-    trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
+    with naming("The training cannot be set up", bugs=(TypeError, IndexError)):
+        trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
     if args.result:
@@ -44,11 +49,8 @@ def main(args: argparse.Namespace) -> dict:
 
 def run(args: argparse.Namespace) -> dict:
     """Of each process."""
-    try:
-        with trusting(args.trust):
-            return main(args)
-    except UntrustedFile as e:
-        raise SystemExit(str(e)) from e
+    with trusting(args.trust):
+        return main(args)
 
 
 if __name__ == "__main__":
@@ -57,4 +59,5 @@ if __name__ == "__main__":
     add_trust_argument(parser)
     add_overwrite_argument(parser)
     a = parser.parse_args()
-    launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
+    with told("train.py"):
+        launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

@@ -10,9 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
 from ohem_d2.data.datasets import must_exist, register_datasets
-from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.tools.load_model import default_cfg, merge
 from ohem_d2.training.trainer import OHEMTrainer
-from ohem_d2.trust import merge_file
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
 from .bootstrapping.trainer import BootstrapTrainer
@@ -39,11 +38,11 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
     data sets. Raises ValueError for a trainer that there is not.
     """
-    cfg = paper_cfg()
-    merge_file(cfg, file)
-    cfg.merge_from_list(list(overrides))
+    cfg = merge(paper_cfg(), str(file), overrides)
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
+    for settings in (MultiScale, BoxVoting, TrainingLoss):  # Some are not read before the test.
+        settings.from_cfg(cfg)
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:

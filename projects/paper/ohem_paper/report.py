@@ -27,7 +27,7 @@ COSTS = ("seconds", "sweep_seconds", "peak_bytes")
 def number_of(stem: str) -> int | None:
     """Of a row by the name of its file."""
     head = stem.partition("_")[0]
-    return int(head) if head.isdigit() else None
+    return int(head) if head.isdecimal() else None
 
 
 def write_report(results: Results, output: Path, title: str) -> str:
