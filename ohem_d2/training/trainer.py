@@ -23,8 +23,8 @@ from .launching import SIGTERM_STATUS
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, evaluates as the data set's metadata say, and can be interrupted: docs/safety.md says
-    what is promised.
+    batches, evaluates as the data set's metadata say, and can be interrupted, as docs/safety.md
+    has it.
     """
 
     def __init__(self, cfg: Any):

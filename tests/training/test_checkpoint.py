@@ -152,7 +152,9 @@ def test_a_full_disk_leaves_what_was_there(images, tmp_path, limit):
     assert ended(start(1, images, tmp_path, (*SHORT, 4), size=500_000)) == [0]
     before = {file.name: file.read_bytes() for file in tmp_path.glob("*.pth")}
     assert len(before) == 3
-    process = interrupted.SERVER.Process(target=train_on_a_full_disk, args=(images, tmp_path, limit))
+    process = interrupted.SERVER.Process(
+        target=train_on_a_full_disk, args=(images, tmp_path, limit)
+    )
     process.start()
     assert ended([process]) == [1]
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.pth")} == before

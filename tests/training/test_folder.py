@@ -46,7 +46,14 @@ def test_a_new_run_over_an_old_one(tmp_path, left):
 
 
 def test_an_old_run_is_set_aside(tmp_path):
-    run = ["last_checkpoint", "model_final.pth", "metrics.json", "config.yaml", "log.txt", "log.txt.rank1"]
+    run = [
+        "last_checkpoint",
+        "model_final.pth",
+        "metrics.json",
+        "config.yaml",
+        "log.txt",
+        "log.txt.rank1",
+    ]
     run += ["events.out.tfevents.1.host.2.0", "inference/coco.json"]
     others = ["another/model_final.pth", "weights.pth"]
     write(tmp_path, *run, *others)

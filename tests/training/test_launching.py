@@ -15,7 +15,8 @@ from interrupted import ended, wait_until
 from ohem_d2.training.launching import launch
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available() or "GLOO" not in inspect.getsource(inspect.getmodule(detectron2_launch)),
+    torch.cuda.is_available()
+    or "GLOO" not in inspect.getsource(inspect.getmodule(detectron2_launch)),
     reason="this version of Detectron2 launches several processes only on GPUs",
 )
 

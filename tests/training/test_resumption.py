@@ -35,7 +35,9 @@ def assert_same(output, whole, num=1, passes=1):
     assert by_iteration(output, num, passes) == by_iteration(whole, num, passes)
     for found in by_iteration(whole, num, passes):
         assert sorted(found) == list(range(30)) and len(found[29]) == passes
-        assert len({image for batches in found.values() for ids, *_ in batches for image in ids}) > 20
+        assert (
+            len({image for batches in found.values() for ids, *_ in batches for image in ids}) > 20
+        )
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(output)[name]), name
 
@@ -57,7 +59,7 @@ def test_killed_at_any_time(images, tmp_path, num, workers, passes, overrides):
     overrides = (*overrides, "DATALOADER.NUM_WORKERS", workers)
     for kills, least in enumerate((9, 17, 25)):
         going_on = start(num, images, killed, overrides, resume=kills > 0)
-        wait_until(lambda: max(seen(killed), default=0) >= least, going_on)
+        wait_until(lambda least=least: max(seen(killed), default=0) >= least, going_on)
         kill(going_on)
     assert ended(start(num, images, killed, overrides, resume=True)) == [0] * num
     assert ended(first) == [0] * num
