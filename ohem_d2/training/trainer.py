@@ -28,8 +28,8 @@ logger = logging.getLogger(LOGGER_NAME)
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, evaluates as the data set's metadata say, and can be interrupted: docs/safety.md says
-    what is promised. Weights and proposals run no code when they are read, unless they are trusted
+    batches, evaluates as the data set's metadata say, and can be interrupted, as docs/safety.md
+    has it. Weights and proposals run no code when they are read, unless they are trusted
     (:mod:`ohem_d2.trust`).
     """
 

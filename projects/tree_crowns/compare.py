@@ -74,7 +74,7 @@ def variant_of(text: str, data: Path) -> runs.Variant:
 
 def run_one(config: str, data: str, folder: str, seed: str, *overrides: str) -> None:
     runs.end_with_parent()
-    cfg = setup(config, Path(data), Path(folder), int(seed), overrides, resume=True)
+    cfg = setup(config, Path(data), Path(folder), int(seed), overrides)
     results = train(cfg, resume=True).last_results["bbox"]
     seconds = runs.seconds_per_iteration(runs.read_metrics(folder))
     runs.write_result(folder, {**{key: results[key] for key in METRICS}, "seconds": seconds})

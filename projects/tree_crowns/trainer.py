@@ -19,7 +19,6 @@ from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.batches import ResumableLoader
-from ohem_d2.training.folder import claim
 from ohem_d2.training.trainer import OHEMTrainer
 from ohem_d2.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
@@ -120,17 +119,11 @@ def train(cfg: CfgNode, resume: bool = False) -> TreeTrainer:
 
 
 def setup(
-    config: str,
-    data: Path,
-    output: Path,
-    seed: int,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
+    config: str, data: Path, output: Path, seed: int, overrides: Sequence[str] = ()
 ) -> CfgNode:
     """
     The frozen configuration of a run from a file in ``configs/`` and overrides KEY, VALUE...; also
-    fetches the data into a folder if need be, takes the output folder, where an earlier run is set
-    aside unless it is resumed, and seeds everything.
+    fetches the data into a folder if need be, and seeds everything.
     """
     prepare_data.prepare(data)
     cfg = default_cfg()
@@ -144,7 +137,6 @@ def setup(
     cfg.merge_from_list(list(overrides))
     register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
-    claim(cfg.OUTPUT_DIR, resume=resume, overwrite=True)
     setup_logger(cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, name="fvcore")
     seed_all_rng(seed)

@@ -59,7 +59,7 @@ def test_killed_at_any_time(images, tmp_path, num, workers, passes, overrides):
     overrides = (*overrides, "DATALOADER.NUM_WORKERS", workers)
     for kills, least in enumerate((9, 17, 25)):
         going_on = start(num, images, killed, overrides, resume=kills > 0)
-        wait_until(lambda: max(seen(killed), default=0) >= least, going_on)
+        wait_until(lambda least=least: max(seen(killed), default=0) >= least, going_on)
         kill(going_on)
     assert ended(start(num, images, killed, overrides, resume=True)) == [0] * num
     assert ended(first) == [0] * num
