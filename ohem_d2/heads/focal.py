@@ -7,7 +7,7 @@ Shape shorthand: R RoIs over all images, K foreground classes; class K is backgr
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -48,7 +48,7 @@ def softmax_focal_loss(
 class FocalLoss(Settings):
     """The keys of ``MODEL.ROI_BOX_HEAD`` that are called like this."""
 
-    NODE: ClassVar[str] = "MODEL.ROI_BOX_HEAD"
+    NODE = "MODEL.ROI_BOX_HEAD"
 
     focal_loss_type: str = choice("softmax", "sigmoid")
     focal_loss_gamma: float = number(2.0, lambda v: 0 <= v < math.inf, "a number >= 0")
@@ -102,6 +102,7 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
     ) -> dict[str, torch.Tensor]:
+        """See the parent."""
         scores, _ = predictions
         gt_classes = torch.cat([p.gt_classes for p in proposals])
         loss_cls = self.focal_loss(scores, gt_classes).sum() / max(len(scores), 1)
