@@ -46,7 +46,7 @@ def softmax_focal_loss(
 
 @dataclasses.dataclass(frozen=True)
 class FocalLoss(Settings):
-    """The keys of ``MODEL.ROI_BOX_HEAD`` that are called like this."""
+    """The keys of ``MODEL.ROI_BOX_HEAD`` that are called as its fields."""
 
     NODE = "MODEL.ROI_BOX_HEAD"
 
@@ -72,8 +72,8 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         **kwargs: Any,
     ):
         """
-        See the parent; what is of the focal loss are the keys of ``MODEL.ROI_BOX_HEAD``. Raises
-        ValueError, which names the key, its value and what is allowed.
+        See the parent, and :class:`FocalLoss`. Raises ValueError, which names the key, its value
+        and what is allowed.
         """
         super().__init__(input_shape, **kwargs)
         self.focal = FocalLoss(focal_loss_type, focal_loss_gamma, focal_loss_alpha)

@@ -77,7 +77,7 @@ def candidates(
             iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
             excluded |= iou < settings.bg_iou_low
         elif settings.bg_iou_low > 0:
-            excluded[:] = True
+            excluded = torch.ones_like(excluded)
         foreground = roi.gt_classes < num_classes
         keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
     sizes = [len(roi) for roi in rois]
