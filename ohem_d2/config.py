@@ -110,7 +110,7 @@ class OHEMSettings(Settings):
     an image. B/N is ``MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE``.
     """
 
-    NODE: ClassVar[str] = "MODEL.ROI_HEADS.OHEM"
+    NODE = "MODEL.ROI_HEADS.OHEM"
 
     # The ranking loss of a RoI is rank_cls_weight * loss_cls + rank_loc_weight * loss_box_reg, of
     # the model's own losses with their own weights (Sec. 4.1; the paper's weights are 1 : 1).

@@ -7,7 +7,7 @@ Shape shorthand: R RoIs over all images, K foreground classes; class K is backgr
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from detectron2.config import configurable
@@ -46,9 +46,9 @@ def softmax_focal_loss(
 
 @dataclasses.dataclass(frozen=True)
 class FocalLoss(Settings):
-    """The keys of ``MODEL.ROI_BOX_HEAD`` that are called like this."""
+    """The keys of ``MODEL.ROI_BOX_HEAD`` that are called as its fields."""
 
-    NODE: ClassVar[str] = "MODEL.ROI_BOX_HEAD"
+    NODE = "MODEL.ROI_BOX_HEAD"
 
     focal_loss_type: str = choice("softmax", "sigmoid")
     focal_loss_gamma: float = number(2.0, lambda v: 0 <= v < math.inf, "a number >= 0")
@@ -72,8 +72,8 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         **kwargs: Any,
     ):
         """
-        See the parent; what is of the focal loss are the keys of ``MODEL.ROI_BOX_HEAD``. Raises
-        ValueError, which names the key, its value and what is allowed.
+        See the parent, and :class:`FocalLoss`. Raises ValueError, which names the key, its value
+        and what is allowed.
         """
         super().__init__(input_shape, **kwargs)
         self.focal = FocalLoss(focal_loss_type, focal_loss_gamma, focal_loss_alpha)
@@ -102,6 +102,7 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
     def losses(
         self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
     ) -> dict[str, torch.Tensor]:
+        """See the parent."""
         scores, _ = predictions
         gt_classes = torch.cat([p.gt_classes for p in proposals])
         loss_cls = self.focal_loss(scores, gt_classes).sum() / max(len(scores), 1)

@@ -55,8 +55,8 @@ def per_joint_losses(
 
 def hardest_joints(losses: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
     """
-    bool of shape (R, K): the ``topk`` visible joints of each RoI with the highest losses, all of
-    them if there are fewer (M of the paper). Both arguments are of this shape. NaN and infinity are
+    bool of shape (R, K), as ``visible`` and the losses are: the ``topk``, M of the paper, visible
+    joints of each RoI with the highest losses, all of them if there are fewer. NaN and infinity are
     the hardest; equal losses keep their order.
     """
     order = order_by_loss(losses)

@@ -12,9 +12,9 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")  # in PyTorch's second and
 
 def agreed_number(network: nn.Module, number: int, itself: bool = False) -> int:
     """
-    How often parts of a network, or it ``itself`` as a whole, are to be run that this process would
-    run ``number`` times: if what is run is sharded, as often as by any process, since each pass
-    over sharded parameters is one for all processes; else as often.
+    How many passes over a network this process makes that has ``number`` to make. Each pass over
+    sharded parameters is one for all processes: if a part of the network is sharded, or it
+    ``itself`` where it is run as a whole, the highest number of all processes; else the same.
     """
     if comm.get_world_size() == 1 or not (sharded_parts(network) or itself and _sharded(network)):
         return number
@@ -33,9 +33,9 @@ def _sharded(module: nn.Module) -> bool:
 
 def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:
     """
-    The result of a ``forward``, with losses of the same values that pass gradients of 0 to all
-    parameters where they are constants. Some losses of no RoI at all are, Detectron2's sigmoid
-    cross entropy among them; other processes would wait for the gradients.
+    The result of the heads' ``forward``, where losses that are constants, as some of no RoI at all
+    are, Detectron2's sigmoid cross entropy among them, pass gradients of 0 to the parameters. These
+    would get none, and other processes would wait for it.
     """
     losses = losses_in(result)
     if all(loss.requires_grad for loss in losses.values()):

@@ -29,6 +29,7 @@ class QuietStorage(EventStorage):
         return object.__getattribute__(self, name)
 
     def put_scalar(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """See the parent."""
         own = object.__getattribute__(self, "__dict__")
         if not own["_only"]:
             super().put_scalar(name, *args, **kwargs)

@@ -18,8 +18,8 @@ from .quiet import QuietStorage
 # RoIs, one ``Instances`` for each image -> box predictor, its predictions
 Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
 
-# Of the pooled RoIs of a chunk with CHUNK_SIZE 0. On a GPU, where every chunk makes the host wait,
-# that is 4,000 RoIs of an FPN head in float32.
+# Of the pooled RoIs of a chunk with CHUNK_SIZE 0, unless more are trained on at a time anyway. On a
+# GPU, where every chunk makes the host wait, that is 4,000 RoIs of an FPN head in float32.
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
 
 # Pixels of a side, and more than there are in a row. Smaller ones were no faster.

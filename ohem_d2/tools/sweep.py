@@ -51,8 +51,8 @@ def sweep_images(
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
     Mine on each image; in a cascade, at its first stage. InputError names the image that cannot be
-    mined on. The counts of all classes that occur, from the most to the least mined, and the
-    hardest images, those with the highest mean ranking loss of mined RoIs, with their pictures.
+    mined on. The counts of all classes that occur, from the most to the least mined, and so many of
+    the hardest images, those with the highest mean ranking loss of mined RoIs, with their pictures.
 
     Args:
         model: of :func:`ohem_d2.tools.load_model.load_model`.

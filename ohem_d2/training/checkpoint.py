@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from fvcore.common import checkpoint
+from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
 from ..files import write_atomically
 from ..trust import UntrustedFile, trusted
@@ -21,7 +21,7 @@ from ..trust import UntrustedFile, trusted
 _LAST = "last_checkpoint"
 
 
-class _TorchFiles(checkpoint.Checkpointer):
+class _TorchFiles(FvcoreCheckpointer):
     """What is below DetectionCheckpointer, and reads ``.pth`` files."""
 
     def _load_file(self, f: str) -> Any:
@@ -31,8 +31,14 @@ class _TorchFiles(checkpoint.Checkpointer):
 class Checkpointer(DetectionCheckpointer, _TorchFiles):
     """
     Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
-    cannot be read, the newest that can be takes its place.
+    cannot be read, the newest that can be takes its place. Loading raises UntrustedFile for a file
+    with more than tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.trust`).
     """
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pyth"):
+            load_torch(filename)  # Detectron2 does it once more, by itself
+        return super()._load_file(REHEARSED * filename.endswith(".pkl") + filename)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """See the parent. Raises SystemExit, in a line, if the file cannot be written."""
@@ -112,7 +118,7 @@ def load_torch(file: str) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=not trusted())
     except pickle.UnpicklingError as e:
-        if trusted():
+        if trusted() or "invalid load key" in str(e):  # no pickle at all
             raise
         found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
         what = found[1] if found else "more than tensors and plain values"

@@ -63,8 +63,9 @@ def box_scorer(heads: nn.Module, user: str) -> Scorer:
     predict = box_branch(heads, user)
 
     def score(features: Features, proposals: list[Instances]):
-        predictor, args = predict(features, proposals)
-        return predictor.predict_probs(args, proposals), predictor.predict_boxes(args, proposals)
+        predictor, predictions = predict(features, proposals)
+        args = predictions, proposals
+        return predictor.predict_probs(*args), predictor.predict_boxes(*args)
 
     return score
 

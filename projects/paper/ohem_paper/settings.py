@@ -1,7 +1,6 @@
 """The checked keys of the project."""
 
 import dataclasses
-from typing import ClassVar
 
 from detectron2.config import CfgNode
 
@@ -10,7 +9,7 @@ from ohem_d2.config import Settings, is_whole, key, number, switch, whole
 
 @dataclasses.dataclass(frozen=True)
 class MultiScale(Settings):
-    NODE: ClassVar[str] = "TEST.MULTI_SCALE"
+    NODE = "TEST.MULTI_SCALE"
 
     enabled: bool = switch(False)
     # Short sides to which each image is resized (the paper's for testing; for training they are
@@ -34,7 +33,7 @@ class MultiScale(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class BoxVoting(Settings):
-    NODE: ClassVar[str] = "TEST.BOX_VOTING"
+    NODE = "TEST.BOX_VOTING"
 
     enabled: bool = switch(False)
     # How often boxes are scored and regressed: 1 for voting alone, 2 for R1 and R2 (the paper).
@@ -48,7 +47,7 @@ class BoxVoting(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class BootstrapSettings(Settings):
-    NODE: ClassVar[str] = "BOOTSTRAP"
+    NODE = "BOOTSTRAP"
 
     # Rounds of training on a fixed working set; between them are ROUNDS - 1 sweeps.
     rounds: int = whole(4, 1)
@@ -81,7 +80,7 @@ class BootstrapSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLoss(Settings):
-    NODE: ClassVar[str] = "TRAINING_LOSS"
+    NODE = "TRAINING_LOSS"
 
     # Every so many iterations, from before the first to after the last, the loss over all RoIs of
     # the training set is taken. 0: never.
