@@ -15,6 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
+from ..data.unpickling import REHEARSED
 from ..files import write_atomically
 from ..trust import UntrustedFile, trusted
 
@@ -112,13 +113,14 @@ def load_torch(file: str) -> Any:
 
     Raises:
         UntrustedFile: names the file and what it holds.
+        ValueError, ...: if it cannot be read.
     """
     if not trusted():
         _refuse_programs(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=not trusted())
     except pickle.UnpicklingError as e:
-        if trusted() or "invalid load key" in str(e):  # no pickle at all
+        if trusted():
             raise
         found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
         what = found[1] if found else "more than tensors and plain values"
@@ -126,10 +128,13 @@ def load_torch(file: str) -> Any:
 
 
 def _refuse_programs(file: str) -> None:
-    """What PyTorch before 2.6 runs in spite of ``weights_only``."""
+    """What PyTorch before 2.6 runs in spite of ``weights_only``; and what is none of its files."""
     with open(file, "rb") as opened:
-        is_zip = opened.read(4) == b"PK\x03\x04"  # as PyTorch finds out
+        begins = opened.read(4)
+    is_zip = begins == b"PK\x03\x04"  # as PyTorch finds out
     if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
         raise UntrustedFile(file, "holds a TorchScript, which is a program")
     if not is_zip and tarfile.is_tarfile(file):
         raise UntrustedFile(file, "is of PyTorch's old tar format, which may run code")
+    if not is_zip and not begins.startswith(b"\x80"):
+        raise ValueError(f"{file} is no file of PyTorch's")
