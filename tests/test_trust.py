@@ -13,8 +13,10 @@ from detectron2.config import get_cfg
 from models import ROOT, config
 
 import ohem_d2
+from ohem_d2.data.datasets import register_datasets
 from ohem_d2.tools import cli
 from ohem_d2.tools.load_model import default_cfg, find_config_file
+from ohem_d2.training.trainer import OHEMTrainer
 from ohem_d2.trust import UntrustedFile, merge_file, trusting
 
 QUICK = ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml"
@@ -129,6 +131,23 @@ def test_commands_run_nothing_unless_told(command, kind, run, capsys):
 
 
 # ---- train_net.py -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["TRAIN", "TEST"])
+def test_the_trainers_loaders_run_nothing_from_proposals(split, run):
+    cfg = config("fpn", *precomputed(run))
+    name = f"coco:{run}/data.json:{run}/images"
+    register_datasets([name])
+    cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"] = (
+        (name,),
+        (f"{run}/proposals.pkl",),
+    )
+    with pytest.raises(UntrustedFile, match="proposals.pkl holds posix.mkdir"):
+        if split == "TRAIN":
+            OHEMTrainer.build_train_loader(cfg)
+        else:
+            OHEMTrainer.build_test_loader(cfg, name)
+    assert not (run / "canary").exists()
 
 
 # Runs a command in a fork for each list of arguments, and so imports everything once.
