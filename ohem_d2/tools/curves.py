@@ -13,7 +13,7 @@ from ..monitor.drawing import BACKGROUND, FOREGROUND
 from .errors import InputError
 from .runs import read_metrics
 
-# The largest value that is drawn, beyond all that a model computes: Matplotlib fails on larger ones.
+# The largest value that is drawn. No model computes a larger one, and Matplotlib fails on some.
 _LARGEST = 1e38
 
 # iterations and values by name of the scalar
