@@ -28,6 +28,7 @@ from ohem_d2.tools.load_model import (
     add_classes_argument,
     add_import_argument,
     default_cfg,
+    find_config_file,
     merge,
 )
 from ohem_d2.training.checkpoint import Checkpointer
@@ -40,6 +41,8 @@ from ohem_d2.trust import add_trust_argument, trusting
 def configuration(args: argparse.Namespace) -> CfgNode:
     """As the command line has it."""
     cfg = merge(default_cfg(args.modules), args.config_file, args.opts)
+    if args.config_file:  # The log has what is in it.
+        args.config_file = find_config_file(args.config_file)
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
         cfg.DATASETS.TEST = tuple(args.test_data or ())

@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def shortly(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def must_be_file(path: str | os.PathLike, what: str) -> None:
+def must_be_file(path: str | Path, what: str) -> None:
     """
     Raises:
         FileNotFoundError, InputError: if there is no such file, or it is another thing, as a pipe,

@@ -83,8 +83,8 @@ def _split(name: str) -> list[str]:
 
 
 def _coco_classes(json_file: str, image_folder: str) -> list[str]:
-    must_exist(image_folder, "the folder of images")
     data = read_coco(json_file)
+    must_exist(image_folder, "the folder of images")
     check_coco(json_file, data)
     # Detectron2 numbers the classes in the order of their category ids.
     classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]

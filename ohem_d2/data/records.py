@@ -59,7 +59,8 @@ def records_of(cfg: CfgNode, name: str) -> list[dict]:
     """
     must_be_registered(name)
     proposals = proposal_file(cfg, name)
-    with naming(f"Data set {described(name)}"):
+    what = f"Data set {described(name)}{f' with proposals of {proposals}' if proposals else ''}"
+    with naming(what, only_data=bool(proposals)):
         return get_detection_dataset_dicts(
             [name],
             filter_empty=False,

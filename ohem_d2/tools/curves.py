@@ -13,7 +13,7 @@ from ..monitor.drawing import BACKGROUND, FOREGROUND
 from .errors import InputError
 from .runs import read_metrics
 
-# The largest value that is drawn, beyond all that a model computes: Matplotlib fails above.
+# The largest value that is drawn. No model computes a larger one, and Matplotlib fails on some.
 _LARGEST = 1e38
 
 # iterations and values by name of the scalar
@@ -36,9 +36,15 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Of the metrics.json in a run's folder; and the number of lines that are no record, as the last
-    one of a run that was killed while it wrote. Where a resumed run repeats iterations, the later
-    values count. Raises InputError if there is no such file, or no record in it.
+    Of the metrics.json in a run's folder. Where a resumed run repeats iterations, the later values
+    count.
+
+    Returns:
+        the series, and the number of lines that are no record, as the last one of a run that was
+        killed while it wrote.
+
+    Raises:
+        InputError: if there is no such file, or no record in it.
     """
     file = run / "metrics.json"
     if not file.is_file():

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ..errors import InputError, message, naming
+from ..errors import InputError, message, naming  # noqa: F401  for the other tools
 from ..files import write_atomically
-
-__all__ = ["InputError", "message", "naming", "told", "write_output"]
 
 
 @contextlib.contextmanager

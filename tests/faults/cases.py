@@ -3,11 +3,13 @@ Wrong input and what is said of it, as a table. A line of it is a test; whoever 
 adds one.
 """
 
+import pickle
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from inputs import (
     INF,
     NAN,
@@ -33,6 +35,8 @@ from inputs import (
     of_test,
     one_more,
     pipe_at,
+    proposals,
+    registered,
     remove,
     replace,
     rows,
@@ -313,6 +317,8 @@ cases(
     },
     status=0,
 )
+PROPOSALS = [w for s in ("TRAIN", "TEST") for w in (f"DATASETS.PROPOSAL_FILES_{s}", "('p.pkl',)")]
+TWO = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
 TORN = "images/b.jpg: .*(?i:truncated)"
 cases(
     "image:",
@@ -336,6 +342,43 @@ cases(
             of_test(named("n", write("images/n", "x"))),
         ),
         "of a test": ("images/n: ", of_test(named("n", write("images/n", "x"))), "--eval-only"),
+    },
+)
+cases(
+    "proposals:",
+    (*TRAIN, "MODEL.LOAD_PROPOSALS", "True", *PROPOSALS),
+    {
+        "none": ("p.pkl does not exist; it should be the proposals for coco:train", nothing),
+        "text": ("p.pkl: ", write("p.pkl", "text")),
+        "a pipe": ("p.pkl is no file", pipe_at("p.pkl")),
+        "a list": ("p.pkl: ", write("p.pkl", pickle.dumps([1, 2]))),
+        "of other images": ("p.pkl: key '1' is missing", proposals(ids=[7, 8, 9])),
+        "without ids": ("p.pkl: ", proposals(ids=None)),
+        "lists": ("p.pkl: ", proposals(objectness_logits=[[0], [0], [0]])),
+        "not finite": (
+            "3 images with proposals",
+            proposals(boxes=[np.float32([[0, 0, NAN, 9]])] * 3),
+        ),
+        "of 3 numbers": ("3 images with proposals", proposals(boxes=[np.float32([[0, 0, 9]])] * 3)),
+    },
+)
+cases(
+    "registered:",
+    (*BASE, "--import", "my_data", "--train-data", "mine", "--test-data", "mine"),
+    {
+        "more classes": (
+            "1 annotations whose category_id is no whole number from 0 to 0, .* images/b.jpg: 1",
+            registered(each(data(categories=TWO), annotation(category_id=2))),
+        ),
+        "no file": ("train.json does not exist", registered(remove("train.json"))),
+        "no JSON": ("train.json is not in COCO format", registered(write("train.json", "{"))),
+        "bbox of 3": ("mine .train.json.: .*images/b.jpg", registered(box(1, 2, 3))),
+        "no bbox": (
+            "train.json is not in COCO format: .* of b.jpg",
+            registered(annotation(bbox=None)),
+        ),
+        "all outside": ("mine .train.json.: no object", registered(all_boxes(99, 99, 5, 5))),
+        "torn": (TORN, registered(cut("images/b.jpg", 500))),
     },
 )
 XML, LIST = "voc/Annotations/b.xml", "voc/ImageSets/Main/train.txt"
