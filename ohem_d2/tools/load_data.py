@@ -1,6 +1,5 @@
 """Images with ground truth, from what a command line names."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from ..data.crowds import CrowdDatasetMapper
 from ..data.datasets import check_class_names, must_exist, register_datasets
 from ..data.records import check_records, described, records_of
 from ..data.voc import read_voc
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .errors import InputError, naming
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:

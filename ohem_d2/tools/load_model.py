@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import itertools
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -20,13 +19,11 @@ from torch import nn
 from ..config import add_ohem_config
 from ..data.checks import must_be_file
 from ..heads.mixin import OHEMMixin
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from ..training.accumulation import add_accumulation_config
 from ..training.checkpoint import Checkpointer
 from ..trust import add_trust_argument, merge_file
 from .errors import InputError, naming
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",

@@ -2,13 +2,12 @@
 
 import argparse
 import itertools
-import logging
 from pathlib import Path
 from typing import IO
 
 from detectron2.utils import comm
 
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 
 try:
     import fcntl
@@ -92,4 +91,4 @@ def _lock(file: IO, folder: Path) -> None:
             "OUTPUT_DIR"
         ) from e
     except OSError as e:  # some file systems of a network have no locks
-        logging.getLogger(LOGGER_NAME).warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")
+        logger.warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")

@@ -14,15 +14,13 @@ from ..data.crowds import CrowdDatasetMapper
 from ..data.records import training_records
 from ..data.unpickling import with_rehearsed_proposals
 from ..errors import InputError
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from . import folder
 from .accumulation import accumulating
 from .batches import ResumableLoader
 from .checkpoint import Checkpointer
 from .hooks import AsIfNeverInterrupted, EndOnSigterm
 from .launching import SIGTERM_STATUS
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 class OHEMTrainer(DefaultTrainer):
