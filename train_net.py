@@ -16,9 +16,8 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 import argparse
 import logging
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
@@ -32,7 +31,11 @@ from ohem_d2.tools.load_model import (
     find_config_file,
     merge,
 )
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import add_trust_argument, trusting
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:
@@ -60,6 +63,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     notes = check_data(cfg, training)
     check_output(cfg.OUTPUT_DIR)
+    if training:
+        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
     with naming("OUTPUT_DIR"):
         default_setup(cfg, args)
     logger = logging.getLogger("detectron2.ohem_d2")
@@ -76,7 +81,7 @@ def main(args: argparse.Namespace) -> dict:
     if args.eval_only:
         with naming("The model cannot be built", bugs=(TypeError, IndexError)):
             model = OHEMTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
         with naming(f"{weights} cannot be loaded", only_data=True):
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = OHEMTrainer.test(cfg, model)
@@ -90,6 +95,12 @@ def main(args: argparse.Namespace) -> dict:
     return trainer.train()
 
 
+def run(args: argparse.Namespace) -> dict:
+    """Of each process."""
+    with trusting(args.trust):
+        return main(args)
+
+
 if __name__ == "__main__":
     parser = default_argument_parser()
     for flag in ("--train-data", "--test-data"):
@@ -101,15 +112,18 @@ if __name__ == "__main__":
         )
     add_classes_argument(parser)
     add_import_argument(parser)
+    add_trust_argument(parser)
+    add_overwrite_argument(parser)
     whole = "check the configuration, all annotations and all images, and do nothing else"
     parser.add_argument("--check", action="store_true", help=whole)
     arguments = parser.parse_args()
     with told("train_net.py"):
         if arguments.check:
-            check_whole(configuration(arguments), arguments.classes)
+            with trusting(arguments.trust):
+                check_whole(configuration(arguments), arguments.classes)
         else:
             launch(
-                main,
+                run,
                 arguments.num_gpus,
                 num_machines=arguments.num_machines,
                 machine_rank=arguments.machine_rank,

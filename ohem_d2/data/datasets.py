@@ -9,7 +9,7 @@ Such names go wherever Detectron2 takes the name of a data set, once they have b
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -18,6 +18,9 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 from ..errors import InputError
 from .coco import check_coco, read_coco
 from .voc import read_voc
+
+# What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
 
@@ -38,6 +41,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     Raises:
         FileNotFoundError, ValueError: names the file or data set and what is expected.
     """
+    check_class_names(classes, "the classes that were given")
     if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
         raise InputError(f"--classes has {twice[0]!r} more than once")
     own = [name for name in names if name.startswith(("coco:", "voc:"))]
@@ -84,10 +88,7 @@ def _coco_classes(json_file: str, image_folder: str) -> list[str]:
     check_coco(json_file, data)
     # Detectron2 numbers the classes in the order of their category ids.
     classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
-    for name in classes:
-        # JSON can have half of a surrogate pair, which can be neither printed nor written.
-        if not isinstance(name, str) or re.search(r"[\ud800-\udfff]", name):
-            raise ValueError(f"{json_file}: the name of a category is {name!r}; it should be text")
+    check_class_names(classes, json_file)
     return classes
 
 
@@ -103,7 +104,22 @@ def must_be_registered(name: str) -> None:
 def _voc_classes(folder: str) -> set[str]:
     folder = Path(folder) / "Annotations"
     must_exist(folder, "the folder of annotations in Pascal VOC format")
-    return {found.name for file in folder.glob("*.xml") for found in read_voc(file, strict=True)}
+    names = set()
+    for file in folder.glob("*.xml"):
+        found = {found.name for found in read_voc(file, strict=True)}
+        check_class_names(found, file)
+        names |= found
+    return names
+
+
+def check_class_names(names: Iterable[object], where: str | Path) -> None:
+    """
+    Raises:
+        ValueError: names a class whose name is no text, or cannot be shown without harm.
+    """
+    for name in names:
+        if not isinstance(name, str) or _UNPRINTABLE.search(name):
+            raise ValueError(f"{where}: a class is called {name!r}; it should be printable text")
 
 
 def _check_voc_split(folder: str, split: str) -> None:

@@ -14,6 +14,7 @@ from detectron2.data.detection_utils import check_metadata_consistency
 from ..errors import InputError, naming
 from .checks import Fault, Needs, must_be_file, record_faults
 from .datasets import must_be_registered
+from .unpickling import rehearsed
 
 
 def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
@@ -61,7 +62,9 @@ def records_of(cfg: CfgNode, name: str) -> list[dict]:
     what = f"Data set {described(name)}{f' with proposals of {proposals}' if proposals else ''}"
     with naming(what, only_data=bool(proposals)):
         return get_detection_dataset_dicts(
-            [name], filter_empty=False, proposal_files=[proposals] if proposals else None
+            [name],
+            filter_empty=False,
+            proposal_files=rehearsed([proposals]) if proposals else None,
         )
 
 

@@ -1,18 +1,14 @@
 """
 Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors.
 
-Shape shorthand in this module:
-
-    R: number of candidate RoIs, over all images
-    N: number of images
-    U: number of units that have a budget of their own: N, or 1 if the batch shares one
+Shape shorthand: R candidate RoIs over all N images, U units with a budget of their own: N, or 1 if
+the batch shares one.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.profiler import record_function
 from torchvision.ops import box_iou, nms
 
 BatchedNMS = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -54,63 +50,15 @@ def select_hard_examples(
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
     candidates = torch.nonzero(gt_classes >= 0).squeeze(1)
-    _, hard = hardest(
+    survivors = nms_by_loss(
         losses[candidates],
         boxes[candidates],
         gt_classes[candidates],
         torch.zeros_like(candidates),
-        num_samples=num_samples,
         nms_thresh=nms_thresh,
         nms_scope=nms_scope,
     )
-    return candidates[hard]
-
-
-def hardest(
-    losses: torch.Tensor,
-    boxes: torch.Tensor,
-    gt_classes: torch.Tensor,
-    image_index: torch.Tensor,
-    *,
-    num_samples: int,
-    num_images: int = 1,
-    num_classes: int = 0,
-    nms_thresh: float,
-    nms_scope: str,
-    budget: str = "image",
-    max_fg_fraction: float = 1.0,
-    batched_nms: BatchedNMS | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The hard examples of all images (paper Sec. 4.2), see :func:`nms_by_loss` and
-    :func:`cut_to_budget`.
-
-    Args:
-        num_classes: K; classes below are foreground. Only MAX_FG_FRACTION asks for it.
-
-    Returns:
-        int64, into the R RoIs, hardest first: the survivors of the NMS, and those that are chosen.
-    """
-    with record_function("ohem/nms"):
-        survivors = nms_by_loss(
-            losses,
-            boxes,
-            gt_classes,
-            image_index,
-            nms_thresh=nms_thresh,
-            nms_scope=nms_scope,
-            batched_nms=batched_nms,
-        )
-    with record_function("ohem/cut"):
-        kept = cut_to_budget(
-            gt_classes[survivors] < num_classes,
-            image_index[survivors],
-            num_images,
-            num_samples,
-            budget=budget,
-            max_fg_fraction=max_fg_fraction,
-        )
-        return survivors, survivors[kept]
+    return candidates[survivors[:num_samples]]
 
 
 def order_by_loss(losses: torch.Tensor) -> torch.Tensor:
@@ -118,8 +66,7 @@ def order_by_loss(losses: torch.Tensor) -> torch.Tensor:
     Indices that sort ``losses`` (R,) from high to low. NaN and infinity of either sign come
     first; ties keep their order, so that the result is the same on every device.
     """
-    hardest = losses.new_full((), float("inf"))
-    ranked = torch.where(torch.isfinite(losses), losses, hardest)
+    ranked = torch.where(torch.isfinite(losses), losses, float("inf"))
     return torch.sort(ranked, descending=True, stable=True).indices
 
 
@@ -155,8 +102,10 @@ def nms_by_loss(
     group = _groups(gt_classes, image_index, nms_scope)
     # The ranks serve as scores: they have no ties and no NaN.
     rank = torch.arange(len(order), device=order.device, dtype=torch.float64)
-    batched_nms = batched_nms or _batched_nms
-    return order[batched_nms(boxes[order], -rank, group[order], nms_thresh)]
+    boxes, group = boxes[order], group[order]
+    if batched_nms is None:
+        return order[nms(_in_places_of_their_own(boxes, group), -rank, nms_thresh)]
+    return order[batched_nms(boxes, -rank, group, nms_thresh)]
 
 
 def suppressors(
@@ -169,22 +118,15 @@ def suppressors(
     nms_scope: str,
 ) -> torch.Tensor:
     """
-    Who suppresses whom in :func:`nms_by_loss`, to explain a choice: it takes memory for S x R
-    numbers, S being the number of survivors.
-
-    Args:
-        see :func:`nms_by_loss`.
-
-    Returns:
-        int64 of shape (R,): the index of the RoI that suppresses each, which is the hardest
-        survivor that overlaps it by more than the threshold; -1 for the survivors.
+    Who suppresses each RoI in :func:`nms_by_loss`, to explain a choice: int64 of shape (R,), the
+    index of the hardest survivor that overlaps it by more than the threshold; -1 for the survivors.
+    It takes memory for S x R numbers, S being the number of survivors.
     """
     survivors = nms_by_loss(
         losses, boxes, gt_classes, image_index, nms_thresh=nms_thresh, nms_scope=nms_scope
     )
-    culprits = torch.full_like(image_index, -1)
-    if len(survivors) == len(culprits):
-        return culprits
+    if len(survivors) == len(losses):
+        return torch.full_like(image_index, -1)
     shifted = _in_places_of_their_own(boxes, _groups(gt_classes, image_index, nms_scope))
     overlaps = box_iou(shifted[survivors], shifted) > nms_thresh
     # argmax finds the first, thus the hardest.
@@ -198,12 +140,6 @@ def _groups(gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str)
     if nms_scope == "class":
         return image_index * (gt_classes.max() + 1) + gt_classes
     return image_index
-
-
-def _batched_nms(
-    boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
-) -> torch.Tensor:
-    return nms(_in_places_of_their_own(boxes, group), scores, nms_thresh)
 
 
 def _in_places_of_their_own(boxes: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
@@ -265,13 +201,9 @@ def split_by_image(
     indices: torch.Tensor, image_index: torch.Tensor, sizes: Sequence[int]
 ) -> list[torch.Tensor]:
     """
-    Args:
-        indices: int64, into the R RoIs of all images together.
-        image_index: int64 of shape (R,), see :func:`image_of_each`.
-        sizes: how many RoIs each image has.
-
-    Returns:
-        for each image its part of ``indices``, in their order, as indices into the image's RoIs.
+    From int64 indices into the R RoIs of all images together to each image's part of them, in their
+    order, as indices into the image's RoIs. For ``image_index`` and ``sizes`` see
+    :func:`image_of_each`.
     """
     image_index = image_index[indices]
     order = torch.sort(image_index, stable=True).indices
@@ -288,5 +220,5 @@ def _one_hot(index: torch.Tensor, num: int) -> torch.Tensor:
 
 def _rank_within(unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
     """For RoIs of a ``kind`` in their order: how many of the same unit come before each, (R,)."""
-    count = (unit * kind[:, None]).cumsum(dim=0)  # (R, U)
+    count = (unit * kind[:, None]).cumsum(dim=0)
     return count.gather(1, image_index[:, None]).squeeze(1) - 1

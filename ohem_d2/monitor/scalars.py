@@ -1,6 +1,4 @@
-"""
-What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong.
-"""
+"""What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong."""
 
 import logging
 
@@ -58,10 +56,8 @@ class MiningEvents:
 
     def log(self, record: Record, stage: int = 0, prefix: str = "") -> None:
         """
-        Args:
-            record: of a selection.
-            stage: of a cascade, as Detectron2 counts the RoIs of each.
-            prefix: of our scalars' names.
+        Of a selection at a stage of a cascade, as Detectron2 counts the RoIs of each. Our scalars'
+        names begin with the prefix.
         """
         losses, ranking, chosen = record.losses, record.ranking, record.chosen
         num_images = len(record.rois)

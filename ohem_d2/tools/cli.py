@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from detectron2.utils.logger import setup_logger
 
+from ..trust import trusting
 from .errors import told
 
 COMMANDS = {
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
-    with told(parser.prog):
+    with told(parser.prog), trusting(getattr(args, "trust", False)):
         command.run(args)
 
 

@@ -1,6 +1,5 @@
 """Images with ground truth, from what a command line names."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,13 +10,11 @@ from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
 from ..data.crowds import CrowdDatasetMapper
-from ..data.datasets import must_exist, register_datasets
+from ..data.datasets import check_class_names, must_exist, register_datasets
 from ..data.records import check_records, described, records_of
 from ..data.voc import read_voc
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .errors import InputError, naming
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
@@ -109,6 +106,8 @@ def spread(records: Sequence[dict], num: int) -> list[dict]:
 
 
 def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> None:
+    with naming():
+        check_class_names(classes or (), name)
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(

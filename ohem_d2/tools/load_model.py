@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import itertools
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.roi_heads import RROIHeads
@@ -21,11 +19,11 @@ from torch import nn
 from ..config import add_ohem_config
 from ..data.checks import must_be_file
 from ..heads.mixin import OHEMMixin
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from ..training.accumulation import add_accumulation_config
+from ..training.checkpoint import Checkpointer
+from ..trust import add_trust_argument, merge_file
 from .errors import InputError, naming
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",
@@ -47,6 +45,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
     add("--config-file", required=config_required, metavar="FILE", help=files)
     add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     add_import_argument(parser)
+    add_trust_argument(parser)
     add_classes_argument(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
 
@@ -181,7 +180,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
         )
     try:
-        cfg.merge_from_file(path)
+        merge_file(cfg, path)
     except KeyError as e:
         raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
     except (AttributeError, TypeError) as e:
@@ -239,7 +238,7 @@ def heads_that_mine(name: str) -> str:
     return name
 
 
-class _Checkpointer(DetectionCheckpointer):
+class _Checkpointer(Checkpointer):
     """Remembers which parameters a checkpoint left as they were initialized."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

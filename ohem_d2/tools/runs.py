@@ -34,7 +34,7 @@ import statistics
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
@@ -78,6 +78,7 @@ def run_all(
     output: Path,
     devices: Sequence[str],
     threads: int | None = None,
+    without: Container[tuple[str, int]] = (),
 ) -> list[Path]:
     """
     Do what is missing, and print what is begun.
@@ -85,12 +86,14 @@ def run_all(
     Args:
         devices: each has one run at a time; one that is named twice, as ``cpu cpu``, has two.
         threads: of PyTorch in each process; None leaves that to it.
+        without: names of variants, each with a seed, that are not run.
 
     Returns:
         of the runs that failed, where to look: their ``output.txt``, or the folder that is of
         other settings. All others are finished, but for those that no device was left for.
     """
-    todo = deque((variant, seed) for seed in seeds for variant in variants)
+    everything = [(variant, seed) for seed in seeds for variant in variants]
+    todo = deque((v, seed) for v, seed in everything if (v.name, seed) not in without)
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     failed, processes = [], []
 

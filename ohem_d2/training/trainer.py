@@ -4,28 +4,31 @@ import logging
 import os
 from typing import Any
 
-from detectron2.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.engine import DefaultTrainer, TrainerBase
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
 
 from ..data.crowds import CrowdDatasetMapper
 from ..data.records import training_records
+from ..data.unpickling import with_rehearsed_proposals
 from ..errors import InputError
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
+from . import folder
 from .accumulation import accumulating
-
-logger = logging.getLogger(LOGGER_NAME)
+from .batches import ResumableLoader
+from .checkpoint import Checkpointer
+from .hooks import AsIfNeverInterrupted, EndOnSigterm
+from .launching import SIGTERM_STATUS
 
 
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, and evaluates as the data set's metadata say.
+    batches, evaluates as the data set's metadata say, and can be interrupted, as docs/safety.md
+    has it. Weights and proposals run no code when they are read, unless they are trusted
+    (:mod:`ohem_d2.trust`).
     """
 
     def __init__(self, cfg: Any):
@@ -52,20 +55,40 @@ class OHEMTrainer(DefaultTrainer):
             raise InputError(
                 f"{e} Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
             ) from e
+        except SystemExit as e:
+            if e.code == SIGTERM_STATUS:
+                comm.synchronize()  # The end of one process ends the others, who may still write.
+            raise
         finally:
             log.removeFilter(_in_one_line)
+            folder.release(self.cfg.OUTPUT_DIR)
 
     @classmethod
-    def build_train_loader(cls, cfg: Any) -> Any:
+    def build_train_loader(cls, cfg: Any) -> ResumableLoader:
         records, left_out = training_records(cfg)
         for what in left_out:
             logger.warning(what)
-        mapper = CrowdDatasetMapper(cfg, is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+        return ResumableLoader(cfg, CrowdDatasetMapper(cfg, is_train=True), records)
+
+    def build_hooks(self) -> list[HookBase]:
+        # In the place of Detectron2's, before its hooks take that
+        parts = self.checkpointer.checkpointables
+        self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
+        hooks = super().build_hooks()
+        # After all that a checkpoint needs, and before what takes long
+        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks.insert(place, EndOnSigterm())
+        return [AsIfNeverInterrupted(self.cfg), *hooks]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """See the parent. Takes the folder as :func:`ohem_d2.training.folder.claim` does."""
+        folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
+        super().resume_or_load(resume)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
         mapper = CrowdDatasetMapper(cfg, is_train=False)
+        cfg = with_rehearsed_proposals(cfg)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod

@@ -89,7 +89,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         with pytest.raises(ValueError, match="broken.json is not in COCO format"):
             register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
     for name, shown in ((5, "5"), (None, "None"), ("\ud800", "'.ud800'")):
-        with pytest.raises(ValueError, match=f"named.json: .* category is {shown}; it should be"):
+        with pytest.raises(ValueError, match=f"named.json: a class is called {shown}; it sh"):
             register_datasets([write_coco(tmp_path, "named", ("cat", name))])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
@@ -125,3 +125,20 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "Annotations/000001.xml").unlink()
     with pytest.raises(FileNotFoundError, match="000001.xml does not exist"):
         register_datasets([voc])
+
+
+@pytest.mark.parametrize("name", ["\x1b[31ma", "a\n", "a\rb", "\x9bcat", "\u202ecat", "a\u2028b"])
+def test_names_of_classes_that_a_terminal_would_obey(name, tmp_path):
+    with pytest.raises(ValueError, match="train.json: a class is called ") as error:
+        register_datasets([write_coco(tmp_path, classes=("dog", name))])
+    assert repr(name) in str(error.value) and str(error.value).isprintable()
+    if name[0] != "\x1b":  # which XML cannot have
+        with pytest.raises(ValueError, match=r"000001.xml: a class is called .*; it should be"):
+            register_datasets([write_voc(tmp_path, names=["dog", name.replace("\r", "&#13;")])])
+    with pytest.raises(ValueError, match="that were given: a class is called "):
+        register_datasets([write_voc(tmp_path)], ["dog", name])
+
+
+def test_names_of_classes_in_any_script(tmp_path):
+    names = ["大型\u3000トラック", "می\u200cشود", "👩\u200d🚒", "café", "traffic light"]
+    assert register_datasets([write_coco(tmp_path, classes=names)]) == names

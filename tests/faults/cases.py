@@ -254,7 +254,7 @@ cases(
         "image ids of two kinds": (FORMAT + ".*ids of images .* such as 'b'", image(id="b")),
         "image id a list": (FORMAT + ".*ids of images that are no whole numbers", image(id=[2])),
         "category without a name": (FORMAT + ".*categories without 'name'", category(name=None)),
-        "category name 5": ("train.json: the name of a category is 5", category(name=5)),
+        "category name 5": ("train.json: a class is called 5", category(name=5)),
         "image without a name": (FORMAT + ".*images without 'file_name'", image(file_name=None)),
         "image name 7": (FORMAT + ".*file_name.* 7 of image 2", image(file_name=7)),
         "image without a width": (FORMAT + ".*images without 'width'", image(width=None)),

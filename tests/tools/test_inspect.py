@@ -15,7 +15,7 @@ import pytest
 import reference
 import torch
 from detectron2.config import LazyConfig
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from models import config, detector
 
@@ -589,3 +589,16 @@ def test_a_bug_in_a_constructor_keeps_its_traceback_and_what_our_checks_say_does
         naming("A model", (TypeError,)),
     ):
         raise CannotMine("is told in a line")
+
+
+def test_names_of_strangers_are_shown_harmlessly(run, tiles, photograph, tmp_path):
+    (tmp_path / "c.yaml").write_text('MODEL: {"\\e[31mKEY": 1}')
+    DatasetCatalog.register("hostile", lambda: [photograph])
+    MetadataCatalog.get("hostile").thing_classes = ["\x1b[2Jtree"]
+    try:
+        for given in (("--config-file", tmp_path / "c.yaml"), ("--dataset", "hostile")):
+            with pytest.raises(SystemExit, match=r"\\x1b") as end:
+                inspect(arguments(run, "--dataset", tiles, *given))
+            assert str(end.value).isprintable()
+    finally:
+        DatasetCatalog.remove("hostile")

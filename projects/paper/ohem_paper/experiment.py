@@ -58,10 +58,9 @@ def import_networks(cfg: CfgNode) -> None:
 
 def check_files(cfg: CfgNode) -> None:
     """
-    Raises, before hours are spent:
-        FileNotFoundError, ValueError: for weights or proposals that are missing, proposals that do
-            not fit the data, and data sets that differ in their classes.
-        RuntimeError: for a GPU that there is not.
+    Raises, before hours are spent, FileNotFoundError or ValueError for weights or proposals that
+    are missing, proposals that do not fit the data, and data sets that differ in their classes, and
+    RuntimeError for a GPU that there is not.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(

@@ -1,0 +1,150 @@
+"""
+Where OHEM helps: variants of the sampler on several data sets, over seeds. ::
+
+    make evidence ARGS="--data boards=FOLDER plates=FOLDER trees"
+    PYTHONPATH=. python projects/evidence/evidence.py --data boards=FOLDER --tables main \\
+        --seeds 1 2 3 4 5 --devices cpu cpu --threads 1
+
+Every run is a process of its own. Finished runs are kept in the output folder, and one that was
+killed goes on from its last checkpoint: the same command again goes on where it was. Runs that
+``--record`` has are not repeated. ``--show`` prints the tables of what is there, and runs nothing.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from scipy import stats
+
+from ohem_d2.files import write_atomically
+from ohem_d2.tools import runs
+from projects.evidence import run
+from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
+from projects.tree_crowns import prepare_data
+
+ROOT = prepare_data.ROOT
+QUICK = "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0"
+QUICK += " MODEL.ROI_HEADS.OHEM.WARMUP_ITERS 0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare samplers; see the file's head.")
+    add, device = parser.add_argument, "cuda" if torch.cuda.is_available() else "cpu"
+    add("--data", nargs="+", default=["trees"], metavar="NAME=FOLDER", help=f"{', '.join(DATA)}")
+    add("--tables", nargs="+", default=list(TABLES), choices=TABLES)
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    add("--devices", nargs="+", default=[device], help="cuda:0 cuda:1, cpu cpu")
+    add("--threads", type=int, help="of each process")
+    add("--output", type=Path, default=ROOT / "output/evidence")
+    add("--record", type=Path, default=ROOT / "docs/evidence.json", help="of all finished runs")
+    add("--show", action="store_true", help="print tables; run nothing")
+    add("--quick", action="store_true", help="two iterations: does everything run?")
+    args = parser.parse_args()
+    data = dict(map(data_of, args.data))
+    if "trees" in data and not args.show:
+        prepare_data.prepare(prepare_data.DATA)  # now, so that no two runs do
+    extra = QUICK if args.quick else ""
+    variants = {
+        (table, name): [variant_of(name, fields, *item, extra) for item in TABLES[table].items()]
+        for table in args.tables
+        for name, fields in data.items()
+    }
+    records, failed = read(args.record), []
+    if not args.show:
+        # once, in however many tables it is
+        everything = list(
+            {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
+        )
+        recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
+        how = args.devices, args.threads, recorded
+        failed = runs.run_all(everything, args.seeds, args.output, *how)
+        for v in everything:
+            new = runs.results_of(v, args.seeds, args.output)
+            records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
+        write(args.record, records)
+    for (table, name), compared in variants.items():
+        print(f"\n{table}, {name}\n")
+        print("\n".join(table_of([of_variant(records, v) for v in compared])))
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
+
+
+def data_of(text: str) -> tuple[str, Data]:
+    """From NAME=FOLDER, or NAME where the folder is known."""
+    name, _, folder = text.partition("=")
+    if name not in DATA or not (folder or DATA[name].folder):
+        raise SystemExit(f"--data {text}; allowed: {', '.join(f'{n}=FOLDER' for n in DATA)}")
+    return name, dataclasses.replace(DATA[name], folder=folder or DATA[name].folder)
+
+
+def variant_of(name: str, data: Data, variant: str, setup: Setup, extra: str) -> runs.Variant:
+    """
+    Its settings are the recipe and what the variant adds. Of the code that it ran with, a record
+    has the commit.
+    """
+    overrides = f"{setup.overrides} {extra}".split()
+    others = {"missing": setup.missing, "with_negatives": setup.with_negatives}
+    others = {key: value for key, value in others.items() if value}
+    recipe = CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
+    settings = runs.fingerprint(
+        json.dumps(recipe, sort_keys=True), *overrides, *map(str, others.items())
+    )
+
+    def command(seed: int, device: str, folder: Path) -> list[str]:
+        given = {"data": name, "variant": variant, "overrides": overrides, "settings": settings}
+        given |= {"seed": seed, "device": device, "folder": str(folder)}
+        given |= {"files": dataclasses.asdict(data), "others": others}
+        return [sys.executable, "-W", "ignore", run.__file__, json.dumps(given)]
+
+    return runs.Variant(f"{name}/{variant.replace(' ', '-')}-{settings[:8]}", settings, command)
+
+
+def read(path: Path) -> list[dict]:
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def write(path: Path, records: Iterable[dict]) -> None:
+    """One line a record, in an order of their own, so that a change shows what is new."""
+    ordered = sorted(records, key=lambda r: (r["data"], r["variant"], r["settings"], r["seed"]))
+    write_atomically(path, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
+
+
+def of_variant(records: Iterable[dict], variant: runs.Variant) -> dict[int, dict]:
+    """By seed."""
+    return {r["seed"]: r for r in records if r["settings"] == variant.settings}
+
+
+def table_of(compared: Sequence[dict[int, dict]]) -> list[str]:
+    """Of variants, the first of which is what the others are compared with; each by seed."""
+    there = set().union(*(r for of_one in compared for r in of_one.values()))
+    keys = [k for k in (*run.METRICS, "false_alarms", "seconds") if k in there]
+    rows = []
+    for records in filter(None, compared):
+        first = next(iter(records.values()))
+        cells = [runs.mean_and_spread([r[key] for r in records.values()], 2) for key in keys]
+        rows.append([first["variant"], str(len(records)), *cells, difference(records, compared[0])])
+    header = ["variant", "seeds", *keys, "AP beyond the first row, 95 %"]
+    return runs.markdown_table(header, rows)
+
+
+def difference(records: dict[int, dict], baseline: dict[int, dict]) -> str:
+    """
+    Of AP, over the seeds that both have: the mean, and the interval that Student's t gives for
+    paired samples.
+    """
+    pairs = [r["AP"] - baseline[seed]["AP"] for seed, r in records.items() if seed in baseline]
+    if records is baseline or len(pairs) < 2:
+        return ""
+    low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
+    return f"{statistics.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+if __name__ == "__main__":
+    main()

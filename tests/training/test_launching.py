@@ -1,0 +1,88 @@
+"""Runs of two processes, whose parent is interrupted, killed or ended."""
+
+import functools
+import inspect
+import os
+import signal
+import time
+
+import interrupted
+import pytest
+import torch
+from detectron2.engine import launch as detectron2_launch
+from interrupted import ended, wait_until
+
+from ohem_d2.training.launching import launch
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available()
+    or "GLOO" not in inspect.getsource(inspect.getmodule(detectron2_launch)),
+    reason="this version of Detectron2 launches several processes only on GPUs",
+)
+
+
+def wait(folder):
+    """Each process, for ever, out of reach of Python: the first waits for the other one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it is in processes that are not forked
+    (folder / str(os.getpid())).touch()
+    if torch.distributed.get_rank() == 0:
+        torch.distributed.barrier()
+    time.sleep(1000)
+
+
+def fail(folder):
+    raise SystemExit(3 if torch.distributed.get_rank() else "said why")
+
+
+def parent(main, folder):
+    # Its processes have imported what they need, as this one has.
+    processes = torch.multiprocessing
+    processes.start_processes = functools.partial(processes.start_processes, start_method="fork")
+    launch(main, 2, dist_url="auto", args=(folder,))
+
+
+def started(main, folder):
+    process = interrupted.SERVER.Process(target=parent, args=(main, folder))
+    process.start()
+    return process
+
+
+def alive(pids):
+    def running(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                return file.read().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    return [pid for pid in pids if running(pid)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_children_end_with_the_parent(tmp_path, number):
+    process = started(wait, tmp_path)
+    wait_until(lambda: len(os.listdir(tmp_path)) == 2, [process])
+    pids = list(map(int, os.listdir(tmp_path)))
+    assert alive(pids) == pids
+    time.sleep(0.3)
+    os.kill(process.pid, number)
+    (status,) = ended([process], 20)
+    expected = {signal.SIGINT: (1,), signal.SIGTERM: (143,), signal.SIGKILL: (-9, 255)}
+    assert status in expected[number]
+    wait_until(lambda: not alive(pids), seconds=10)
+
+
+def test_the_status_of_a_child_without_a_traceback(tmp_path, capfd):
+    process = started(fail, tmp_path)
+    assert ended([process])[0] in (1, 3)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def sizes(folder):
+    (folder / str(os.getpid())).touch()
+
+
+def test_one_process_is_this_one(tmp_path):
+    launch(sizes, 0, args=(tmp_path,))
+    assert os.listdir(tmp_path) == [str(os.getpid())]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
