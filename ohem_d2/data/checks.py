@@ -195,7 +195,12 @@ def _file_faults(records: Sequence[dict]) -> list[Fault]:
                 files = {entry.name for entry in entries if entry.is_file()}
         except OSError:
             files = set()
-        missing += [name for name in names if os.path.basename(name) not in files]
+        missing += [
+            name
+            for name in names
+            # A file system may take other letters for the same.
+            if os.path.basename(name) not in files and not os.path.isfile(name)
+        ]
     return faults_if_any("images that are not there, or are no files", missing)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from ..data.checks import (
     Fault,
@@ -50,7 +51,10 @@ _KEYS = {
     "OUTPUT_DIR": (lambda v: v != "", "the name of a folder"),
     "SEED": (lambda v: v < 2**32, f"a whole number below {2**32}"),
     "DATALOADER.NUM_WORKERS": _whole(0),
-    "INPUT.FORMAT": _among("BGR", "RGB", "L", "YUV-BT.601"),
+    "INPUT.FORMAT": (
+        lambda v: v in ("BGR", "YUV-BT.601", *Image.MODES),
+        "'BGR', 'YUV-BT.601' or a mode of Pillow",
+    ),
     "INPUT.MASK_FORMAT": _among("polygon", "bitmask"),
     "INPUT.MIN_SIZE_TRAIN": (lambda v: v and _wholes(0)[0](v), "one or more whole numbers"),
     "INPUT.MIN_SIZE_TEST": _whole(0),
@@ -69,10 +73,6 @@ _KEYS_OF_TRAINING = {
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
     "SOLVER.IMS_PER_BATCH": _whole(1),
     "SOLVER.MAX_ITER": _whole(1),
-    "SOLVER.STEPS": (
-        lambda v: _wholes(1)[0](v) and list(v) == sorted(set(v)),
-        "whole numbers >= 1, each above the one before",
-    ),
     "SOLVER.WARMUP_ITERS": _whole(0),
     "SOLVER.WARMUP_METHOD": _among("constant", "linear"),
 }
@@ -95,8 +95,11 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
             right = False
         if not right:
             yield f"{key} = {value!r}; allowed: {allowed}"
-    if training and cfg.SOLVER.MAX_ITER in (cfg.SOLVER.STEPS or ()):
-        yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; SOLVER.MAX_ITER is not allowed among them"
+    if training and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        steps, last = list(cfg.SOLVER.STEPS or ()), cfg.SOLVER.MAX_ITER
+        if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
+            allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
+            yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
     if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
     yield from _told(_check_device, cfg.MODEL.DEVICE)
@@ -154,12 +157,13 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
         for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
             must_be_registered(name)
             proposal_file(cfg, name)
-            if file := MetadataCatalog.get(name).get("json_file"):
-                must_be_file(file, f"the annotations of {name}")
-        for name in cfg.DATASETS.TEST:
             meta = MetadataCatalog.get(name)
-            if meta.get("evaluator_type") == "coco" and meta.get("json_file"):
-                check_coco(meta.json_file, read_coco(meta.json_file), evaluated=True)
+            file = str(meta.get("json_file", ""))
+            if file and "://" not in file:
+                must_be_file(file, f"the annotations of {name}")
+                if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
+                    check_coco(file, read_coco(file), evaluated=True)
+        for name in cfg.DATASETS.TEST:
             faults, _ = check_records(cfg, name, records_of(cfg, name))
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
