@@ -124,7 +124,7 @@ def test_commands_run_nothing_unless_told(command, kind, run, capsys):
     assert not (run / "canary").exists()
     assert "mkdir" in said and "--trust" in said and len(said.splitlines()) == 1
     name = {"configuration": "base.yaml, line 2", "pkl": "w.pkl", "pth": "w.pth"}.get(kind, "s.pkl")
-    assert name in said
+    assert said.count(name) == 1
     if kind in ("pkl", "pth") and command == "inspect":
         cli.main([*arguments, "--trust"])
         assert (run / "canary").exists() and len(list((run / "out").iterdir())) == 2
