@@ -17,11 +17,12 @@ import argparse
 import logging
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2.data.datasets import FORMS, register_datasets
+from ohem_d2.data.datasets import FORMS, NEGATIVES, register_datasets
 from ohem_d2.tools.check import check_config, check_data, check_output, check_whole
 from ohem_d2.tools.errors import naming, told
 from ohem_d2.tools.load_model import (
@@ -46,6 +47,11 @@ def configuration(args: argparse.Namespace) -> CfgNode:
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
         cfg.DATASETS.TEST = tuple(args.test_data or ())
+    if args.negatives:
+        named = (*DatasetCatalog.list(), "coco:", "voc:")
+        negatives = (n if n.startswith(named) else NEGATIVES + n for n in args.negatives)
+        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, *negatives)
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     return cfg
 
 
@@ -110,6 +116,8 @@ if __name__ == "__main__":
             metavar="DATA",
             help=f"{FORMS}, or a registered name; may be repeated",
         )
+    negatives = f"train on images without objects, too: their folder, or {FORMS}; may be repeated"
+    parser.add_argument("--negatives", action="append", metavar="DATA", help=negatives)
     add_classes_argument(parser)
     add_import_argument(parser)
     add_trust_argument(parser)

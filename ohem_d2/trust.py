@@ -60,7 +60,7 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
     try:
         cfg.merge_from_file(str(file), allow_unsafe=own or trusted())
     except ConstructorError as e:
-        tag = re.search(r"'tag:yaml\.org,2002:(python/.*)'", e.problem or "")
+        tag = re.search(r"tag:yaml\.org,2002:(python/[^'\"]*)", e.problem or "")
         if not tag:
             raise
         raise UntrustedFile(

@@ -52,7 +52,8 @@ class CrowdDatasetMapper(DatasetMapper):
     """
     Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
     boxes, transformed like the image, in the field ``ignore_regions`` of the instances. Annotations
-    whose boxes are not finite are dropped as well. Errors name the image.
+    whose boxes are not finite are dropped as well. Images without objects are taken as they are.
+    Errors name the image.
 
     Give it to the loader::
 
@@ -73,7 +74,12 @@ class CrowdDatasetMapper(DatasetMapper):
         finite = [a for a in dataset_dict["annotations"] if np.isfinite(a["bbox"]).all()]
         dataset_dict["annotations"] = finite
         crowds = [a for a in finite if a.get("iscrowd", 0) != 0]
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        recompute_boxes = self.recompute_boxes
+        self.recompute_boxes &= len(finite) > len(crowds)  # without masks Detectron2's would fail
+        try:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        finally:
+            self.recompute_boxes = recompute_boxes
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
         boxes = transforms.apply_box(np.array(boxes).reshape(-1, 4))
         boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))

@@ -4,6 +4,7 @@ Data sets that are named by where they lie, so that training on one's own data t
     coco:ANNOTATIONS.json:IMAGE_FOLDER    COCO format
     voc:FOLDER:SPLIT                      Pascal VOC format; FOLDER has Annotations/, JPEGImages/
                                           and ImageSets/Main/SPLIT.txt
+    images:FOLDER                         images without objects
 
 Such names go wherever Detectron2 takes the name of a data set, once they have been registered.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
+from PIL import Image
 
 from ..errors import InputError
 from .coco import check_coco, read_coco
@@ -22,6 +24,8 @@ from .voc import read_voc
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# Of images without objects
+NEGATIVES = "images:"
 FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
 
 
@@ -44,6 +48,9 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     check_class_names(classes, "the classes that were given")
     if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
         raise InputError(f"--classes has {twice[0]!r} more than once")
+    for name in names:
+        if name.startswith(NEGATIVES) and name not in DatasetCatalog.list():
+            _register_negatives(name)
     own = [name for name in names if name.startswith(("coco:", "voc:"))]
     split = [_split(name) for name in own]
     # A VOC data set does not list its classes. To find the same ones in training and test, all
@@ -73,6 +80,18 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
                 register_pascal_voc(name, *place, year=2012, class_names=found)
                 MetadataCatalog.get(name).evaluator_type = "pascal_voc"
     return classes
+
+
+def _register_negatives(name: str) -> None:
+    folder = Path(name[len(NEGATIVES) :])
+    must_exist(folder, "a folder of images without objects")
+    kinds = Image.registered_extensions()
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in kinds)
+    if not files:
+        raise ValueError(f"{folder} has no images; it should be a folder of images without objects")
+    # without their sizes, which Detectron2 finds when it opens them
+    records = [{"file_name": str(f), "image_id": f.name, "annotations": []} for f in files]
+    DatasetCatalog.register(name, lambda: records)
 
 
 def _split(name: str) -> list[str]:

@@ -13,7 +13,7 @@ from detectron2.data.detection_utils import check_metadata_consistency
 
 from ..errors import InputError, naming
 from .checks import Fault, Needs, must_be_file, record_faults
-from .datasets import must_be_registered
+from .datasets import NEGATIVES, must_be_registered
 from .unpickling import rehearsed
 
 
@@ -45,8 +45,9 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
             f"{', '.join(map(described, names))}: no object is left to train on"
             f"{''.join(f'; {fault}' for fault in left_out)}. See --check"
         )
+    with_classes = [name for name in names if not name.startswith(NEGATIVES)]
     with contextlib.suppress(AttributeError), naming():  # Not all have names of classes.
-        check_metadata_consistency("thing_classes", names)
+        check_metadata_consistency("thing_classes", with_classes)
     return records, left_out
 
 

@@ -68,6 +68,8 @@ class OHEMTrainer(DefaultTrainer):
         records, left_out = training_records(cfg)
         for what in left_out:
             logger.warning(what)
+        if empty := sum(not record.get("annotations") for record in records):
+            logger.info(f"{empty} of {len(records)} images show no object: all RoIs are background")
         return ResumableLoader(cfg, CrowdDatasetMapper(cfg, is_train=True), records)
 
     def build_hooks(self) -> list[HookBase]:

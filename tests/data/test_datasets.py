@@ -142,3 +142,20 @@ def test_names_of_classes_that_a_terminal_would_obey(name, tmp_path):
 def test_names_of_classes_in_any_script(tmp_path):
     names = ["大型\u3000トラック", "می\u200cشود", "👩\u200d🚒", "café", "traffic light"]
     assert register_datasets([write_coco(tmp_path, classes=names)]) == names
+
+
+def test_a_folder_of_images_without_objects(tmp_path):
+    folder = tmp_path / "none"
+    with pytest.raises(FileNotFoundError, match="none does not exist; it should be a folder"):
+        register_datasets([f"images:{folder}"])
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="none has no images"):
+        register_datasets([f"images:{folder}"])
+    for name in ("b.png", "a.JPG"):
+        (folder / name).write_bytes(b"read later")
+    names = [write_coco(tmp_path), f"images:{folder}"]
+    assert register_datasets(names) == ["cat", "dog"] == register_datasets(names)
+    records = DatasetCatalog.get(names[1])
+    assert [r["file_name"] for r in records] == [str(folder / "a.JPG"), str(folder / "b.png")]
+    assert all(r["annotations"] == [] for r in records)

@@ -9,9 +9,11 @@ import time
 import interrupted
 import pytest
 import torch
+from detectron2.engine import defaults
 from detectron2.engine import launch as detectron2_launch
 from interrupted import ended, wait_until
 
+from ohem_d2.training.checkpoint import Checkpointer
 from ohem_d2.training.launching import launch
 
 pytestmark = pytest.mark.skipif(
@@ -22,8 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def wait(folder):
-    """Each process, for ever, out of reach of Python: the first waits for the other one."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it is in processes that are not forked
+    """Each process, for ever, deaf to interrupts as in a call that does not come back."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     (folder / str(os.getpid())).touch()
     if torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
@@ -34,11 +36,32 @@ def fail(folder):
     raise SystemExit(3 if torch.distributed.get_rank() else "said why")
 
 
+def train(folder):
+    """The first process takes its time to save, the other one to end."""
+    rank, save = torch.distributed.get_rank(), Checkpointer.save
+
+    def save_slowly(*args, **kwargs):
+        time.sleep(0 if rank else 2)
+        save(*args, **kwargs)
+
+    Checkpointer.save = save_slowly
+    defaults.create_ddp_model = functools.partial(defaults.create_ddp_model, device_ids=None)
+    try:
+        interrupted.train(folder, folder / "output", ("SOLVER.CHECKPOINT_PERIOD", 100))
+    finally:
+        time.sleep(1.2 * rank)
+
+
+def in_process(main, folder):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it is in processes that are not forked
+    main(folder)
+
+
 def parent(main, folder):
     # Its processes have imported what they need, as this one has.
     processes = torch.multiprocessing
     processes.start_processes = functools.partial(processes.start_processes, start_method="fork")
-    launch(main, 2, dist_url="auto", args=(folder,))
+    launch(in_process, 2, dist_url="auto", args=(main, folder))
 
 
 def started(main, folder):
@@ -70,6 +93,15 @@ def test_children_end_with_the_parent(tmp_path, number):
     expected = {signal.SIGINT: (1,), signal.SIGTERM: (143,), signal.SIGKILL: (-9, 255)}
     assert status in expected[number]
     wait_until(lambda: not alive(pids), seconds=10)
+
+
+def test_sigterm_to_the_parent_of_a_training(tmp_path):
+    interrupted.write_images(tmp_path)
+    process, output = started(train, tmp_path), tmp_path / "output"
+    wait_until(lambda: interrupted.seen(output), [process])
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended([process]) == [143]
+    assert (output / "last_checkpoint").exists() and (output / "metrics.json").read_text()
 
 
 def test_the_status_of_a_child_without_a_traceback(tmp_path, capfd):

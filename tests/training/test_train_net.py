@@ -108,6 +108,18 @@ def test_a_name_of_the_model_zoo_and_voc_data(voc, tmp_path):
     assert re.search(r"copypaste: AP,AP50,AP75", out)
 
 
+def test_images_without_objects(coco, tree_crowns, tmp_path):
+    folder = tmp_path / "negatives"
+    folder.mkdir()
+    for file in sorted((tree_crowns / "tiles").iterdir())[:3]:
+        (folder / file.name).symlink_to(file)
+    output = tmp_path / "output"
+    out = run(QUICK, coco, output, "SOLVER.MAX_ITER", "11", flags=("--negatives", str(folder)))
+    assert "3 of 4 images show no object" in out
+    assert "FILTER_EMPTY_ANNOTATIONS: false" in (output / "config.yaml").read_text()
+    assert losses(output)
+
+
 MODULE = """
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from ohem_d2 import OHEMMixin
