@@ -1,5 +1,6 @@
 """What is told in a line, and what keeps its traceback."""
 
+import functools
 import json
 
 import pytest
@@ -36,11 +37,12 @@ def fail(rank, kind):
 
 
 def test_what_one_of_several_processes_says():
+    start = functools.partial(torch.multiprocessing.start_processes, start_method="fork")
     with pytest.raises(SystemExit) as end, told("train"):
-        torch.multiprocessing.spawn(fail, ("input",), nprocs=1)
+        start(fail, ("input",))
     assert end.value.code == "train: SEED = x"
     with pytest.raises(ProcessRaisedException, match="of a model"), told("train"):
-        torch.multiprocessing.spawn(fail, ("bug",), nprocs=1)
+        start(fail, ("bug",))
 
 
 def test_bugs_are_left_alone():
