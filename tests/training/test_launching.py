@@ -5,6 +5,7 @@ import inspect
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import interrupted
 import pytest
@@ -14,7 +15,7 @@ from detectron2.engine import launch as detectron2_launch
 from interrupted import ended, wait_until
 
 from ohem_d2.training.checkpoint import Checkpointer
-from ohem_d2.training.launching import launch
+from ohem_d2.training.launching import launch, on_sigterm
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available()
@@ -29,7 +30,7 @@ def wait(folder):
     (folder / str(os.getpid())).touch()
     if torch.distributed.get_rank() == 0:
         torch.distributed.barrier()
-    time.sleep(1000)
+    time.sleep(100)
 
 
 def fail(folder):
@@ -118,3 +119,11 @@ def test_one_process_is_this_one(tmp_path):
     launch(sizes, 0, args=(tmp_path,))
     assert os.listdir(tmp_path) == [str(os.getpid())]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_somebody_elses_stays():
+    assert on_sigterm(fail)
+    assert not on_sigterm(wait) and signal.getsignal(signal.SIGTERM) is fail
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ThreadPoolExecutor(1) as pool:
+        assert not pool.submit(on_sigterm, wait).result()

@@ -99,6 +99,26 @@ def test_a_second_sigterm_ends_at_once(images, tmp_path):
     assert ended([process]) == [-signal.SIGTERM] and not list(tmp_path.glob("*.pth"))
 
 
+def test_a_sigterm_in_the_last_iteration(images, tmp_path):
+    """All is saved, and what would follow, an evaluation, does not begin."""
+    (process,) = start(1, images, tmp_path, ("SOLVER.MAX_ITER", 1), seconds=0.5)
+    wait_until(lambda: seen(tmp_path), [process])
+    process.terminate()
+    assert ended([process]) == [-signal.SIGTERM]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_checkpoint_that_does_not_say_where_the_data_was(images, tmp_path):
+    assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 2))) == [0]
+    checkpoint = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    del checkpoint["trainer"]["hooks"]["AsIfNeverInterrupted"]  # as before 0.3
+    torch.save(checkpoint, tmp_path / "model_final.pth")
+    assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 4), resume=True)) == [0]
+    assert "the data begins anew" in (tmp_path / "log.txt").read_text()
+    (first, *_), (third, *_) = (seen(tmp_path)[i][0] for i in (0, 2))  # their images
+    assert third == first
+
+
 @exact
 def test_a_random_seed_stays_that_of_the_run(images, tmp_path):
     """Every image of an epoch, also of one with an interruption."""

@@ -133,17 +133,19 @@ class MyHeads(OHEMMixin, StandardROIHeads):
 """
 
 
-def test_heads_and_keys_of_ones_own(coco, tmp_path):
+def test_heads_and_keys_of_ones_own_and_an_old_run_set_aside(coco, tmp_path):
     (tmp_path / "my_heads.py").write_text(MODULE)
+    (tmp_path / "metrics.json").write_text("old")
     overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
     out = processes.run(
-        command(QUICK, coco, tmp_path, *overrides, flags=("--import", "my_heads")),
+        command(QUICK, coco, tmp_path, *overrides, flags=("--overwrite", "--import", "my_heads")),
         PYTHONPATH=processes.python_path(ROOT, tmp_path),
     )
     (line,) = re.findall(r".*OHEM is active.*", out)
     assert "MyHeads" in line
     saved = (tmp_path / "config.yaml").read_text()
     assert "MY_KEY: 2" in saved and "ACCUMULATION_STEPS" not in saved
+    assert (tmp_path / "earlier_1/metrics.json").read_text() == "old"
 
 
 def test_wrong_names_and_used_folders_are_told(coco, tmp_path):
