@@ -52,8 +52,10 @@ class EndOnSigterm(HookBase):
     schedulers send the first to parent and children, so that it comes twice to these.
     """
 
+    def __init__(self) -> None:
+        self._came, self._listening = 0.0, False  # when it came, if it did
+
     def before_train(self) -> None:
-        self._came = 0.0  # when
         self._listening = on_sigterm(self._note)
 
     def _note(self, *_: Any) -> None:

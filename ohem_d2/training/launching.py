@@ -3,14 +3,17 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import connection
 from typing import Any
 
 from detectron2 import engine
 from torch.multiprocessing import ProcessExitedException
 
+_PATIENCE = 5  # seconds
 SIGTERM_STATUS = 128 + signal.SIGTERM  # as shells have it of a process that SIGTERM has ended
 
 
@@ -27,20 +30,24 @@ def launch(
     that comes here, and none is left when this one ends, by a kill or an interrupt too.
 
     Raises:
-        SystemExit: with the status of the first process that ended with one, which has said why.
+        SystemExit: with the status of the first process that failed. It has said why, unless a
+            signal has ended it, which is then told.
     """
     machines = {"num_machines": num_machines, "machine_rank": machine_rank, "dist_url": dist_url}
     if num_machines * num_gpus_per_machine <= 1:
         return engine.launch(main, num_gpus_per_machine, args=args, **machines)
     children = multiprocessing.active_children
     on_sigterm(lambda *_: [child.terminate() for child in children()])
+    threading.Thread(target=_end_others, args=(num_gpus_per_machine,), daemon=True).start()
     try:
         engine.launch(
             _with_parent, num_gpus_per_machine, args=(os.getpid(), main, args), **machines
         )
     except ProcessExitedException as e:
-        status = e.exit_code if e.exit_code > 0 else 128 - e.exit_code
-        raise SystemExit(status) from None
+        if e.exit_code > 0:
+            raise SystemExit(e.exit_code) from None
+        print(f"The run has ended: {e}", file=sys.stderr)
+        raise SystemExit(128 - e.exit_code) from None
     finally:
         for child in children():
             child.kill()
@@ -56,6 +63,24 @@ def on_sigterm(handler: Callable[..., Any]) -> bool:
     if free:
         signal.signal(signal.SIGTERM, handler)
     return free
+
+
+def _end_others(number: int) -> None:
+    """
+    Of the children, when one has failed. PyTorch sends them SIGTERM, which a training takes for a
+    scheduler's; and some wait for the one that has failed.
+    """
+    children: list[multiprocessing.process.BaseProcess] = []
+    while len(children) < number:
+        time.sleep(0.1)
+        children = multiprocessing.active_children()
+    while children:
+        connection.wait([child.sentinel for child in children])
+        time.sleep(_PATIENCE)  # Most have ended by themselves then, and PyTorch has the status.
+        if any(child.exitcode for child in children):
+            for child in children:
+                child.kill()
+        children = [child for child in children if child.is_alive()]
 
 
 def _with_parent(parent: int, main: Callable[..., Any], args: tuple) -> None:

@@ -53,6 +53,16 @@ def train(folder):
         time.sleep(1.2 * rank)
 
 
+def die(folder):
+    """While the other one trains."""
+    if torch.distributed.get_rank() == 1:
+        wait_until(lambda: interrupted.seen(folder / "output"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    defaults.create_ddp_model = lambda model, **_: model  # which would wait for the other
+    torch.distributed.destroy_process_group()
+    interrupted.train(folder, folder / "output", seconds=100)
+
+
 def in_process(main, folder):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as it is in processes that are not forked
     main(folder)
@@ -103,6 +113,14 @@ def test_sigterm_to_the_parent_of_a_training(tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     assert ended([process]) == [143]
     assert (output / "last_checkpoint").exists() and (output / "metrics.json").read_text()
+
+
+def test_a_process_that_dies_takes_the_others_with_it(tmp_path):
+    """Though SIGTERM, which PyTorch sends them, would have them end their iteration first."""
+    interrupted.write_images(tmp_path)
+    start = time.monotonic()
+    assert ended([started(die, tmp_path)]) == [128 + signal.SIGKILL]
+    assert time.monotonic() - start < 25
 
 
 def test_the_status_of_a_child_without_a_traceback(tmp_path, capfd):
