@@ -26,7 +26,7 @@ from ..data.coco import check_coco, coco_faults, read_coco
 from ..data.datasets import must_be_registered, register_datasets
 from ..data.records import check_records, described, needs_of, proposal_file, records_of
 from ..data.voc import voc_faults
-from .errors import InputError, naming
+from ..errors import InputError, naming
 
 MOST = 20  # faults of a kind that --check lists
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ..errors import InputError, message, naming  # noqa: F401  for the other tools
+from ..errors import InputError
 from ..files import write_atomically
 
 

@@ -8,9 +8,9 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..errors import InputError, message
 from ..mining.record import Mining
 from ..mining.selection import order_by_loss, suppressors
-from .errors import InputError, message
 
 # of what explain() returns
 COLUMNS = (

@@ -13,8 +13,8 @@ from ..data.crowds import CrowdDatasetMapper
 from ..data.datasets import check_class_names, must_exist, register_datasets
 from ..data.records import check_records, described, records_of
 from ..data.voc import read_voc
+from ..errors import InputError, naming
 from ..monitor.scalars import logger
-from .errors import InputError, naming
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:

@@ -18,12 +18,12 @@ from torch import nn
 
 from ..config import add_ohem_config
 from ..data.checks import must_be_file
+from ..errors import InputError, naming
 from ..heads.mixin import OHEMMixin
 from ..monitor.scalars import logger
 from ..training.accumulation import add_accumulation_config
 from ..training.checkpoint import Checkpointer
 from ..trust import add_trust_argument, merge_file
-from .errors import InputError, naming
 
 _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",

@@ -13,8 +13,9 @@ from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
+from ohem_d2.errors import naming
 from ohem_d2.tools.check import check_output
-from ohem_d2.tools.errors import naming, told
+from ohem_d2.tools.errors import told
 from ohem_d2.tools.runs import end_with_parent, write_result
 from ohem_d2.training.checkpoint import Checkpointer
 from ohem_d2.training.folder import add_overwrite_argument, claim
