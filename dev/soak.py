@@ -62,10 +62,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.iterations < 2 * EVERY:
         parser.error(f"--iterations: at least {2 * EVERY}, or there is nothing to compare")
-    if not Path("/proc/self/status").exists():
-        raise SystemExit("The memory of a process is read from /proc, which only Linux has")
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        raise SystemExit("The memory of a process is read as Linux with glibc 2.33 or newer has it")
     prepare_data.prepare(prepare_data.DATA)
-    print("| heads | options | MB at the end | MB per 100 iterations | of C | Python objects |")
+    print("| heads | options | MB at the end | per 100 iterations: MB | in use by C | objects |")
     print("|---|---|---|---|---|---|")
     for options in args.options:
         for name in args.heads:
