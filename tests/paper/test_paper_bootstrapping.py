@@ -284,7 +284,7 @@ def test_batches_are_of_the_set_and_of_its_round(data, tmp_path, num_workers):
         *("SOLVER.IMS_PER_BATCH", 2),
     )
     loader = BootstrapTrainer.build_train_loader(cfg)
-    working_set, batches = loader, iter(loader)
+    working_set, batches = loader.working_set, iter(loader)
     records = {r["image_id"]: (r, i) for i, r in enumerate(working_set.records)}
 
     def check():

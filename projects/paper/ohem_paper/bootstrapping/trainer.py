@@ -15,7 +15,7 @@ from ohem_d2.training.trainer import OHEMTrainer
 from ..proposals.files import files_by_data
 from ..settings import BootstrapSettings
 from .steps import round_of
-from .working_set import WorkingSet, sweep
+from .working_set import WorkingSet, WorkingSetLoader, sweep
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -89,11 +89,11 @@ class BootstrapTrainer(OHEMTrainer):
 
     @property
     def working_set(self) -> WorkingSet:
-        return self.data_loader
+        return self.data_loader.working_set
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> WorkingSet:
-        return WorkingSet(cfg)
+    def build_train_loader(cls, cfg: CfgNode) -> WorkingSetLoader:
+        return WorkingSetLoader(cfg, WorkingSet(cfg))
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()

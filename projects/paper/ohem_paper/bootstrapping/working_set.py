@@ -31,8 +31,7 @@ from . import steps
 
 class WorkingSet:
     """
-    Which proposals of which image are trained on. Iterated over, it gives endless batches of images
-    with the proposals of the set.
+    Which proposals of which image are trained on.
 
     Attributes:
         records: images in Detectron2's format, with all proposals: float32, absolute XYXY pixels,
@@ -44,7 +43,6 @@ class WorkingSet:
 
     def __init__(self, cfg: CfgNode):
         """The first one; the same in all processes."""
-        self._cfg = cfg
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
