@@ -84,8 +84,8 @@ class OHEMMixin(Constructed, Scored):
     ) -> list[Instances]:
         """
         Label all proposals and keep the hard ones: one ``Instances`` for each image, with the
-        parent's fields, hardest first. In a warm-up, within :func:`sampling_at_random`, and where
-        heads in evaluation mode are asked for a loss, what the parent samples.
+        parent's fields, hardest first. In a warm-up, within :func:`ohem_d2.sampling_at_random`,
+        and where heads in evaluation mode are asked for a loss, what the parent samples.
         """
         call = self._call
         if call is not None:

@@ -7,7 +7,8 @@ Where OHEM helps: variants of the sampler on several data sets, over seeds. ::
 
 Every run is a process of its own. Finished runs are kept in the output folder, and one that was
 killed goes on from its last checkpoint: the same command again goes on where it was. Runs that
-``--record`` has are not repeated. ``--show`` prints the tables of what is there, and runs nothing.
+``--record`` has are not repeated. ``--show`` runs nothing: it records what is finished, as while
+another process is at work, and prints the tables.
 """
 
 import argparse
@@ -44,7 +45,9 @@ def main() -> None:
     add("--threads", type=int, help="of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
     add("--record", type=Path, default=ROOT / "docs/evidence.json", help="of all finished runs")
-    add("--show", action="store_true", help="print tables; run nothing")
+    add(
+        "--show", action="store_true", help="record what is finished, print the tables; run nothing"
+    )
     add("--quick", action="store_true", help="two iterations: does everything run?")
     args = parser.parse_args()
     data = dict(map(data_of, args.data))
@@ -56,19 +59,17 @@ def main() -> None:
         for table in args.tables
         for name, fields in data.items()
     }
+    # once, in however many tables it is
+    everything = {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
     records, failed = read(args.record), []
+    recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
     if not args.show:
-        # once, in however many tables it is
-        everything = list(
-            {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
-        )
-        recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
         how = args.devices, args.threads, recorded
-        failed = runs.run_all(everything, args.seeds, args.output, *how)
-        for v in everything:
-            new = runs.results_of(v, args.seeds, args.output)
-            records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
-        write(args.record, records)
+        failed = runs.run_all(list(everything), args.seeds, args.output, *how)
+    for v in everything:
+        new = runs.results_of(v, args.seeds, args.output)
+        records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
+    write(args.record, records)
     for (table, name), compared in variants.items():
         print(f"\n{table}, {name}\n")
         print("\n".join(table_of([of_variant(records, v) for v in compared])))
