@@ -43,6 +43,7 @@ TESTED = {
     "make compare": "tree_crowns/test_tree_crowns.py::test_compare",
     "make test": "test_documented_commands.py::test_ci_makes_the_tests",
     "make docs": "test_docs.py::test_every_page_is_built",
+    "make evidence": "evidence/test_evidence.py::test_quick_runs_are_recorded_and_not_repeated",
     "make bench": "benchmark/test_benchmark.py::test_a_run_leaves_a_report",
     "make table1-mini": "paper/test_paper_table.py::test_every_row_of_the_miniature_runs",
     "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
@@ -161,6 +162,7 @@ def write_data(folder, tree_crowns):
         (folder / f"mine/{split}.json").write_text(json.dumps(full))
         (folder / f"{split}.json").symlink_to(f"mine/{split}.json")
     (folder / "images").symlink_to("mine/images")
+    (folder / "mine/without_objects").symlink_to("images")
     for name in ("train_net.py", "configs"):
         (folder / name).symlink_to(ROOT / name)
 
