@@ -14,7 +14,6 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes, ImageList, Instances
-from quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 from torch import nn
 from torch.profiler import record_function
 from torchvision.ops import nms
@@ -22,6 +21,7 @@ from torchvision.ops import nms
 from ohem_d2.mining.labelling import shallow_copy
 from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.load_model import default_cfg
+from projects.benchmark.quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 
 IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
