@@ -53,8 +53,11 @@ class ForkServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.join()
+        status = process.exitcode
+        if status == 255:  # multiprocessing's word for one that has got lost on the way
+            status = int(Path(f"{folder}.status").read_text())
         texts = (Path(f"{folder}.{n}").read_text(errors="replace") for n in ("stdout", "stderr"))
-        return Outcome(process.exitcode, *texts)
+        return Outcome(status, *texts)
 
 
 def _main(command, folder):
@@ -64,10 +67,18 @@ def _main(command, folder):
     multiprocessing.set_start_method("fork", force=True)
     for name, stream in (("stdout", 1), ("stderr", 2)):
         os.dup2(os.open(f"{folder}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
-    if command[0] == "-m":
-        sys.argv = command[1:]
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = command
-        sys.path[:0] = [str(Path(command[0]).parent), str(folder)]
-        runpy.run_path(command[0], run_name="__main__")
+    status = 1
+    try:
+        if command[0] == "-m":
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            sys.path[:0] = [str(Path(command[0]).parent), str(folder)]
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+        raise
+    finally:
+        Path(f"{folder}.status").write_text(str(status))

@@ -175,7 +175,7 @@ def test_train_net_runs_nothing_unless_told(run):
     tagged = ("--config-file", hostile.configuration(run, run / "canary"))
     cases = {
         "base.yaml, line 2: the tag !!python/object/apply:os.mkdir": (tagged, ()),
-        "model_0000009.pkl holds posix.mkdir": ((*quick, "--resume"), ()),
+        "names 'model_0000009.pkl', which cannot be read": ((*quick, "--resume"), ()),
         "proposals.pkl holds posix.mkdir": (quick, of_proposals),
         "w.pkl holds posix.mkdir": (quick, of_all[-2:]),
     }

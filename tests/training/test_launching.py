@@ -69,6 +69,8 @@ def in_process(main, folder):
 
 
 def parent(main, folder):
+    # Started in the background by a shell, all processes would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Its processes have imported what they need, as this one has.
     processes = torch.multiprocessing
     processes.start_processes = functools.partial(processes.start_processes, start_method="fork")
