@@ -17,12 +17,11 @@ import argparse
 import logging
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2.data.datasets import FORMS, NEGATIVES, register_datasets
+from ohem_d2.data.datasets import FORMS, name_of_negatives, register_datasets
 from ohem_d2.errors import naming
 from ohem_d2.tools.check import check_config, check_data, check_output, check_whole
 from ohem_d2.tools.errors import told
@@ -49,9 +48,7 @@ def configuration(args: argparse.Namespace) -> CfgNode:
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
         cfg.DATASETS.TEST = tuple(args.test_data or ())
     if args.negatives:
-        named = (*DatasetCatalog.list(), "coco:", "voc:")
-        negatives = (n if n.startswith(named) else NEGATIVES + n for n in args.negatives)
-        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, *negatives)
+        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, *map(name_of_negatives, args.negatives))
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     return cfg
 

@@ -82,6 +82,12 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     return classes
 
 
+def name_of_negatives(text: str) -> str:
+    """Of a data set of images without objects: a folder of them is named of the form above."""
+    is_name = text in DatasetCatalog.list() or text.startswith(("coco:", "voc:", NEGATIVES))
+    return text if is_name else NEGATIVES + text
+
+
 def _register_negatives(name: str) -> None:
     folder = Path(name[len(NEGATIVES) :])
     must_exist(folder, "a folder of images without objects")

@@ -77,26 +77,20 @@ class Miner:
         image_index = selection.image_of_each(sizes, boxes.device)
         is_foreground = gt_classes < self.num_classes
         ranking = self.rank(losses)
-        with record_function("ohem/nms"):
-            survivors = selection.nms_by_loss(
-                ranking,
-                boxes,
-                gt_classes,
-                image_index,
-                nms_thresh=self.settings.nms_thresh,
-                nms_scope=self.settings.nms_scope,
-                batched_nms=self.batched_nms,
-            )
-        with record_function("ohem/cut"):
-            kept = selection.cut_to_budget(
-                is_foreground[survivors],
-                image_index[survivors],
-                len(rois),
-                self.num_samples,
-                budget=self.settings.budget,
-                max_fg_fraction=self.settings.max_fg_fraction,
-            )
-            chosen = survivors[kept]
+        survivors, chosen = selection.hardest(
+            ranking,
+            boxes,
+            gt_classes,
+            image_index,
+            is_foreground,
+            num_images=len(rois),
+            num_samples=self.num_samples,
+            nms_thresh=self.settings.nms_thresh,
+            nms_scope=self.settings.nms_scope,
+            budget=self.settings.budget,
+            max_fg_fraction=self.settings.max_fg_fraction,
+            batched_nms=self.batched_nms,
+        )
         hard = selection.split_by_image(chosen, image_index, sizes)
         return Record(
             list(rois), image_index, is_foreground, losses, ranking, survivors, chosen, hard

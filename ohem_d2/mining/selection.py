@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.profiler import record_function
 from torchvision.ops import box_iou, nms
 
 BatchedNMS = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -50,15 +51,62 @@ def select_hard_examples(
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
     candidates = torch.nonzero(gt_classes >= 0).squeeze(1)
-    survivors = nms_by_loss(
+    _, hard = hardest(
         losses[candidates],
         boxes[candidates],
         gt_classes[candidates],
         torch.zeros_like(candidates),
+        torch.zeros_like(candidates, dtype=torch.bool),  # without a cap it does not matter
+        num_images=1,
+        num_samples=num_samples,
         nms_thresh=nms_thresh,
         nms_scope=nms_scope,
     )
-    return candidates[survivors[:num_samples]]
+    return candidates[hard]
+
+
+def hardest(
+    losses: torch.Tensor,
+    boxes: torch.Tensor,
+    gt_classes: torch.Tensor,
+    image_index: torch.Tensor,
+    is_foreground: torch.Tensor,
+    *,
+    num_images: int,
+    num_samples: int,
+    nms_thresh: float,
+    nms_scope: str,
+    budget: str = "image",
+    max_fg_fraction: float = 1.0,
+    batched_nms: BatchedNMS | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The hard examples of all images: :func:`nms_by_loss`, then :func:`cut_to_budget`, which say what
+    the arguments are.
+
+    Returns:
+        int64 indices into the R RoIs, hardest first: the survivors of the NMS, and the chosen ones.
+    """
+    with record_function("ohem/nms"):
+        survivors = nms_by_loss(
+            losses,
+            boxes,
+            gt_classes,
+            image_index,
+            nms_thresh=nms_thresh,
+            nms_scope=nms_scope,
+            batched_nms=batched_nms,
+        )
+    with record_function("ohem/cut"):
+        kept = cut_to_budget(
+            is_foreground[survivors],
+            image_index[survivors],
+            num_images,
+            num_samples,
+            budget=budget,
+            max_fg_fraction=max_fg_fraction,
+        )
+        return survivors, survivors[kept]
 
 
 def order_by_loss(losses: torch.Tensor) -> torch.Tensor:

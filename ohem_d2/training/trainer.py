@@ -4,7 +4,12 @@ import logging
 import os
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
@@ -70,7 +75,12 @@ class OHEMTrainer(DefaultTrainer):
             logger.warning(what)
         if empty := sum(not record.get("annotations") for record in records):
             logger.info(f"{empty} of {len(records)} images show no object: all RoIs are background")
-        return ResumableLoader(cfg, CrowdDatasetMapper(cfg, is_train=True), records)
+        return ResumableLoader(cfg, cls.build_train_mapper(cfg), records)
+
+    @classmethod
+    def build_train_mapper(cls, cfg: Any) -> DatasetMapper:
+        """What makes a model's input of a record; augmentations of one's own go here."""
+        return CrowdDatasetMapper(cfg, is_train=True)
 
     def build_hooks(self) -> list[HookBase]:
         # In the place of Detectron2's, before its hooks take that

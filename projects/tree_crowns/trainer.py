@@ -18,7 +18,6 @@ from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
-from ohem_d2.training.batches import ResumableLoader
 from ohem_d2.training.trainer import OHEMTrainer
 from ohem_d2.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
@@ -81,7 +80,7 @@ class TreeTrainer(OHEMTrainer):
         return super().test(cfg, cls.for_test(cfg, model), evaluators)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
+    def build_train_mapper(cls, cfg: CfgNode) -> CrowdDatasetMapper:
         # Not flipped upside down: the sun is never in the north, and shadows help to find a crown.
         augmentations = [
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
@@ -91,8 +90,7 @@ class TreeTrainer(OHEMTrainer):
             T.RandomContrast(0.7, 1.3),
             T.RandomSaturation(0.5, 1.5),
         ]
-        mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-        return ResumableLoader(cfg, mapper)
+        return CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -6,7 +6,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from photographs import voc_xml
 
-from ohem_d2.data.datasets import register_datasets
+from ohem_d2.data.datasets import name_of_negatives, register_datasets
 from ohem_d2.training.trainer import OHEMTrainer
 
 
@@ -159,3 +159,12 @@ def test_a_folder_of_images_without_objects(tmp_path):
     records = DatasetCatalog.get(names[1])
     assert [r["file_name"] for r in records] == [str(folder / "a.JPG"), str(folder / "b.png")]
     assert all(r["annotations"] == [] for r in records)
+
+
+def test_negatives_are_named_by_their_folder(tmp_path):
+    name = write_coco(tmp_path)
+    register_datasets([name])
+    for known in (name, "voc:folder:train", "images:folder", "coco_2017_train"):
+        assert name_of_negatives(known) == known
+    # a folder whose name begins like that of a data set
+    assert name_of_negatives("coco_2017_train_empty") == "images:coco_2017_train_empty"
