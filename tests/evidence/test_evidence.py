@@ -76,6 +76,11 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
     table = capsys.readouterr().out
     assert f"| OHEM | 1 | {ohem['AP']:.2f} |" in table
 
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
+    evidence.main()  # with both the records and what they are of
+    assert json.loads(record.read_text()) == [ohem, random]
+    monkeypatch.setattr(sys, "argv", sys.argv[:-1])
+    capsys.readouterr()
     for folder in tmp_path.glob("runs/boards/*"):
         folder.rename(tmp_path / folder.name)
     evidence.main()  # on another machine, say, with the records alone
