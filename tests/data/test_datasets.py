@@ -5,8 +5,11 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from photographs import voc_xml
+from PIL import Image
 
 from ohem_d2.data.datasets import name_of_negatives, register_datasets
+from ohem_d2.data.records import training_records
+from ohem_d2.errors import InputError
 from ohem_d2.training.trainer import OHEMTrainer
 
 
@@ -168,3 +171,26 @@ def test_negatives_are_named_by_their_folder(tmp_path):
         assert name_of_negatives(known) == known
     # a folder whose name begins like that of a data set
     assert name_of_negatives("coco_2017_train_empty") == "images:coco_2017_train_empty"
+
+
+def test_classes_have_to_agree_with_images_without_objects_among_them(tmp_path):
+    """Which have no classes themselves."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "empty.png")
+    cfg = get_cfg()
+    for place, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        (tmp_path / place).mkdir()
+        name = write_coco(tmp_path / place, classes=classes)
+        Image.new("RGB", (20, 10)).save(tmp_path / place / "images/a.jpg")
+        register_datasets([name])
+        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, name)
+    first, second = cfg.DATASETS.TRAIN[-2:]
+    negatives = f"images:{tmp_path}"
+    register_datasets([negatives])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATASETS.TRAIN = (first, negatives)
+    records, left_out = training_records(cfg)
+    assert [len(record["annotations"]) for record in records] == [1, 0] and left_out == []
+    cfg.DATASETS.TRAIN = (first, second, negatives)
+    with pytest.raises(InputError, match="thing_classes"):
+        training_records(cfg)

@@ -89,7 +89,11 @@ def test_a_trainer_takes_its_folder(images, tmp_path):
         trainer.resume_or_load(resume=False)
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2
-    release(tmp_path)
+    trainer.max_iter = 3
+    trainer.train()
+    # It is over, and what the same process begins in the folder then is another run.
+    with pytest.raises(SystemExit, match="has a run already"):
+        claim(tmp_path)
 
 
 def test_a_new_run_that_is_killed_early_does_not_go_on_with_the_old_model(images, tmp_path):
