@@ -1,80 +1,141 @@
 """
-Train a Faster R-CNN with OHEM on aerial photographs, test it on photographs of other places, and
-draw what it finds and what was mined. ::
+Train a Faster R-CNN with OHEM on aerial photographs, and beside it the same one with random
+sampling; test both on photographs of other places, say what OHEM changed, and draw it, and what was
+mined. ::
 
-    PYTHONPATH=. python projects/tree_crowns/demo.py [--output FOLDER] [KEY VALUE ...]
+    PYTHONPATH=. python projects/tree_crowns/demo.py [--output FOLDER] [--alone] [KEY VALUE ...]
 """
 
 import argparse
+import contextlib
+import io
+import json
+import os
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
+from pycocotools.coco import COCO
 
 from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.files import write_atomically
-from ohem_d2.monitor.drawing import FOREGROUND, GROUND_TRUTH, draw_boxes, encode, with_caption
+from ohem_d2.monitor.drawing import encode
 from ohem_d2.monitor.pictures import draw_mining
+from ohem_d2.tools import runs
 from ohem_d2.tools.explain import mine
 from ohem_d2.training.folder import claim
-from projects.tree_crowns import prepare_data
-from projects.tree_crowns.trainer import TreeTrainer, setup, train
+from projects.tree_crowns import differences, prepare_data
+from projects.tree_crowns.trainer import setup, train
 
-SCORE = 0.5  # detections below this are not drawn
+METRICS = ("AP", "AP50", "AP75")
+RANDOM = "--random-sampling"  # the first argument of the process that trains with it
 ZOOM = 2.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train, test and draw; see the file's head.")
-    parser.add_argument("--output", type=Path, default=prepare_data.ROOT / "output/tree_crowns")
-    parser.add_argument("--data", type=Path, default=prepare_data.DATA)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    add = parser.add_argument
+    add("--output", type=Path, default=prepare_data.ROOT / "output/tree_crowns")
+    add("--data", type=Path, default=prepare_data.DATA)
+    add("--seed", type=int, default=1)
+    add("--alone", action="store_true", help="without random sampling beside OHEM")
+    add("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args()
     start = time.monotonic()
     claim(args.output, overwrite=True)
     cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
+    folder, beside = args.output / "random_sampling", None
+    if not args.alone:
+        given = [str(args.data), str(folder), str(args.seed), *args.overrides]
+        beside = start_beside([sys.executable, "-W", "ignore", __file__, RANDOM, *given], folder)
     trainer = train(cfg)
-    results, model = trainer.last_results["bbox"], trainer.model
-    pictures = [
-        *draw_detections(cfg, model, args.output / "detections"),
-        *draw_mined(cfg, model, args.output / "mined"),
-    ]
+    runs.write_result(args.output, trainer.last_results["bbox"])
+    if beside and beside.wait():
+        raise SystemExit(f"The training with random sampling failed; see {folder / 'output.txt'}")
+    compared = {"OHEM": args.output} | ({"random sampling": folder} if beside else {})
+    draw_mined(cfg, trainer.model, args.output / "mined")
+    minutes = (time.monotonic() - start) / 60
+    print(f"\nOn photographs of other places, after {minutes:.1f} minutes:\n")
+    print("\n".join(compare(cfg, compared, args.output / "detections")))
     print(
-        f"\nCOCO AP {results['AP']:.1f}, AP50 {results['AP50']:.1f}, AP75 {results['AP75']:.1f} "
-        f"on photographs of other places, after {(time.monotonic() - start) / 60:.1f} minutes\n"
-        f"checkpoint  {args.output / 'model_final.pth'}\n"
+        f"\ncheckpoint  {args.output / 'model_final.pth'}\n"
         f"metrics     {args.output / 'metrics.json'}\n"
-        f"pictures    {pictures[0].parent}, {pictures[-1].parent}"
+        f"pictures    {args.output / 'detections'}, {args.output / 'mined'}"
     )
 
 
-def draw_detections(cfg: CfgNode, model: torch.nn.Module, folder: Path) -> list[Path]:
-    """For each test tile: what the model finds, beside the crowns drawn by hand."""
-    model = TreeTrainer.for_test(cfg, model.eval())
-    mapper = DatasetMapper(cfg, is_train=False, augmentations=[])
-    paths = []
-    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
-        image = read_image(record["file_name"], "RGB")
-        with torch.no_grad():
-            found = model([mapper(record)])[0]["instances"].to("cpu")
-        found = found[found.scores >= SCORE].pred_boxes.tensor.numpy()
-        drawn = [a["bbox"] for a in record["annotations"] if not a["iscrowd"]]
-        truth = np.array(drawn, dtype=float).reshape(-1, 4)
-        truth[:, 2:] += truth[:, :2]
-        sides = [
-            with_caption(draw_boxes(image, boxes, color, scale=ZOOM), caption)
-            for boxes, color, caption in (
-                (found, FOREGROUND, f"found: {len(found)}, score {SCORE} and above"),
-                (truth, GROUND_TRUTH, f"drawn by hand: {len(truth)}"),
-            )
-        ]
-        paths.append(write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1)))
-    return paths
+def start_beside(command: Sequence[str], folder: Path) -> Popen:
+    """
+    A process that ends when this one does. On a CPU each gets half of the cores; what it prints is
+    in ``output.txt``.
+    """
+    threads = max((os.cpu_count() or 1) // 2, 1)
+    torch.set_num_threads(threads)
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    print(f"Random sampling is trained beside OHEM; its log is {folder / 'output.txt'}")
+    with open(folder / "output.txt", "w") as log:
+        return Popen(command, stdin=PIPE, stdout=log, stderr=STDOUT, env=environment)
+
+
+def train_random(data: str, folder: str, seed: str, *overrides: str) -> None:
+    runs.end_with_parent()
+    claim(folder, overwrite=True)
+    trainer = train(setup("random.yaml", Path(data), Path(folder), int(seed), overrides))
+    runs.write_result(folder, trainer.last_results["bbox"])
+
+
+def compare(cfg: CfgNode, compared: dict[str, Path], folder: Path) -> list[str]:
+    """
+    Draw what the runs find on test tiles, those first where they differ the most.
+
+    Args:
+        compared: folders of runs by name.
+
+    Returns:
+        the lines that say what the difference is.
+    """
+    test = cfg.DATASETS.TEST[0]
+    records = {record["image_id"]: record for record in DatasetCatalog.get(test)}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(MetadataCatalog.get(test).json_file)
+    num = sum(not a["iscrowd"] for a in truth.anns.values())
+    rows, found = [], {}
+    for name, run in compared.items():
+        best = differences.best_detections(differences.read_detections(run), num)
+        images = found[name] = differences.found(truth, best)
+        result = json.loads((run / "result.json").read_text())
+        right = sum(len(f.right) for f in images.values())
+        wrong = sum(len(f.wrong) for f in images.values())
+        rows.append([name, *(f"{result[key]:.1f}" for key in METRICS), f"{right}", f"{wrong}"])
+    ohem, other = list(found.values())[0], list(found.values())[-1]
+    for image in differences.most_different(ohem, other, len(ohem)) or ohem:
+        record = records[image]
+        photograph = read_image(record["file_name"], "RGB")
+        sides = [differences.draw(photograph, n, f[image], ZOOM) for n, f in found.items()]
+        write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1))
+    lines = runs.markdown_table(["", *METRICS, f"of {num} crowns", "false alarms"], rows)
+    if other is ohem:
+        return lines
+    only, lost = (
+        sum(len(a[image].objects - b[image].objects) for image in a)
+        for a, b in ((ohem, other), (other, ohem))
+    )
+    return [
+        *lines,
+        "",
+        f"Of the {num} best scored boxes of each, OHEM's find {only} crowns that those of random",
+        f"sampling miss, and miss {lost} that those find: see the pictures. This is one seed;",
+        "another moves AP50 by two points or more, so conclude nothing from it. More seeds, and",
+        "more data, are in docs/does-it-help.md.",
+    ]
 
 
 def draw_mined(cfg: CfgNode, model: torch.nn.Module, folder: Path, num: int = 4) -> list[Path]:
@@ -96,4 +157,4 @@ def write(path: Path, picture: np.ndarray) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    train_random(*sys.argv[2:]) if sys.argv[1:2] == [RANDOM] else main()

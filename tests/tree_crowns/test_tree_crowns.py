@@ -158,9 +158,7 @@ def test_learns_a_few_tiles(tree_crowns, tmp_path):
     assert everything[-1] < 0.8 * everything[0]
     assert trainer.last_results["bbox"]["AP50"] > 50
 
-    # the pictures of the demo: of every test tile, and of what is mined
-    detections = demo.draw_detections(cfg, trainer.model, tmp_path / "detections")
-    assert len(detections) == 4 and all(cv2.imread(str(path)) is not None for path in detections)
+    # the pictures of the demo, of what is mined
     pictures = demo.draw_mined(cfg, trainer.model, tmp_path / "mined", num=2)
     assert len(pictures) == 2
     blue = np.all(cv2.imread(str(pictures[0]))[:, :, ::-1] == FOREGROUND, axis=2)
@@ -192,12 +190,36 @@ def script(name, *arguments):
 def test_demo(six_iterations, tree_crowns, tmp_path):
     output = tmp_path / "demo"
     printed = script("demo.py", "--output", output, "--data", tree_crowns, *six_iterations)
-    assert "OHEM is active" in printed and "COCO AP" in printed
+    assert "OHEM is active" in printed
+    beside = output / "random_sampling"
+    assert "OHEM is active" not in (beside / "output.txt").read_text()
     for kind in ("detections", "mined"):
         pictures = list((output / kind).iterdir())
         assert len(pictures) == 2 and all(cv2.imread(str(path)) is not None for path in pictures)
     assert f"checkpoint  {output / 'model_final.pth'}" in printed
-    assert (output / "model_final.pth").exists() and (output / "metrics.json").exists()
+    for name, run in {"OHEM": output, "random sampling": beside}.items():
+        assert (run / "model_final.pth").exists() and (run / "metrics.json").exists()
+        result = json.loads((run / "result.json").read_text())
+        assert f"| {name} | {result['AP']:.1f} | {result['AP50']:.1f} |" in printed
+    # one seed is no proof
+    assert "This is one seed" in printed
+
+
+def test_demo_alone(six_iterations, tree_crowns, tmp_path):
+    output = tmp_path / "demo"
+    arguments = ("--output", output, "--data", tree_crowns, "--alone", *six_iterations)
+    printed = script("demo.py", *arguments)
+    assert not (output / "random_sampling").exists() and "random sampling" not in printed
+    assert len(list((output / "detections").iterdir())) == 2
+
+
+def test_demo_with_a_failure_beside(six_iterations, tree_crowns, tmp_path):
+    output = tmp_path / "demo"
+    (output / "random_sampling/config.yaml").mkdir(parents=True)  # which it cannot write
+    with pytest.raises(AssertionError, match="random sampling failed; see .*output.txt"):
+        script("demo.py", "--output", output, "--data", tree_crowns, *six_iterations)
+    assert (output / "model_final.pth").exists()
+    assert "config.yaml" in (output / "random_sampling/output.txt").read_text()
 
 
 def test_compare(six_iterations, tree_crowns, tmp_path):

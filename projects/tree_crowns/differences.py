@@ -1,0 +1,97 @@
+"""What two detectors find differently, in numbers and in pictures."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ohem_d2.monitor.drawing import (
+    BACKGROUND,
+    FOREGROUND,
+    GROUND_TRUTH,
+    draw_boxes,
+    with_caption,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a detector makes of one image. Boxes are (M, 4), in absolute XYXY pixels."""
+
+    objects: frozenset[int]  #: ids of the annotations that are found
+    right: np.ndarray  #: detections of an object
+    wrong: np.ndarray  #: false alarms
+    missed: np.ndarray  #: objects
+
+
+def best_detections(detections: Sequence[dict], num: int) -> list[dict]:
+    """
+    The ``num`` with the highest scores, of all images. Detectors differ in how high they score; of
+    as many detections of each, it shows who finds more.
+    """
+    return sorted(detections, key=lambda d: d["score"], reverse=True)[:num]
+
+
+def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int, Found]:
+    """
+    By the id of the image, as COCO counts: the best scored detection first, each object once;
+    crowd regions, and what is found there, do not count.
+
+    Args:
+        detections: in COCO format.
+        iou: at which an object is found.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = truth.loadRes(list(detections)) if detections else COCO()
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.params.useCats = 0
+        evaluation.params.iouThrs = np.array([iou])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.evaluate()
+    images = {image: Found(frozenset(), *[_boxes(truth, [])] * 3) for image in truth.imgs}
+    for one in filter(None, evaluation.evalImgs):
+        ids, matches = np.array(one["dtIds"], dtype=int), one["dtMatches"][0]
+        counts = ~one["dtIgnore"][0]
+        objects = np.array(one["gtIds"], dtype=int)[~np.array(one["gtIgnore"], dtype=bool)]
+        hit = frozenset(matches[counts & (matches > 0)].astype(int).tolist())
+        images[one["image_id"]] = Found(
+            hit,
+            _boxes(results, ids[counts & (matches > 0)]),
+            _boxes(results, ids[counts & (matches == 0)]),
+            _boxes(truth, [i for i in objects.tolist() if i not in hit]),
+        )
+    return images
+
+
+def draw(image: np.ndarray, name: str, what: Found, scale: float) -> np.ndarray:
+    """On an RGB image (H, W, 3): right in blue, wrong in red, missed in green."""
+    colors = (what.missed, GROUND_TRUTH), (what.wrong, BACKGROUND), (what.right, FOREGROUND)
+    picture = draw_boxes(image, np.zeros((0, 4)), GROUND_TRUTH, scale=scale)
+    for boxes, color in colors:
+        picture = draw_boxes(picture, boxes * scale, color)
+    counts = f"{len(what.right)} found (blue), {len(what.missed)} missed (green), "
+    return with_caption(picture, name, counts + f"{len(what.wrong)} false alarms (red)")
+
+
+def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> list[int]:
+    """Images, those first in which the most objects are found by only one of the two."""
+    differences = {image: len(one[image].objects ^ other[image].objects) for image in one}
+    ordered = sorted(differences, key=lambda image: -differences[image])
+    return [image for image in ordered if differences[image]][:num]
+
+
+def read_detections(run: Path) -> list[dict]:
+    """Of the test at the end of a run, in COCO format."""
+    return json.loads((run / "inference/coco_instances_results.json").read_text())
+
+
+def _boxes(coco: COCO, ids: Sequence[int]) -> np.ndarray:
+    boxes = np.array([coco.anns[i]["bbox"] for i in ids], dtype=float).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
