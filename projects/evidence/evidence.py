@@ -15,18 +15,16 @@ import argparse
 import dataclasses
 import itertools
 import json
-import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from scipy import stats
 
 from ohem_d2.files import write_atomically
 from ohem_d2.tools import runs
-from projects.evidence import run
+from projects.evidence import run, tables
 from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
 
@@ -45,6 +43,7 @@ def main() -> None:
     add("--threads", type=int, help="of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
     add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
+    add("--plot", type=Path, help="draw the main table, with intervals (PNG, SVG)")
     add(
         "--show", action="store_true", help="record what is finished, print the tables; run nothing"
     )
@@ -76,11 +75,31 @@ def main() -> None:
         new = runs.results_of(v, args.seeds, args.output)
         records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
     write(record, records)
-    for (table, name), compared in variants.items():
-        print(f"\n{table}, {name}\n")
-        print("\n".join(table_of([of_variant(records, v) for v in compared])))
+    show(records, variants, args.plot)
     if failed:
         raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
+
+
+def show(
+    records: list[dict], variants: dict[tuple[str, str], list[runs.Variant]], plot: Path | None
+) -> None:
+    """
+    Args:
+        variants: by table and data set.
+        plot: where to draw the main table, if at all.
+    """
+    by_table: dict[str, dict[str, list[dict[int, dict]]]] = {}
+    for (table, name), compared in variants.items():
+        found = [of_variant(records, v) for v in compared]
+        if sum(map(bool, found)) > 1:
+            by_table.setdefault(table, {})[name] = found
+            print(f"\n{table}, {name}\n")
+            print("\n".join(tables.table_of(found)))
+    if main := by_table.get("main"):
+        print("\nmain\n")
+        print("\n".join(tables.overview(main, "OHEM 128")))
+        if plot:
+            tables.plot(main, plot)
 
 
 def data_of(text: str) -> tuple[str, Data]:
@@ -126,33 +145,6 @@ def write(path: Path, records: Iterable[dict]) -> None:
 def of_variant(records: Iterable[dict], variant: runs.Variant) -> dict[int, dict]:
     """By seed."""
     return {r["seed"]: r for r in records if r["settings"] == variant.settings}
-
-
-def table_of(compared: Sequence[dict[int, dict]]) -> list[str]:
-    """Of variants, the first of which is what the others are compared with; each by seed."""
-    there = set().union(*(r for of_one in compared for r in of_one.values()))
-    keys = [k for k in (*run.METRICS, "false_alarms", "seconds") if k in there]
-    rows = []
-    for records in filter(None, compared):
-        first = next(iter(records.values()))
-        cells = [
-            runs.mean_and_spread([r[key] for r in records.values() if key in r], 2) for key in keys
-        ]
-        rows.append([first["variant"], str(len(records)), *cells, difference(records, compared[0])])
-    header = ["variant", "seeds", *keys, "AP beyond the first row, 95 %"]
-    return runs.markdown_table(header, rows)
-
-
-def difference(records: dict[int, dict], baseline: dict[int, dict]) -> str:
-    """
-    Of AP, over the seeds that both have: the mean, and the interval that Student's t gives for
-    paired samples.
-    """
-    pairs = [r["AP"] - baseline[seed]["AP"] for seed, r in records.items() if seed in baseline]
-    if records is baseline or len(pairs) < 2:
-        return ""
-    low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
-    return f"{statistics.mean(pairs):+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 if __name__ == "__main__":

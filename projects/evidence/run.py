@@ -18,10 +18,10 @@ from ohem_d2.tools import runs
 from projects.benchmark import quota_sampler  # noqa: F401  registers heads
 from projects.evidence import iou_balanced  # noqa: F401  registers heads
 from projects.evidence.experiments import CONFIGS, Data
+from projects.evidence.tables import METRICS
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import setup, train
 
-METRICS = ("AP", "AP50", "AP75")
 RECALL = 0.8  # false alarms are counted at the score that finds so many of the objects
 
 

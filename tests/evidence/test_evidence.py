@@ -3,13 +3,11 @@
 import json
 import sys
 
-import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from models import ROOT
-from scipy import stats
 
 from projects.evidence import evidence, run
 from projects.evidence.experiments import CONFIGS, Setup
@@ -123,15 +121,6 @@ def test_the_score_that_finds_a_share_of_the_objects(recall, score, tmp_path):
     assert run.score_that_finds(tmp_path / "truth.json", tmp_path / "found.json", recall) == 0
 
 
-def test_a_table_of_runs_that_lack_a_figure():
-    whole = {"variant": "one", "AP": 30.0, "AP50": 50.0, "AP75": 20.0, "false_alarms": 1.5}
-    lacking = {k: v for k, v in whole.items() if k != "false_alarms"} | {"variant": "other"}
-    header, _, one, other = evidence.table_of([{1: whole, 2: whole}, {1: lacking}, {}])
-    assert header.startswith("| variant | seeds | AP | AP50 | AP75 | false_alarms |")
-    assert one == "| one | 2 | 30.00 ± 0.00 | 50.00 ± 0.00 | 20.00 ± 0.00 | 1.50 ± 0.00 |  |"
-    assert other == "| other | 1 | 30.00 | 50.00 | 20.00 |  |  |"
-
-
 def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatch):
     """Configurations that the present heads refuse, or data that lacks what they ask for."""
     asked = []
@@ -152,18 +141,6 @@ def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatc
         )
         build_model(cfg)
     assert len(asked) > 40
-
-
-def test_paired_difference():
-    gains = [2.0, 3.0, 5.0, 4.5]
-    baseline = {seed: {"AP": 30.0 + 7 * seed} for seed in range(5)}
-    ours = {seed: {"AP": 30.0 + 7 * seed + gain} for seed, gain in enumerate(gains)}
-    half = stats.t.ppf(0.975, 3) * np.std(gains, ddof=1) / 2
-    mean = np.mean(gains)
-    expected = f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
-    assert evidence.difference(ours, baseline) == expected
-    assert evidence.difference(baseline, baseline) == ""
-    assert evidence.difference({0: ours[0]}, baseline) == ""
 
 
 def test_background_is_balanced_over_the_overlap():
