@@ -62,7 +62,7 @@ def plot(by_data: Mapping[str, Sequence[OfVariant]], path: Path) -> None:
     """By how much AP of each variant is beyond that of the first, with the interval of 95 %."""
     figure = Figure(figsize=(8, 1 + 0.9 * len(by_data)), layout="constrained")
     axes = figure.subplots()
-    axes.axvline(0, color="grey", linewidth=1)
+    axes.axvline(0, color="grey", linewidth=2)
     num = max(map(len, by_data.values())) - 1
     labelled: set[str] = set()
     for row, compared in enumerate(by_data.values()):
