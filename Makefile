@@ -1,4 +1,5 @@
-# make demo      trains a detector with OHEM on aerial photographs, evaluates it, draws pictures
+# make demo      trains a detector with OHEM on aerial photographs, and one with random sampling
+#                beside it; says and draws what OHEM changed
 # make compare   the same recipe with random sampling beside OHEM, three seeds each
 # make evidence  samplers on several data sets (ARGS="--data NAME=FOLDER ..."), see projects/evidence
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)

@@ -3,7 +3,8 @@ Screening: how many of the RoIs that OHEM mines does a cheap stand-in for the bo
 what does it cost? On tiles of the tree crowns and checkpoints of that project's training. ::
 
     export PYTHONPATH=.
-    python projects/tree_crowns/demo.py --output output/screening SOLVER.CHECKPOINT_PERIOD 250
+    python projects/tree_crowns/demo.py --alone --output output/screening \\
+        SOLVER.CHECKPOINT_PERIOD 250
     python projects/benchmark/agreement.py output/screening/model_*.pth
 
 docs/benchmark.md says what the figures are.
