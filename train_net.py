@@ -15,6 +15,7 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 
 import argparse
 import logging
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -81,7 +82,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
-    weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if args.resume else cfg.MODEL.WEIGHTS
+    resumes = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
+    weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if resumes else cfg.MODEL.WEIGHTS
     if args.eval_only:
         with naming("The model cannot be built", bugs=(TypeError, IndexError)):
             model = OHEMTrainer.build_model(cfg)

@@ -16,10 +16,17 @@ class InputError(ValueError):
     def __init__(self, text: str):
         # A process that works for another one, as a data loader's, sends its whole traceback as the
         # text, and what it had to say comes last.
-        text = text.rpartition(f"{__name__}.InputError: ")[2]
+        for name in InputError.names():
+            text = text.rpartition(name)[2]
         text = re.sub(r"\s*\n\s*", " ", text.strip())
         # A file may be called, or hold, what would move the cursor.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of this class and those that derive from it, as a traceback has them before the text."""
+        classes = (cls, *cls.__subclasses__())
+        return tuple(f"{found.__module__}.{found.__qualname__}: " for found in classes)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from ohem_d2.errors import InputError, message, naming
 from ohem_d2.tools.errors import told
+from ohem_d2.trust import UntrustedFile
 
 
 def test_one_line_without_what_moves_the_cursor():
@@ -33,7 +34,11 @@ def test_what_a_worker_of_a_data_loader_says():
 
 
 def fail(rank, kind):
-    raise {"input": InputError("SEED = x"), "bug": KeyError("of a model")}[kind]
+    raise {
+        "input": InputError("SEED = x"),
+        "untrusted": UntrustedFile("x.pkl", "holds os.system"),
+        "bug": KeyError("of a model"),
+    }[kind]
 
 
 def test_what_one_of_several_processes_says():
@@ -41,6 +46,8 @@ def test_what_one_of_several_processes_says():
     with pytest.raises(SystemExit) as end, told("train"):
         start(fail, ("input",))
     assert end.value.code == "train: SEED = x"
+    with pytest.raises(SystemExit, match="^train: x.pkl holds os.system; if you"), told("train"):
+        start(fail, ("untrusted",))
     with pytest.raises(ProcessRaisedException, match="of a model"), told("train"):
         start(fail, ("bug",))
 

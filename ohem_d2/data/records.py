@@ -28,7 +28,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     """
     names, records, left_out, objects = cfg.DATASETS.TRAIN, [], [], 0
     for name in names:
-        found = records_of(cfg, name)
+        found = records_of(cfg, name, "TRAIN")
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
         faults, number = check_records(cfg, name, found)
@@ -51,15 +51,15 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     return records, left_out
 
 
-def records_of(cfg: CfgNode, name: str) -> list[dict]:
+def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
     """
-    All images of a data set of the configuration.
+    All images of a data set of the configuration, "TRAIN" or "TEST".
 
     Raises:
         FileNotFoundError, InputError: names the data set, or its file, and what is wrong.
     """
     must_be_registered(name)
-    proposals = proposal_file(cfg, name)
+    proposals = proposal_file(cfg, name, split)
     what = f"Data set {described(name)}{f' with proposals of {proposals}' if proposals else ''}"
     with naming(what, only_data=bool(proposals)):
         return get_detection_dataset_dicts(
@@ -97,21 +97,20 @@ def described(name: str) -> str:
     return f"{name} ({file})" if file and file not in name else name
 
 
-def proposal_file(cfg: CfgNode, name: str) -> str:
+def proposal_file(cfg: CfgNode, name: str, split: str) -> str:
     """
-    Of a data set of the configuration; "" unless MODEL.LOAD_PROPOSALS.
+    Of a data set of the configuration, "TRAIN" or "TEST"; "" unless MODEL.LOAD_PROPOSALS.
 
     Raises:
         FileNotFoundError, InputError: if it has none, or there is no such file.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         return ""
-    files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
-    files.update(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
+    files = dict(zip(cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]))
     if name not in files:
         raise InputError(
             f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {name}; add it "
-            "to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN, or to those of TEST"
+            f"to DATASETS.{split} and its file to DATASETS.PROPOSAL_FILES_{split}"
         )
     must_be_file(files[name], f"the proposals for {name}")
     return files[name]

@@ -11,7 +11,7 @@ file. The stand-ins hold no memory to be misread, so that the rehearsal cannot c
 import math
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,6 +45,10 @@ class _StandIn:
 
     def __setstate__(self, state: object) -> None:
         raise _Harmful("a change of what is no array")
+
+
+# What may be a key, or in a set
+_PLAIN = (str, bytes, int, float, type(None), _StandIn)
 
 
 class _Function(_StandIn):
@@ -105,6 +109,18 @@ def _encode(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _dict(pairs: object = ()) -> dict:
+    _need(isinstance(pairs, (list, tuple)), "an OrderedDict that is not sound")
+    _need(all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs))
+    _need_plain(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _need_plain(keys: Iterable[object]) -> None:
+    # To hash a tuple of tuples of tuples takes a stack that ends, and the process with it.
+    _need(all(isinstance(key, _PLAIN) for key in keys), "a key that is neither text nor a number")
+
+
 def _box_mode(value: object) -> _StandIn:
     _need(type(value) is int, "a BoxMode that there is not")
     return _StandIn()
@@ -119,7 +135,7 @@ _STAND_INS = {
     "numpy.core.numeric._frombuffer": _Function(_from_buffer),
     "_codecs.encode": _Function(_encode),
     "__builtin__.bytes": _Function(lambda: b""),
-    "collections.OrderedDict": _Function(lambda pairs=(): dict(pairs)),
+    "collections.OrderedDict": _Function(_dict),
     "detectron2.structures.boxes.BoxMode": _Function(_box_mode),
 }
 
@@ -137,7 +153,35 @@ class _Rehearsal(pickle._Unpickler):  # in Python, where a huge place in the mem
         # Python's own takes all the memory that is asked for before it reads.
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
+    def load_setitem(self) -> None:
+        _need_plain(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _need_plain(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _need_plain(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        _need_plain(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _need_plain(self.stack)
+        super().load_frozenset()
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
 
 
 def _rehearse(file: IO[bytes], name: str | Path) -> None:

@@ -104,7 +104,9 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
     yield from _told(_check_device, cfg.MODEL.DEVICE)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
-        yield from _told(must_be_file, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
+        # What follows a question mark tells Detectron2 how to read it.
+        file = cfg.MODEL.WEIGHTS.partition("?")[0]
+        yield from _told(must_be_file, file, "MODEL.WEIGHTS, the checkpoint")
     for split in ("TRAIN",) if training else ("TEST",):
         if not cfg.DATASETS[split]:
             yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
@@ -154,9 +156,10 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
     found = []
     with naming():
-        for name in (*(cfg.DATASETS.TRAIN if training else ()), *cfg.DATASETS.TEST):
+        splits = ("TRAIN", "TEST") if training else ("TEST",)
+        for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
             must_be_registered(name)
-            proposal_file(cfg, name)
+            proposal_file(cfg, name, split)
             meta = MetadataCatalog.get(name)
             file = str(meta.get("json_file", ""))
             if file and "://" not in file:
@@ -164,7 +167,7 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
                 if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
                     check_coco(file, read_coco(file), evaluated=True)
         for name in cfg.DATASETS.TEST:
-            faults, _ = check_records(cfg, name, records_of(cfg, name))
+            faults, _ = check_records(cfg, name, records_of(cfg, name, "TEST"))
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
 
@@ -191,7 +194,7 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     registered = DatasetCatalog.list()
     for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
         with _noting(faults, name):
-            records = records_of(cfg, name)
+            records = records_of(cfg, name, "TRAIN" if name in train else "TEST")
             found, number = record_faults(records, needs_of(cfg))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
             objects += number if name in train else 0

@@ -24,8 +24,7 @@ def told(command: str) -> Iterator[None]:
     except InputError as e:
         raise SystemExit(f"{command}: {e}") from e
     except ProcessRaisedException as e:  # one of several, which sends its traceback as text
-        told_by = f"{InputError.__module__}.InputError: "
-        if not str(e).strip().rpartition("\n")[2].startswith(told_by):
+        if not str(e).strip().rpartition("\n")[2].startswith(InputError.names()):
             raise
         raise SystemExit(f"{command}: {InputError(str(e))}") from e
 

@@ -34,7 +34,8 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     together, records = ", ".join(names), []
     with naming():
         for name in names:
-            found = records_of(cfg, name)
+            only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
+            found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
             _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
             for fault in check_records(cfg, name, found)[0]:
                 logger.warning(f"{described(name)}: {fault}")

@@ -157,7 +157,7 @@ def load_cfg(
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
         with naming():
-            must_be_file(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
+            must_be_file(cfg.MODEL.WEIGHTS.partition("?")[0], "MODEL.WEIGHTS, the checkpoint")
     heads = cfg.MODEL.ROI_HEADS
     if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
         logger.info(

@@ -12,6 +12,8 @@ from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.unpickling import with_rehearsed_proposals
+from ..errors import naming
 from .chance import IMAGE, SAMPLER, drawing_from, run_seed, seed_at
 
 
@@ -20,7 +22,8 @@ class ResumableLoader:
     Endless batches, as of Detectron2's ``build_detection_train_loader``: its data, its sampler, its
     grouping by aspect ratio. They follow from the seed and the number of images before them: so
     they can go on anywhere, without loading what comes before. The order is Detectron2's without
-    worker processes, however many there are, and what is random in the mapper is the same as well.
+    worker processes, however many there are, and what is random in the mapper is the same as well;
+    but a record that does not say how large its image is goes with the one before it.
 
     Whoever iterates again gets the batches after the last one that was taken.
     """
@@ -33,18 +36,24 @@ class ResumableLoader:
             dataset: records, a list or a map-style data set; None: those of ``DATASETS.TRAIN``.
 
         Raises:
+            InputError: if Detectron2 cannot make such a loader.
             TypeError: if ``DATASETS.TRAIN`` is a data set that can only be iterated over.
         """
-        self._cfg, self._mapper, self._records = cfg, mapper, dataset
+        self._cfg = with_rehearsed_proposals(cfg)
+        self._mapper, self._records = mapper, dataset
         self._batches = 0  # taken from here
         self._begin_with(run_seed(cfg))
 
     def _begin_with(self, seed: int) -> None:
         """Have Detectron2 make a loader from this seed, for the sake of its parts."""
         self._seed = seed
-        with drawing_from(seed_at(seed, SAMPLER)):
+        cfg = self._cfg.clone()
+        cfg.defrost()
+        cfg.SEED = seed  # Some samplers read it.
+        what = f"DATALOADER.SAMPLER_TRAIN = {cfg.DATALOADER.SAMPLER_TRAIN!r}"
+        with drawing_from(seed_at(seed, SAMPLER)), naming(what, only_data=True):
             settings = {"mapper": _as_it_is, "dataset": self._records}
-            loader = build_detection_train_loader(self._cfg, **settings)
+            loader = build_detection_train_loader(cfg, **settings)
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         images = (loader.dataset if grouped else loader).dataset
         if not isinstance(images, ToIterableDataset):
@@ -76,13 +85,20 @@ class ResumableLoader:
         grouping = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
 
         @functools.cache  # records are slow to come by
-        def wide(index: int) -> bool:
-            # Those that do not say so are of one kind, as all are without grouping.
+        def wide(index: int) -> bool | None:
             record = self._records[index] if grouping else {}
-            return record.get("width", 0) > record.get("height", 0)
+            if "width" not in record or "height" not in record:
+                return None
+            return record["width"] > record["height"]
 
-        drawn = ({"index": i, "width": wide(i), "height": 0} for i in self._sampler)
-        for batch in AspectRatioGroupedDataset(drawn, self.batch_size):
+        def drawn() -> Iterator[dict]:
+            group = False
+            for index in self._sampler:
+                # Images whose size is not known do not make batches of their own.
+                group = group if wide(index) is None else wide(index)
+                yield {"index": index, "width": group, "height": 0}
+
+        for batch in AspectRatioGroupedDataset(drawn(), self.batch_size):
             yield from (image["index"] for image in batch)
 
     def state_dict(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What Detectron2's DefaultTrainer leaves to be filled in."""
 
+import errno
 import logging
 import os
 from typing import Any
@@ -50,7 +51,8 @@ class OHEMTrainer(DefaultTrainer):
         See the parent.
 
         Raises:
-            InputError: names the image that cannot be read, or says that the training diverged.
+            InputError: names the image that cannot be read, or says that the training diverged, or
+                that the disk is full.
         """
         log = logging.getLogger(TrainerBase.__module__)
         log.addFilter(_in_one_line)
@@ -60,6 +62,10 @@ class OHEMTrainer(DefaultTrainer):
             raise InputError(
                 f"{e} Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
             ) from e
+        except OSError as e:
+            if not _is_full(e):
+                raise
+            raise InputError(f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {e.strerror}") from e
         except SystemExit as e:
             if e.code == SIGTERM_STATUS:
                 comm.synchronize()  # The end of one process ends the others, who may still write.
@@ -121,10 +127,16 @@ class OHEMTrainer(DefaultTrainer):
         raise NotImplementedError(message)
 
 
+def _is_full(error: BaseException | None) -> bool:
+    """Of a disk, in the middle of a file that is written as the training goes on."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
 def _in_one_line(record: logging.LogRecord) -> bool:
     """A filter of logs: what is wrong with the input needs no traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, (InputError, FloatingPointError)):
+    if isinstance(error, (InputError, FloatingPointError)) or _is_full(error):
         record.msg, record.args, record.exc_info = str(error), (), None
     return True
 

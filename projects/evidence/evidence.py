@@ -71,6 +71,8 @@ def main() -> None:
     if not args.show:
         how = args.devices, args.threads, recorded
         failed = runs.run_all(list(everything), args.seeds, args.output, *how)
+    records = read(record)  # once more: others may have written meanwhile
+    recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
     for v in everything:
         new = runs.results_of(v, args.seeds, args.output)
         records += [r for seed, r in new.items() if (v.name, seed) not in recorded]

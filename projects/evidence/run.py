@@ -35,12 +35,14 @@ def main(arguments: str) -> None:
     runs.end_with_parent()
     given = json.loads(arguments)
     data, folder = Data(**given["files"]), Path(given["folder"])
+    began_with = folder / "commit"  # of a run that goes on, too
+    if not began_with.exists():
+        write_atomically(began_with, commit())
     train_sets = [data.named(data.train, data.images)]
     if share := given["others"].get("missing"):
         less = without_boxes(
             json.loads(Path(data.folder, data.train).read_text()), share, given["seed"]
         )
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "train.json", json.dumps(less))
         train_sets = [f"coco:{folder / 'train.json'}:{Path(data.folder, data.images)}"]
     if given["others"].get("with_negatives"):
@@ -62,7 +64,7 @@ def main(arguments: str) -> None:
     results = trainer.last_results["bbox"]
     record = {key: given[key] for key in ("data", "variant", "overrides", "settings", "seed")}
     record |= given["others"]
-    record |= {"commit": commit(), "iterations": cfg.SOLVER.MAX_ITER}
+    record |= {"commit": began_with.read_text(), "iterations": cfg.SOLVER.MAX_ITER}
     record |= {key: round(float(np.nan_to_num(results[key])), 2) for key in METRICS}
     if data.test_negatives:
         negatives = data.named(data.test_negatives, data.negatives)

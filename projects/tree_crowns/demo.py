@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     claim(args.output, overwrite=True)
+    for pictures in ("detections", "mined"):  # which are not of this run
+        shutil.rmtree(args.output / pictures, ignore_errors=True)
     cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
     folder, beside = args.output / "random_sampling", None
     if not args.alone:

@@ -153,6 +153,29 @@ def test_memory_that_a_pickle_asks_for_is_not_taken(tmp_path):
     assert taken < 2**20  # KiB
 
 
+KEY = b")\x85\x85"  # a tuple in a tuple in a tuple
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"}" + KEY + b"Ns",
+        b"}(" + KEY + b"Nu",
+        b"(" + KEY + b"Nd",
+        b"\x8f(" + KEY + b"\x90",
+        b"(" + KEY + b"\x91",
+        b"ccollections\nOrderedDict\n](" + KEY + b"N\x86e\x85R",
+    ],
+)
+def test_what_takes_a_stack_to_hash_is_refused(program, tmp_path):
+    """With 200,000 of them Python itself ends in a segmentation fault."""
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + program + b".")
+    with pytest.raises(UntrustedFile, match="x.pkl holds a key that is neither text nor a number"):
+        read_pickle(tmp_path / "x.pkl")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + program.replace(KEY, b"K\x07") + b".")
+    assert 7 in read_pickle(tmp_path / "x.pkl")
+
+
 def test_a_trusted_file_may_hold_anything(tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([Payload(tmp_path / "made"), OBJECTS]))
     with trusting():

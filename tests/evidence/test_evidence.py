@@ -61,7 +61,9 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
     for found in (ohem, random):
         assert 0 <= found["AP"] <= found["AP50"] <= 100
         # two iterations find no 80 % of the objects
-        assert "false_alarms" not in found and found["commit"]
+        assert "false_alarms" not in found
+        folder = next(tmp_path.glob(f"runs/boards/{found['variant']}-*/seed3"))
+        assert found["commit"] == (folder / "commit").read_text() != ""
     used = json.loads(next(tmp_path.glob("runs/boards/OHEM-*/seed3/train.json")).read_text())
     full = json.loads((boards / "instances_train.json").read_text())
     assert len(used["annotations"]) == round(len(full["annotations"]) / 2)
@@ -124,11 +126,19 @@ def test_the_score_that_finds_a_share_of_the_objects(recall, score, tmp_path):
 def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatch):
     """Configurations that the present heads refuse, or data that lacks what they ask for."""
     asked = []
-    monkeypatch.setattr(evidence.runs, "run_all", lambda variants, *_: asked.extend(variants) or [])
+    meanwhile = {"data": "moon", "variant": "x", "settings": "0", "seed": 1}
+
+    def run_all(variants, *_):
+        asked.extend(variants)
+        evidence.write(tmp_path / "quick.json", [meanwhile])  # as another process does
+        return []
+
+    monkeypatch.setattr(evidence.runs, "run_all", run_all)
     arguments = ["--data", f"boards={boards}", f"plates={boards}", "--quick"]
     monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments, "--output", str(tmp_path)])
     evidence.main()
-    assert (tmp_path / "quick.json").exists()  # and what is published is left alone
+    # what is published is left alone, and so is what others recorded
+    assert json.loads((tmp_path / "quick.json").read_text()) == [meanwhile]
     for variant in asked:
         given = json.loads(variant.command(1, "cpu", tmp_path / "run")[-1])
         assert given["data"] == "boards" or "with_negatives" not in given["others"]

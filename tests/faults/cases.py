@@ -125,6 +125,12 @@ cases(
         "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR = '/proc/nowhere' cannot be written to: ",
         "DATALOADER.NUM_WORKERS -1": "DATALOADER.NUM_WORKERS = -1; allowed",
         "DATALOADER.SAMPLER_TRAIN No": "Unknown training sampler: No",
+        "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler": "SAMPLER_TRAIN = 'WeightedTrainingSa",
+        "resuming, with nothing there": (
+            "^train_net.py: w.pth cannot be loaded",
+            write("w.pth", b"no weights"),
+            "--resume MODEL.WEIGHTS w.pth",
+        ),
         "INPUT.FORMAT XYZ": "INPUT.FORMAT = 'XYZ'; allowed: 'BGR'",
         "INPUT.MIN_SIZE_TRAIN '()'": r"INPUT.MIN_SIZE_TRAIN = \(\); allowed: one or more",
         "INPUT.MIN_SIZE_TRAIN '(-1,)'": r"INPUT.MIN_SIZE_TRAIN = \(-1,\)",

@@ -87,6 +87,17 @@ def test_the_random_seed_of_a_run_stays(images, tmp_path):
     assert ids(take(second, 20)) == ids(take(first, 20))
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_seed_that_is_changed_has_no_effect(images, tmp_path, sampler):
+    overrides = ("DATALOADER.SAMPLER_TRAIN", sampler)
+    first = loader(interrupted.config(images, tmp_path, *overrides))
+    second = loader(interrupted.config(images, tmp_path, *overrides, "SEED", 4))
+    assert ids(take(second, 20)) != ids(take(first, 20))
+    second.load_state_dict({"seed": 3, "images": 0})
+    first.load_state_dict({"seed": 3, "images": 0})
+    assert ids(take(second, 20)) == ids(take(first, 20))
+
+
 def test_other_batches_go_on_at_about_the_same_place(images, tmp_path):
     first = loader(interrupted.config(images, tmp_path))
     take(first, 9)
@@ -100,6 +111,10 @@ def test_records_that_do_not_say_their_size(images, tmp_path):
     records = [{"image_id": i} for i in range(5)]
     found = take(ResumableLoader(cfg, lambda record: record, records), 5)
     assert sorted(sum(ids(found), [])) == sorted(2 * list(range(5)))
+    # Among those that do they have no batches of their own.
+    records += [{"image_id": i, "width": 64, "height": 48} for i in range(5, 15)]
+    found = ids(take(ResumableLoader(cfg, lambda record: record, records), 30))
+    assert any(min(batch) < 5 <= max(batch) for batch in found)
 
 
 def test_drawing_leaves_no_trace():

@@ -10,6 +10,7 @@ import torch
 from interrupted import ended, kill, start, wait_until
 from torch import nn
 
+from ohem_d2.tools.errors import told
 from ohem_d2.training.checkpoint import Checkpointer
 
 
@@ -164,3 +165,20 @@ def test_a_full_disk_leaves_what_was_there(images, tmp_path, limit):
     assert "Traceback" not in printed
     (line,) = (line for line in printed.splitlines() if "cannot be written" in line)
     assert f"{tmp_path / 'model_0000005.pth'} cannot be written: File too large" in line
+
+
+def train_as_a_command(*args):
+    with told("train"):
+        interrupted.train(*args)
+
+
+def test_a_disk_that_is_full_for_the_metrics(images, tmp_path):
+    (tmp_path / "metrics.json").symlink_to("/dev/full")
+    settings = (images, tmp_path, (*SHORT, 4))
+    process = interrupted.SERVER.Process(target=train_as_a_command, args=settings)
+    process.start()
+    assert ended([process]) == [1]
+    printed = (tmp_path / "printed_0").read_text()
+    assert "Traceback" not in printed
+    (last,) = printed.splitlines()[-1:]
+    assert last == f"train: OUTPUT_DIR {tmp_path}: No space left on device"

@@ -189,6 +189,8 @@ def script(name, *arguments):
 
 def test_demo(six_iterations, tree_crowns, tmp_path):
     output = tmp_path / "demo"
+    (output / "detections").mkdir(parents=True)
+    (output / "detections/of_an_earlier_run.png").touch()
     printed = script("demo.py", "--output", output, "--data", tree_crowns, *six_iterations)
     assert "OHEM is active" in printed
     beside = output / "random_sampling"
