@@ -110,5 +110,11 @@ TABLES = {
         "random 128, negatives": Setup(RANDOM, with_negatives=True),
         "OHEM 128, negatives": Setup(OHEM, with_negatives=True),
         "BUDGET batch, negatives": Setup(f"{SETTING}BUDGET batch", with_negatives=True),
+        # Half of the images being without objects, so many iterations see as many with objects.
+        "random 128, negatives, 800": Setup(f"{RANDOM} {TWICE}", with_negatives=True),
+        "OHEM 128, negatives, 800": Setup(f"{SETTING}WARMUP_ITERS 80 {TWICE}", with_negatives=True),
+        "BUDGET batch, negatives, 800": Setup(
+            f"{SETTING}WARMUP_ITERS 80 {HEADS}.OHEM.BUDGET batch {TWICE}", with_negatives=True
+        ),
     },
 }
