@@ -10,6 +10,13 @@ from yaml import YAMLError
 _PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
 
 
+def printable(text: str) -> str:
+    """On one line, without what a terminal obeys: a file may be called, or hold, such things."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class InputError(ValueError):
     """What was given to a command is wrong; the text says what, to whoever gave it, in one line."""
 
@@ -18,8 +25,7 @@ class InputError(ValueError):
         # text, and what it had to say comes last.
         text = text.rpartition(f"{__name__}.InputError: ")[2]
         text = re.sub(r"\s*\n\s*", " ", text.strip())
-        # A file may be called, or hold, what would move the cursor.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+        super().__init__(printable(text))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
 
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
 
 _UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not looked at.
 _MODES = (*_UPRIGHT, BoxMode.XYWHA_ABS)
@@ -31,6 +31,10 @@ class Fault:
     what: str  #: in words, of several
     where: list[str]  #: each place that has it; at least one
     stops: bool = True  #: a run, sooner or later; else what is at fault is left out of it
+
+    def __post_init__(self):
+        # Places have names that the data give.
+        object.__setattr__(self, "where", [printable(place) for place in self.where])
 
     @property
     def heading(self) -> str:

@@ -11,7 +11,7 @@ from detectron2.data.build import (
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
 from .checks import Fault, Needs, must_be_file, record_faults
 from .datasets import NEGATIVES, must_be_registered
 from .unpickling import rehearsed
@@ -94,7 +94,7 @@ def described(name: str) -> str:
     """With the file or folder of its annotations, as far as they are known."""
     meta = MetadataCatalog.get(name)
     file = meta.get("json_file") or meta.get("dirname")
-    return f"{name} ({file})" if file and file not in name else name
+    return printable(f"{name} ({file})" if file and file not in name else name)
 
 
 def proposal_file(cfg: CfgNode, name: str) -> str:

@@ -88,6 +88,13 @@ def test_what_a_model_needs(tmp_path):
     assert "category_id" in classes.what and "from 0 to 1" in classes.what and classes.stops
 
 
+def test_places_are_named_without_what_moves_the_cursor(tmp_path):
+    data = records(tmp_path, [(1, 2, 0, 20)])
+    data[0]["file_name"] = str(tmp_path / "\x1b]0;owned\x07\nb.png")
+    for fault in record_faults(data, Needs(3))[0]:
+        assert str(fault).isprintable() and r"/\x1b]0;owned\x07\nb.png" in fault.where[0]
+
+
 def test_proposals(tmp_path):
     data = records(tmp_path, [(1, 2, 30, 20)] * 6)
     boxes = np.zeros((5, 4), np.float32)

@@ -459,6 +459,10 @@ cases(
         ),
         "--train-data coco:gone.json:images": "gone.json does not exist(?s:.*)kinds: 1",
         "no object": ("data sets without an object", all_boxes(1, 1, 0, 0)),
+        "a name that moves the cursor": (
+            r"not there.*\n    images/\\x1b\[2J\\nb.jpg\n(?s:.*)kinds: 1",
+            image(file_name="\x1b[2J\nb.jpg"),
+        ),
         "the first of many": ("21 images that are not there(?s:.*)and 1 more", many_images(21)),
     },
 )
