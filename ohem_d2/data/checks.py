@@ -57,6 +57,7 @@ class Needs:
 
     num_classes: int
     masks: bool = False  #: a segmentation of each object
+    polygons: bool = False  #: and no RLE among them
     keypoints: int = 0  #: so many of each object
 
 
@@ -146,9 +147,15 @@ def _annotation_faults(
         fault(what, "bbox", left & ~holds, stops=False)
         left &= holds
 
+    shapes = [a.get("segmentation") for a in annotations]
+    # A mask in an array, which mappers of one's own take, is not asked whether it is empty.
+    some = np.array([isinstance(shape, np.ndarray) or bool(shape) for shape in shapes], bool)
     if needs.masks:
-        lack = np.array([not a.get("segmentation") for a in annotations], bool)
-        fault("annotations without a segmentation", "segmentation", lack & objects)
+        fault("annotations without a segmentation", "segmentation", ~some & objects)
+    if needs.polygons:
+        encoded = np.array([isinstance(shape, dict) for shape in shapes], bool)
+        what = "annotations whose segmentation is RLE, which takes INPUT.MASK_FORMAT bitmask"
+        fault(what, "segmentation", encoded & some & objects)
     if needs.keypoints:
         what = f"annotations without {needs.keypoints} keypoints, three numbers each"
         _, strange = column("keypoints", 3 * needs.keypoints)

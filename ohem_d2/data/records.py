@@ -31,7 +31,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
         found = records_of(cfg, name)
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
-        faults, number = check_records(cfg, name, found)
+        faults, number = check_records(cfg, name, found, training=True)
         left_out += [f"{described(name)}: {fault}" for fault in faults]
         objects += number
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
@@ -69,25 +69,35 @@ def records_of(cfg: CfgNode, name: str) -> list[dict]:
         )
 
 
-def check_records(cfg: CfgNode, name: str, records: Sequence[dict]) -> tuple[list[Fault], int]:
+def check_records(
+    cfg: CfgNode, name: str, records: Sequence[dict], training: bool
+) -> tuple[list[Fault], int]:
     """
+    Args:
+        training: on them, or a test.
+
     Returns:
         what is left out of a data set, and how many objects are not.
 
     Raises:
         InputError: names what of it would stop a run.
     """
-    faults, objects = record_faults(records, needs_of(cfg))
+    faults, objects = record_faults(records, needs_of(cfg, training))
     for fault in faults:
         if fault.stops:
             raise InputError(f"{described(name)}: {fault}")
     return faults, objects
 
 
-def needs_of(cfg: CfgNode) -> Needs:
-    """What the configuration's model takes of its data."""
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
-    return Needs(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON, keypoints)
+def needs_of(cfg: CfgNode, training: bool) -> Needs:
+    """What the configuration's model takes of its data, in training or in a test."""
+    masks = cfg.MODEL.MASK_ON
+    return Needs(
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        masks,
+        polygons=masks and training and cfg.INPUT.MASK_FORMAT == "polygon",
+        keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0,
+    )
 
 
 def described(name: str) -> str:

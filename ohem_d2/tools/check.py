@@ -164,7 +164,7 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
                 if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
                     check_coco(file, read_coco(file), evaluated=True)
         for name in cfg.DATASETS.TEST:
-            faults, _ = check_records(cfg, name, records_of(cfg, name))
+            faults, _ = check_records(cfg, name, records_of(cfg, name), training=False)
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
 
@@ -192,7 +192,7 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
         with _noting(faults, name):
             records = records_of(cfg, name)
-            found, number = record_faults(records, needs_of(cfg))
+            found, number = record_faults(records, needs_of(cfg, name in train))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
             objects += number if name in train else 0
             print(f"{described(name)}: {len(records)} images")

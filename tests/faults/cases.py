@@ -302,6 +302,19 @@ cases(
     },
 )
 cases(
+    "masks:",
+    (*BASE, "--train-data", "coco:train.json:images", "MODEL.MASK_ON", "True"),
+    {
+        "RLE": (
+            r"1 annotations whose segmentation is RLE, .*MASK_FORMAT bitmask, .* images/b.jpg: \{",
+            each(
+                all_annotations(segmentation=[[10, 10, 40, 10, 40, 30]]),
+                annotation(segmentation={"counts": [0, 48 * 64], "size": [48, 64]}),
+            ),
+        ),
+    },
+)
+cases(
     "left out:",  # The training goes on, and this is said before it begins.
     TRAIN,
     {
