@@ -38,7 +38,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
             found = filter_images_with_only_crowd_annotations(found)
         if cfg.MODEL.KEYPOINT_ON:
             least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-            found = filter_images_with_few_keypoints(found, least)
+            found = _with_keypoints(found, least)
         records += found
     if not objects or not records:
         raise InputError(
@@ -49,6 +49,17 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     with contextlib.suppress(AttributeError), naming():  # Not all have names of classes.
         check_metadata_consistency("thing_classes", with_classes)
     return records, left_out
+
+
+def _with_keypoints(records: list[dict], least: int) -> list[dict]:
+    """Without images whose objects show fewer; those without objects have not come to show any."""
+
+    def shows_objects(record: dict) -> bool:
+        return any(a.get("iscrowd", 0) == 0 for a in record.get("annotations", ()))
+
+    enough = filter_images_with_few_keypoints(list(filter(shows_objects, records)), least)
+    kept = set(map(id, enough))
+    return [record for record in records if id(record) in kept or not shows_objects(record)]
 
 
 def records_of(cfg: CfgNode, name: str) -> list[dict]:

@@ -314,6 +314,52 @@ cases(
         ),
     },
 )
+KEYPOINTS = ["nose", "left_eye", "right_eye"]
+PEOPLE = all_annotations(keypoints=[20, 15, 2, 15, 14, 2, 25, 14, 1], num_keypoints=3)
+POSE = """
+_BASE_: c.yaml
+MODEL:
+  KEYPOINT_ON: True
+  ROI_KEYPOINT_HEAD: {NUM_KEYPOINTS: 3, CONV_DIMS: [8]}
+TEST: {KEYPOINT_OKS_SIGMAS: [0.03, 0.03, 0.03]}
+"""
+
+
+def pose(*spoils, names=KEYPOINTS):
+    """Both files have keypoints and their names."""
+    spoil = each(PEOPLE, category(keypoints=names), *spoils)
+    return each(spoil, of_test(spoil), write("pose.yaml", POSE))
+
+
+POSED = (*TRAIN, "--config-file", "pose.yaml")
+cases(
+    "keypoints:",
+    POSED,
+    {
+        "no names": ('train.json, .* to each: "keypoints": ', pose(names=None)),
+        "names that are numbers": ("add their names to the categories", pose(names=[1, 2, 3])),
+        "a name twice": ("add their names to the categories", pose(names=["nose"] * 3)),
+        "no partner": (
+            "keypoint 'left_eye' has no partner 'right_eye' in train.json",
+            pose(names=["nose", "left_eye", "right_ear"]),
+        ),
+        "registered": (
+            "mine: MODEL.KEYPOINT_ON is True; its metadata need keypoint_names and",
+            each(pose(), registered(nothing)),
+            "--import my_data --train-data mine",
+        ),
+    },
+)
+cases(
+    "keypoints go on:",
+    POSED,
+    {
+        "all": (r"trade places .*\('left_eye', 'right_eye'\)", pose()),
+        "negatives": ("3 of 6 images show no object", pose(), "--negatives images"),
+        "evaluation": ("(?s:.*)Evaluation results for keypoints", pose(), "--eval-only"),
+    },
+    status=0,
+)
 cases(
     "left out:",  # The training goes on, and this is said before it begins.
     TRAIN,
