@@ -6,7 +6,8 @@ Data sets that are named by where they lie, so that training on one's own data t
                                           and ImageSets/Main/SPLIT.txt
     images:FOLDER                         images without objects
 
-Such names go wherever Detectron2 takes the name of a data set, once they have been registered.
+Such names go wherever Detectron2 takes the name of a data set, once they have been registered. Only
+DATASETS.TEST takes no images without objects: there is nothing to evaluate on.
 """
 
 import re

@@ -22,8 +22,8 @@ from ..data.checks import (
     must_be_file,
     record_faults,
 )
-from ..data.coco import check_coco, coco_faults, read_coco
-from ..data.datasets import must_be_registered, register_datasets
+from ..data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
+from ..data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
 from ..data.records import check_records, described, needs_of, proposal_file, records_of
 from ..data.voc import voc_faults
 from ..errors import InputError, naming
@@ -102,6 +102,13 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
     if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
+    # The evaluation has COCO's of 17 keypoints, if none are given.
+    keypoints, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
+    if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST and (len(sigmas) or 17) != keypoints:
+        yield (
+            f"TEST.KEYPOINT_OKS_SIGMAS = {sigmas!r}; allowed: as many numbers as "
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {keypoints}"
+        )
     yield from _told(_check_device, cfg.MODEL.DEVICE)
     if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
         yield from _told(must_be_file, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
@@ -162,11 +169,33 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
             if file and "://" not in file:
                 must_be_file(file, f"the annotations of {name}")
                 if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
-                    check_coco(file, read_coco(file), evaluated=True)
+                    check_coco(file, read_coco(file), _evaluated(cfg))
         for name in cfg.DATASETS.TEST:
-            faults, _ = check_records(cfg, name, records_of(cfg, name), training=False)
+            records = records_of(cfg, name)
+            _check_evaluation(name, records)
+            faults, _ = check_records(cfg, name, records, training=False)
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
+
+
+def _evaluated(cfg: CfgNode) -> tuple[str, ...]:
+    """Of annotations in COCO format, what the evaluation reads."""
+    return EVALUATED_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else EVALUATED
+
+
+def _check_evaluation(name: str, records: Sequence[dict]) -> None:
+    """Raises InputError unless Detectron2 finds what to evaluate on, or can make it of records."""
+    if name.startswith(NEGATIVES):
+        raise InputError(f"{name}: there is nothing to evaluate on; name the test data {FORMS}")
+    meta = MetadataCatalog.get(name)
+    if meta.get("evaluator_type", "coco") != "coco" or meta.get("json_file"):
+        return
+    sized = all({"width", "height"} <= set(record) for record in records)
+    if not sized or meta.get("thing_classes") is None:
+        raise InputError(
+            f"{described(name)}: its evaluation needs a json_file in COCO format in its metadata, "
+            "or thing_classes there, and width and height of each image"
+        )
 
 
 def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
@@ -182,7 +211,10 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     """
     cfg, train, test = cfg.clone(), cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
     faults = {"The configuration": faults_if_any("values that do not do", config_faults(cfg))}
-    faults |= {name: _faults_of_files(name, name in test) for name in (*train, *test)}
+    evaluated = _evaluated(cfg)
+    faults |= {
+        name: _faults_of_files(name, evaluated if name in test else ()) for name in (*train, *test)
+    }
     sound = [name for name in faults if name in (*train, *test) and not _stops(faults[name])]
     with _noting(faults, "The data sets together"):
         if classes := register_datasets(sound, classes):
@@ -211,7 +243,7 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     print("--check found nothing that would stop a run")
 
 
-def _faults_of_files(name: str, evaluated: bool) -> list[Fault]:
+def _faults_of_files(name: str, evaluated: Sequence[str]) -> list[Fault]:
     """Of those that hold the annotations of data named by where it lies, all of them."""
     kind, *place = name.split(":")
     try:

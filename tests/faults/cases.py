@@ -19,6 +19,7 @@ from inputs import (
     annotation,
     bomb,
     box,
+    by_code,
     category,
     cut,
     data,
@@ -176,6 +177,7 @@ cases(
         "--train-data coco:images:images": "images is no file; it should be the annotations",
         "--train-data coco:c.yaml:images": "c.yaml is not in COCO format",
         "--train-data coco_2017_val": "instances_val2017.json does not exist",
+        "--test-data images:images": "images:images: there is nothing to evaluate on; .* coco:ANN",
         "--config-file gone.yaml": "--config-file: gone.yaml: no such file, and no such name",
         "--config-file images": "images: no such file",
         "--config-file images/a.jpg": "images/a.jpg: ",
@@ -343,6 +345,15 @@ cases(
             "keypoint 'left_eye' has no partner 'right_eye' in train.json",
             pose(names=["nose", "left_eye", "right_ear"]),
         ),
+        "sigmas": (
+            r"TEST.KEYPOINT_OKS_SIGMAS = \[1.0\]; allowed: as many numbers as .*, which is 3",
+            pose(),
+            "TEST.KEYPOINT_OKS_SIGMAS [1.0]",
+        ),
+        "no numbers": (
+            "test.json .*annotations without 'num_keypoints'.* of b.jpg",
+            each(pose(), of_test(annotation(num_keypoints=None))),
+        ),
         "registered": (
             "mine: MODEL.KEYPOINT_ON is True; its metadata need keypoint_names and",
             each(pose(), registered(nothing)),
@@ -438,6 +449,17 @@ cases(
         ),
         "all outside": ("mine .train.json.: no object", registered(all_boxes(99, 99, 5, 5))),
         "torn": (TORN, registered(cut("images/b.jpg", 500))),
+    },
+)
+cases(
+    "test data registered by code:",
+    (*BASE, "--import", "my_data", "--train-data", "coco:train.json:images", "--test-data", "mine"),
+    {
+        "no classes": ("mine: its evaluation needs .* or thing_classes there", by_code("{}")),
+        "no sizes": (
+            "mine: its evaluation needs .* width and height of each image",
+            by_code("{'thing_classes': ['cat']}", "del record['width']"),
+        ),
     },
 )
 XML, LIST = "voc/Annotations/b.xml", "voc/ImageSets/Main/train.txt"
