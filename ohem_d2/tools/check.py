@@ -24,11 +24,26 @@ from ..data.checks import (
 )
 from ..data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
 from ..data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
-from ..data.records import check_records, described, needs_of, proposal_file, records_of
+from ..data.records import (
+    check_records,
+    described,
+    needs_of,
+    proposal_file,
+    records_of,
+    training_records,
+)
 from ..data.voc import voc_faults
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
+from ..training import folder
+from ..training.batches import ResumableLoader
+from ..training.trainer import OHEMTrainer
 
 MOST = 20  # faults of a kind that --check lists
+BUGS = (TypeError, IndexError)  # of a model's constructor; they keep their traceback
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -46,8 +61,8 @@ def _among(*choices: str) -> tuple[Callable[[Any], bool], str]:
 # Keys of Detectron2, whether a value will do, and which will, in words. Others are checked when the
 # model is built, and types when the configuration is read.
 _KEYS = {
-    "DATASETS.TRAIN": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
-    "DATASETS.TEST": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
+    "DATASETS.TRAIN": (lambda v: all(map(_is_text, v)), "names of data sets"),
+    "DATASETS.TEST": (lambda v: all(map(_is_text, v)), "names of data sets"),
     "OUTPUT_DIR": (lambda v: v != "", "the name of a folder"),
     "SEED": (lambda v: v < 2**32, f"a whole number below {2**32}"),
     "DATALOADER.NUM_WORKERS": _whole(0),
@@ -69,6 +84,7 @@ _KEYS = {
     ),
 }
 _KEYS_OF_TRAINING = {
+    "SOLVER.ACCUMULATION_STEPS": _whole(1),
     "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
     "SOLVER.IMS_PER_BATCH": _whole(1),
@@ -134,11 +150,11 @@ def _check_device(device: str) -> None:
             )
 
 
-def check_output(folder: str) -> None:
+def check_output(output_dir: str) -> None:
     """Raises InputError unless OUTPUT_DIR can be written to."""
-    with naming(f"OUTPUT_DIR = {folder!r} cannot be written to"):
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+    with naming(f"OUTPUT_DIR = {output_dir!r} cannot be written to"):
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
             pass
 
 
@@ -198,49 +214,99 @@ def _check_evaluation(name: str, records: Sequence[dict]) -> None:
         )
 
 
-def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
+def check_whole(
+    cfg: CfgNode, classes: Sequence[str] = (), training: bool = True, resume: bool = False
+) -> None:
     """
     Print what is wrong with the configuration and with all of its data.
 
     Args:
         cfg: is not changed.
         classes: see :func:`ohem_d2.data.datasets.register_datasets`.
+        training: or an evaluation alone, which takes less.
+        resume: OUTPUT_DIR may have a run.
 
     Raises:
         InputError: if something would stop a run.
     """
-    cfg, train, test = cfg.clone(), cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    faults = {"The configuration": faults_if_any("values that do not do", config_faults(cfg))}
-    evaluated = _evaluated(cfg)
-    faults |= {
-        name: _faults_of_files(name, evaluated if name in test else ()) for name in (*train, *test)
-    }
-    sound = [name for name in faults if name in (*train, *test) and not _stops(faults[name])]
-    with _noting(faults, "The data sets together"):
+    cfg, test = cfg.clone(), cfg.DATASETS.TEST
+    train = cfg.DATASETS.TRAIN if training else ()
+    of_config = faults_if_any("values that do not do", config_faults(cfg, training))
+    faults, evaluated = {"The configuration": of_config}, _evaluated(cfg)
+    names = list(dict.fromkeys(filter(_is_text, (*train, *test))))
+    faults |= {name: _faults_of_files(name, evaluated if name in test else ()) for name in names}
+    unsound = {name for name in names if _stops(faults[name])}
+    together = "The data sets together"
+    with _noting(faults, together):
+        # Those to train on may name classes of those to test on.
+        sound = [n for n in (*cfg.DATASETS.TRAIN, *test) if _is_text(n) and n not in unsound]
         if classes := register_datasets(sound, classes):
             cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    objects = 0
-    registered = DatasetCatalog.list()
-    for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
+    if not of_config:
+        with _noting(faults, "The configuration"):
+            _try_output(cfg.OUTPUT_DIR, training, resume)
+        with _noting(faults, "The configuration", bugs=BUGS):
+            _build(cfg, training)
+    objects = {}
+    # What is wrong with others has been noted.
+    noted = {*unsound, *({*names} - {*DatasetCatalog.list()} if together in faults else ())}
+    for name in (name for name in names if name not in noted):
         with _noting(faults, name):
             records = records_of(cfg, name)
             found, number = record_faults(records, needs_of(cfg, name in train))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
-            objects += number if name in train else 0
+            objects[name] = number
             print(f"{described(name)}: {len(records)} images")
-    if not objects and set(train) <= set(sound):
+            if name in test:
+                _check_evaluation(name, records)
+    if train and {*train} <= {*objects} and not any(objects[name] for name in train):
         faults["The training data"] = [
             Fault("data sets without an object to train on", list(train))
         ]
+    if not any(map(_stops, faults.values())):
+        with _noting(faults, "The start of a run", bugs=BUGS):
+            _load(cfg, training)
     for name, found in faults.items():
         for fault in found:
-            print(f"{name}: {fault.heading}")
+            print(f"{printable(name)}: {fault.heading}")
             print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
             if (more := len(fault.where) - MOST) > 0:
                 print(f"    and {more} more")
     if num := sum(map(_stops, faults.values())):
         raise InputError(f"--check found what would stop a run, listed above (kinds: {num})")
     print("--check found nothing that would stop a run")
+
+
+def _try_output(output_dir: str, training: bool, resume: bool) -> None:
+    """As a run takes it; nothing is left there."""
+    with folder.left_as_it_was(output_dir):
+        check_output(output_dir)
+        try:
+            if training:
+                folder.claim(output_dir, resume=resume)
+                folder.release(output_dir)
+        except SystemExit as e:
+            raise InputError(str(e)) from e
+
+
+def _build(cfg: CfgNode, training: bool) -> None:
+    """What a run builds before it reads data, on the CPU, which is always there."""
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    with naming("The model cannot be built", bugs=BUGS):
+        model = OHEMTrainer.build_model(cfg)
+    if training:
+        with naming("The training cannot be set up", bugs=BUGS):
+            OHEMTrainer.build_lr_scheduler(cfg, OHEMTrainer.build_optimizer(cfg, model))
+
+
+def _load(cfg: CfgNode, training: bool) -> None:
+    """As a run loads its data at its start."""
+    check_data(cfg, training)
+    if training:
+        with naming("The training cannot be set up", bugs=BUGS):
+            records, _ = training_records(cfg)
+            ResumableLoader(cfg, OHEMTrainer.build_train_mapper(cfg), records)
 
 
 def _faults_of_files(name: str, evaluated: Sequence[str]) -> list[Fault]:
@@ -259,9 +325,11 @@ def _stops(faults: Sequence[Fault]) -> int:
 
 
 @contextlib.contextmanager
-def _noting(faults: dict[str, list[Fault]], what: str) -> Iterator[None]:
+def _noting(
+    faults: dict[str, list[Fault]], what: str, bugs: tuple[type, ...] = ()
+) -> Iterator[None]:
     try:
-        with naming():
+        with naming(bugs=bugs):
             yield
     except InputError as e:
         faults.setdefault(what, []).append(Fault("error", [str(e)]))

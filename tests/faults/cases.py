@@ -520,6 +520,15 @@ cases(
     {
         "nothing": (r"coco:train.json:images: 3 images\n(?s:.*)found nothing", nothing),
         "left out": (r"1 boxes .* which are left out\n    images/b.jpg: \[nan", box(NAN, 1, 2, 3)),
+        "of a test": (
+            r"^coco:test.json:images: 3 images\n--check found nothing",
+            box(1, 2, 3),
+            "--eval-only SOLVER.MAX_ITER 0",
+        ),
+        "a run to go on with": ("found nothing", write("out/metrics.json", "{}"), "--resume"),
+        "a run to set aside": ("found nothing", write("out/metrics.json", "{}"), "--overwrite"),
+        "of a test in a run": ("found nothing", write("out/metrics.json", "{}"), "--eval-only"),
+        "keypoints": ("found nothing", pose(), "--config-file pose.yaml --negatives images"),
     },
     status=0,
 )
@@ -539,12 +548,43 @@ cases(
             each(annotation(bbox=None), image(height=None)),
         ),
         "--train-data coco:gone.json:images": "gone.json does not exist(?s:.*)kinds: 1",
+        "--train-data gone": "gone: 1 error\n    Data set 'gone' is not reg(?s:.*)kinds: 1",
+        "--test-data gone": "gone: 1 error\n    Data set 'gone' is not reg(?s:.*)kinds: 1",
+        "--test-data images:images": "there is nothing to evaluate on(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.OHEM.BUDGT batch": r"\n    The model .*did you mean BUDGET(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.NAME No": r"\n    The model .*'No' found in 'ROI_HEADS'(?s:.*)kinds: 1",
+        "SOLVER.LR_SCHEDULER_NAME No": r"\n    The training .*LR scheduler: No\n(?s:.*)kinds: 1",
+        "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; (?s:.*)kinds: 1",
+        "DATALOADER.SAMPLER_TRAIN No": r"\n    The training .* sampler: No\n(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.NAME No, and an image": (
+            "'No' found in 'ROI_HEADS'(?s:.*)images/b.jpg: (?s:.*)kinds: 3",
+            cut("images/b.jpg", 500),
+            "MODEL.ROI_HEADS.NAME No",
+        ),
+        "OUTPUT_DIR c.yaml/out": r"\n    OUTPUT_DIR = 'c.yaml/out' cannot be (?s:.*)kinds: 1",
+        "a run": (
+            r"\n    OUTPUT_DIR .*/out has a run already \(metrics.json\)(?s:.*)kinds: 1",
+            write("out/metrics.json", "{}"),
+        ),
+        "keypoints without names": (
+            r"\n    coco:train.json:images: .* add their names(?s:.*)kinds: 1",
+            pose(names=None),
+            "--config-file pose.yaml",
+        ),
         "no object": ("data sets without an object", all_boxes(1, 1, 0, 0)),
         "a name that moves the cursor": (
             r"not there.*\n    images/\\x1b\[2J\\nb.jpg\n(?s:.*)kinds: 1",
             image(file_name="\x1b[2J\nb.jpg"),
         ),
         "the first of many": ("21 images that are not there(?s:.*)and 1 more", many_images(21)),
+    },
+)
+cases(
+    "check finds without data:",
+    (*BASE, "--check"),
+    {
+        "DATASETS.TEST '(3,)'": r"DATASETS.TEST = \(3,\); allowed: names(?s:.*)kinds: 2",
+        "--eval-only DATASETS.TEST '()'": r"DATASETS.TEST is empty(?s:.*)kinds: 1",
     },
 )
 cases(
