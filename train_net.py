@@ -23,8 +23,9 @@ from detectron2.utils import comm
 
 from ohem_d2.data.datasets import FORMS, name_of_negatives, register_datasets
 from ohem_d2.errors import naming
-from ohem_d2.tools.check import BUGS, check_config, check_data, check_output, check_whole
+from ohem_d2.tools.check import BUGS, check_data, check_output, check_whole
 from ohem_d2.tools.errors import told
+from ohem_d2.tools.keys import check_config
 from ohem_d2.tools.load_model import (
     add_classes_argument,
     add_import_argument,

@@ -82,8 +82,10 @@ class OHEMTrainer(DefaultTrainer):
         """What makes a model's input of a record; augmentations of one's own go here."""
         mapper = CrowdDatasetMapper(cfg, is_train=True)
         if mapper.use_keypoint:
-            pairs = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("keypoint_flip_map", ())
-            logger.info(f"Keypoints that trade places in mirrored images: {list(pairs)}")
+            # Images without objects have none, and the others the same.
+            of_all = (MetadataCatalog.get(d).get("keypoint_flip_map") for d in cfg.DATASETS.TRAIN)
+            pairs = list(next(filter(None, of_all), ()))
+            logger.info(f"Keypoints that trade places in mirrored images: {pairs or 'none'}")
         return mapper
 
     def build_hooks(self) -> list[HookBase]:
