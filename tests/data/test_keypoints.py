@@ -4,10 +4,13 @@ from detectron2.data.datasets.builtin_meta import (
     COCO_PERSON_KEYPOINT_FLIP_MAP,
     COCO_PERSON_KEYPOINT_NAMES,
 )
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from models import config
 
+from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.data.keypoints import keypoint_metadata
 from ohem_d2.data.records import training_records
+from ohem_d2.errors import InputError
 
 COCO = {
     "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,
@@ -41,6 +44,20 @@ def test_sides_are_paired(names, pairs):
 def test_what_names_no_keypoints(names):
     assert keypoint_metadata([{"keypoints": names}]) == {}
     assert keypoint_metadata([{"keypoints": ["a"]}, {"keypoints": names or ["b"]}]) == {}
+
+
+def test_images_without_objects_have_no_names_of_keypoints():
+    """Beside Detectron2's own data; and a test has no use for them."""
+    cfg = config("keypoint")
+    cfg.DATASETS.TRAIN = ("images:folder", "keypoints_coco_2017_train", "images:other")
+    before = cfg.clone()
+    mapper = CrowdDatasetMapper(cfg, is_train=True)
+    assert mapper.use_keypoint and cfg == before
+    assert mapper.keypoint_hflip_indices == create_keypoint_hflip_indices(cfg.DATASETS.TRAIN[1])
+    cfg.DATASETS.TRAIN = ("images:folder", "coco_2017_train")
+    with pytest.raises(InputError, match="coco_2017_train: .* metadata need keypoint_names"):
+        CrowdDatasetMapper(cfg, is_train=True)
+    CrowdDatasetMapper(cfg, is_train=False)
 
 
 def test_images_without_objects_need_no_keypoints(tmp_path):
