@@ -24,8 +24,9 @@ from detectron2.utils import comm
 
 from ohem_d2.data.datasets import FORMS, name_of_negatives, register_datasets
 from ohem_d2.errors import naming
-from ohem_d2.tools.check import check_config, check_data, check_output, check_whole
+from ohem_d2.tools.check import BUGS, check_data, check_output, check_whole
 from ohem_d2.tools.errors import told
+from ohem_d2.tools.keys import check_config
 from ohem_d2.tools.load_model import (
     add_classes_argument,
     add_import_argument,
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> dict:
     resumes = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
     weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if resumes else cfg.MODEL.WEIGHTS
     if args.eval_only:
-        with naming("The model cannot be built", bugs=(TypeError, IndexError)):
+        with naming("The model cannot be built", bugs=BUGS):
             model = OHEMTrainer.build_model(cfg)
         checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
         with naming(f"{weights} cannot be loaded", only_data=True):
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> dict:
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    with naming("The training cannot be set up", bugs=(TypeError, IndexError)):
+    with naming("The training cannot be set up", bugs=BUGS):
         trainer = OHEMTrainer(cfg)
     with naming(f"{weights} cannot be loaded", only_data=True):
         trainer.resume_or_load(resume=args.resume)
@@ -128,7 +129,12 @@ if __name__ == "__main__":
     with told("train_net.py"):
         if arguments.check:
             with trusting(arguments.trust):
-                check_whole(configuration(arguments), arguments.classes)
+                check_whole(
+                    configuration(arguments),
+                    arguments.classes,
+                    training=not arguments.eval_only,
+                    resume=arguments.resume or arguments.overwrite,
+                )
         else:
             launch(
                 run,

@@ -10,6 +10,13 @@ from yaml import YAMLError
 _PLAIN_ERRORS = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
 
 
+def printable(text: str) -> str:
+    """On one line, without what a terminal obeys: a file may be called, or hold, such things."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class InputError(ValueError):
     """What was given to a command is wrong; the text says what, to whoever gave it, in one line."""
 
@@ -19,8 +26,7 @@ class InputError(ValueError):
         for name in InputError.names():
             text = text.rpartition(name)[2]
         text = re.sub(r"\s*\n\s*", " ", text.strip())
-        # A file may be called, or hold, what would move the cursor.
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+        super().__init__(printable(text))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
 
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
 
 _UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not looked at.
 _MODES = (*_UPRIGHT, BoxMode.XYWHA_ABS)
@@ -31,6 +31,10 @@ class Fault:
     what: str  #: in words, of several
     where: list[str]  #: each place that has it; at least one
     stops: bool = True  #: a run, sooner or later; else what is at fault is left out of it
+
+    def __post_init__(self):
+        # Places have names that the data give.
+        object.__setattr__(self, "where", [printable(place) for place in self.where])
 
     @property
     def heading(self) -> str:
@@ -53,6 +57,7 @@ class Needs:
 
     num_classes: int
     masks: bool = False  #: a segmentation of each object
+    polygons: bool = False  #: and no RLE among them
     keypoints: int = 0  #: so many of each object
 
 
@@ -142,9 +147,15 @@ def _annotation_faults(
         fault(what, "bbox", left & ~holds, stops=False)
         left &= holds
 
+    shapes = [a.get("segmentation") for a in annotations]
+    # A mask in an array, which mappers of one's own take, is not asked whether it is empty.
+    some = np.array([isinstance(shape, np.ndarray) or bool(shape) for shape in shapes], bool)
     if needs.masks:
-        lack = np.array([not a.get("segmentation") for a in annotations], bool)
-        fault("annotations without a segmentation", "segmentation", lack & objects)
+        fault("annotations without a segmentation", "segmentation", ~some & objects)
+    if needs.polygons:
+        encoded = np.array([isinstance(shape, dict) for shape in shapes], bool)
+        what = "annotations whose segmentation is RLE, which takes INPUT.MASK_FORMAT bitmask"
+        fault(what, "segmentation", encoded & some & objects)
     if needs.keypoints:
         what = f"annotations without {needs.keypoints} keypoints, three numbers each"
         _, strange = column("keypoints", 3 * needs.keypoints)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ _KEYS = {
     "images": ("id", "file_name", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
-# The evaluation, which comes after the training, reads these as well.
-_EVALUATED = ("area", "iscrowd")
+# Of annotations, what the evaluation reads as well, which comes after the training
+EVALUATED = ("area", "iscrowd")
+EVALUATED_KEYPOINTS = (*EVALUATED, "num_keypoints")
 
 
 def read_coco(file: str | Path) -> Any:
@@ -25,11 +26,11 @@ def read_coco(file: str | Path) -> Any:
         return json.loads(Path(file).read_text())
 
 
-def check_coco(file: str | Path, data: Any, evaluated: bool = False) -> list[Fault]:
+def check_coco(file: str | Path, data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
     """
     Args:
         file, data: its name and its content.
-        evaluated: with what only the evaluation reads.
+        evaluated: further keys of its annotations, for the evaluation.
 
     Returns:
         what is left out of it.
@@ -44,7 +45,7 @@ def check_coco(file: str | Path, data: Any, evaluated: bool = False) -> list[Fau
     return faults
 
 
-def coco_faults(data: Any, evaluated: bool = False) -> list[Fault]:
+def coco_faults(data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
     """All of them, as far as others do not hide them; see :func:`check_coco`."""
     if not isinstance(data, dict):
         return [Fault("value in the place of a dict", [type(data).__name__])]
@@ -52,7 +53,7 @@ def coco_faults(data: Any, evaluated: bool = False) -> list[Fault]:
     return faults or _faults_of_annotations(data, evaluated)
 
 
-def _faults_of_parts(data: dict, evaluated: bool) -> list[Fault]:
+def _faults_of_parts(data: dict, evaluated: Sequence[str]) -> list[Fault]:
     faults = []
     for part, keys in _KEYS.items():
         # Files of images without labels, as of COCO's test set, lack the annotations alone.
@@ -62,7 +63,7 @@ def _faults_of_parts(data: dict, evaluated: bool) -> list[Fault]:
             continue
         if not rows and part == "categories":
             faults.append(Fault("list that should not be empty", [repr(part)]))
-        for key in keys + (_EVALUATED if evaluated and part == "annotations" else ()):
+        for key in (*keys, *(evaluated if part == "annotations" else ())):
             lacking = (_named(data, row) for row in rows if key not in row)
             faults += faults_if_any(f"of the {part} without {key!r}", lacking)
     return faults
@@ -84,7 +85,7 @@ def _faults_of_ids(data: dict) -> list[Fault]:
     return faults
 
 
-def _faults_of_annotations(data: dict, evaluated: bool) -> list[Fault]:
+def _faults_of_annotations(data: dict, evaluated: Sequence[str]) -> list[Fault]:
     files = {image["id"]: image["file_name"] for image in data["images"]}
     categories = {category["id"] for category in data["categories"]}
     orphans, foreign, shapeless, strange = [], [], [], []
@@ -97,12 +98,12 @@ def _faults_of_annotations(data: dict, evaluated: bool) -> list[Fault]:
             foreign.append(f"{a['category_id']!r}, {name}")
         if not isinstance(a["bbox"], list) or not a["bbox"]:
             shapeless.append(f"{shortly(a['bbox'])}, {name}")
-        if evaluated and not all(isinstance(a[key], (int, float)) for key in _EVALUATED):
+        if not all(isinstance(a[key], (int, float)) for key in evaluated):
             strange.append(name)
     return [
         *faults_if_any("category ids that are not among the categories", foreign),
         *faults_if_any("boxes that are no list [x, y, width, height]", shapeless),
-        *faults_if_any("annotations whose area or iscrowd is no number", strange),
+        *faults_if_any(f"annotations whose {' or '.join(evaluated)} is no number", strange),
         *faults_if_any("annotations of images that are not among the images", orphans, stops=False),
     ]
 

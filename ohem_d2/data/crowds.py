@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, BoxMode
 
 from ..errors import naming
 from .checks import must_be_file
+from .datasets import NEGATIVES
+from .keypoints import check_keypoints
 
 
 class IgnoreRegions:
@@ -59,6 +62,21 @@ class CrowdDatasetMapper(DatasetMapper):
 
         build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        """See the parent. Raises InputError if the data to train on lack names of keypoints."""
+        if cfg.MODEL.KEYPOINT_ON:
+            cfg = cfg.clone()
+            cfg.defrost()
+            # The parent asks all data for names of keypoints, and a test as well, which has no use
+            # for them. Images without objects have none.
+            named = [name for name in cfg.DATASETS.TRAIN if not name.startswith(NEGATIVES)]
+            cfg.DATASETS.TRAIN = tuple(named)
+            cfg.MODEL.KEYPOINT_ON = is_train and bool(named)
+            if is_train:
+                check_keypoints(named)
+        return super().from_config(cfg, is_train)
 
     def __call__(self, dataset_dict: dict) -> dict:
         """See the parent. Raises InputError if the image or its annotations cannot be read."""

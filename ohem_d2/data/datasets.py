@@ -6,7 +6,8 @@ Data sets that are named by where they lie, so that training on one's own data t
                                           and ImageSets/Main/SPLIT.txt
     images:FOLDER                         images without objects
 
-Such names go wherever Detectron2 takes the name of a data set, once they have been registered.
+Such names go wherever Detectron2 takes the name of a data set, once they have been registered. Only
+DATASETS.TEST takes no images without objects: there is nothing to evaluate on.
 """
 
 import re
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .coco import check_coco, read_coco
+from .keypoints import keypoint_metadata
 from .voc import read_voc
 
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
@@ -66,7 +68,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
         voc_classes = list(classes)
     classes = []
     for name, (kind, *place) in zip(own, split):
-        found = voc_classes if kind == "voc" else _coco_classes(*place)
+        found, metadata = (voc_classes, {}) if kind == "voc" else _coco_classes(*place)
         if classes and found != classes:
             raise ValueError(
                 f"Data sets must share their classes: {own[0]} has {classes}, {name} has {found}"
@@ -74,7 +76,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
         classes = found
         if name not in DatasetCatalog.list():
             if kind == "coco":
-                register_coco_instances(name, {}, *place)
+                register_coco_instances(name, metadata, *place)
             else:
                 _check_voc_split(*place)
                 register_pascal_voc(name, *place, year=2012, class_names=found)
@@ -107,14 +109,15 @@ def _split(name: str) -> list[str]:
     return parts
 
 
-def _coco_classes(json_file: str, image_folder: str) -> list[str]:
+def _coco_classes(json_file: str, image_folder: str) -> tuple[list[str], dict]:
+    """Their names, and Detectron2's metadata of their keypoints."""
     data = read_coco(json_file)
     must_exist(image_folder, "the folder of images")
     check_coco(json_file, data)
     # Detectron2 numbers the classes in the order of their category ids.
     classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
     check_class_names(classes, json_file)
-    return classes
+    return classes, keypoint_metadata(data["categories"])
 
 
 def must_be_registered(name: str) -> None:

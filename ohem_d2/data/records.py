@@ -11,7 +11,7 @@ from detectron2.data.build import (
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
 from .checks import Fault, Needs, must_be_file, record_faults
 from .datasets import NEGATIVES, must_be_registered
 from .unpickling import rehearsed
@@ -31,14 +31,14 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
         found = records_of(cfg, name, "TRAIN")
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
-        faults, number = check_records(cfg, name, found)
+        faults, number = check_records(cfg, name, found, training=True)
         left_out += [f"{described(name)}: {fault}" for fault in faults]
         objects += number
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             found = filter_images_with_only_crowd_annotations(found)
         if cfg.MODEL.KEYPOINT_ON:
             least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-            found = filter_images_with_few_keypoints(found, least)
+            found = _with_keypoints(found, least)
         records += found
     if not objects or not records:
         raise InputError(
@@ -49,6 +49,17 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     with contextlib.suppress(AttributeError), naming():  # Not all have names of classes.
         check_metadata_consistency("thing_classes", with_classes)
     return records, left_out
+
+
+def _with_keypoints(records: list[dict], least: int) -> list[dict]:
+    """Without images whose objects show fewer; those without objects have not come to show any."""
+
+    def shows_objects(record: dict) -> bool:
+        return any(a.get("iscrowd", 0) == 0 for a in record.get("annotations", ()))
+
+    enough = filter_images_with_few_keypoints(list(filter(shows_objects, records)), least)
+    kept = set(map(id, enough))
+    return [record for record in records if id(record) in kept or not shows_objects(record)]
 
 
 def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
@@ -69,32 +80,42 @@ def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
         )
 
 
-def check_records(cfg: CfgNode, name: str, records: Sequence[dict]) -> tuple[list[Fault], int]:
+def check_records(
+    cfg: CfgNode, name: str, records: Sequence[dict], training: bool
+) -> tuple[list[Fault], int]:
     """
+    Args:
+        training: on them, or a test.
+
     Returns:
         what is left out of a data set, and how many objects are not.
 
     Raises:
         InputError: names what of it would stop a run.
     """
-    faults, objects = record_faults(records, needs_of(cfg))
+    faults, objects = record_faults(records, needs_of(cfg, training))
     for fault in faults:
         if fault.stops:
             raise InputError(f"{described(name)}: {fault}")
     return faults, objects
 
 
-def needs_of(cfg: CfgNode) -> Needs:
-    """What the configuration's model takes of its data."""
-    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
-    return Needs(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON, keypoints)
+def needs_of(cfg: CfgNode, training: bool) -> Needs:
+    """What the configuration's model takes of its data, in training or in a test."""
+    masks = cfg.MODEL.MASK_ON
+    return Needs(
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        masks,
+        polygons=masks and training and cfg.INPUT.MASK_FORMAT == "polygon",
+        keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0,
+    )
 
 
 def described(name: str) -> str:
     """With the file or folder of its annotations, as far as they are known."""
     meta = MetadataCatalog.get(name)
     file = meta.get("json_file") or meta.get("dirname")
-    return f"{name} ({file})" if file and file not in name else name
+    return printable(f"{name} ({file})" if file and file not in name else name)
 
 
 def proposal_file(cfg: CfgNode, name: str, split: str) -> str:

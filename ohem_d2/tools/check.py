@@ -4,16 +4,12 @@ of each run, and with all images by ``train_net.py --check``.
 """
 
 import contextlib
-import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
 
 from ..data.checks import (
     Fault,
@@ -22,125 +18,33 @@ from ..data.checks import (
     must_be_file,
     record_faults,
 )
-from ..data.coco import check_coco, coco_faults, read_coco
-from ..data.datasets import must_be_registered, register_datasets
-from ..data.records import check_records, described, needs_of, proposal_file, records_of
+from ..data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
+from ..data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
+from ..data.records import (
+    check_records,
+    described,
+    needs_of,
+    proposal_file,
+    records_of,
+    training_records,
+)
 from ..data.voc import voc_faults
-from ..errors import InputError, naming
+from ..errors import InputError, naming, printable
+from ..training import folder
+from ..training.batches import ResumableLoader
+from ..training.trainer import OHEMTrainer
+from .keys import config_faults, is_text
 
 MOST = 20  # faults of a kind that --check lists
+BUGS = (TypeError, IndexError)  # of a model's constructor; they keep their traceback
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: type(v) is int and v >= least, f"a whole number >= {least}"
-
-
-def _wholes(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: all(type(x) is int and x >= least for x in v), f"whole numbers >= {least}"
-
-
-def _among(*choices: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v in choices, " or ".join(map(repr, choices))
-
-
-# Keys of Detectron2, whether a value will do, and which will, in words. Others are checked when the
-# model is built, and types when the configuration is read.
-_KEYS = {
-    "DATASETS.TRAIN": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
-    "DATASETS.TEST": (lambda v: all(isinstance(name, str) for name in v), "names of data sets"),
-    "OUTPUT_DIR": (lambda v: v != "", "the name of a folder"),
-    "SEED": (lambda v: v < 2**32, f"a whole number below {2**32}"),
-    "DATALOADER.NUM_WORKERS": _whole(0),
-    "INPUT.FORMAT": (
-        lambda v: v in ("BGR", "YUV-BT.601", *Image.MODES),
-        "'BGR', 'YUV-BT.601' or a mode of Pillow",
-    ),
-    "INPUT.MASK_FORMAT": _among("polygon", "bitmask"),
-    "INPUT.MIN_SIZE_TRAIN": (lambda v: v and _wholes(0)[0](v), "one or more whole numbers"),
-    "INPUT.MIN_SIZE_TEST": _whole(0),
-    "INPUT.MAX_SIZE_TRAIN": _whole(1),
-    "INPUT.MAX_SIZE_TEST": _whole(1),
-    "INPUT.RANDOM_FLIP": _among("horizontal", "vertical", "none"),
-    "MODEL.PIXEL_STD": (lambda v: all(x > 0 for x in v), "numbers above 0"),
-    "MODEL.ROI_HEADS.NUM_CLASSES": _whole(1),
-    "TEST.EXPECTED_RESULTS": (
-        lambda v: all(isinstance(x + tolerance, (int, float)) for *_, x, tolerance in v),
-        "a list of [task, metric, value, tolerance]",
-    ),
-}
-_KEYS_OF_TRAINING = {
-    "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
-    "SOLVER.CHECKPOINT_PERIOD": _whole(1),
-    "SOLVER.IMS_PER_BATCH": _whole(1),
-    "SOLVER.MAX_ITER": _whole(1),
-    "SOLVER.WARMUP_ITERS": _whole(0),
-    "SOLVER.WARMUP_METHOD": _among("constant", "linear"),
-}
-
-
-def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
-    """
-    In words that name the key and what is allowed.
-
-    Args:
-        training: or an evaluation alone, which takes less.
-    """
-    for key, (holds, allowed) in {**_KEYS, **(_KEYS_OF_TRAINING if training else {})}.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
-        try:
-            right = holds(value)
-        except (TypeError, ValueError):  # None, or what is in a list is of another type
-            right = False
-        if not right:
-            yield f"{key} = {value!r}; allowed: {allowed}"
-    if training and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
-        steps, last = list(cfg.SOLVER.STEPS or ()), cfg.SOLVER.MAX_ITER
-        if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
-            allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
-            yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
-    if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
-        yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
-    yield from _told(_check_device, cfg.MODEL.DEVICE)
-    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
-        # What follows a question mark tells Detectron2 how to read it.
-        file = cfg.MODEL.WEIGHTS.partition("?")[0]
-        yield from _told(must_be_file, file, "MODEL.WEIGHTS, the checkpoint")
-    for split in ("TRAIN",) if training else ("TEST",):
-        if not cfg.DATASETS[split]:
-            yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
-
-
-def _told(check: Callable, *args: Any) -> list[str]:
-    try:
-        with naming():
-            check(*args)
-    except InputError as e:
-        return [str(e)]
-    return []
-
-
-def _check_device(device: str) -> None:
-    with naming(f"MODEL.DEVICE = {device!r}"):
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                f"MODEL.DEVICE = {device!r}, and PyTorch can use no GPU here; allowed: 'cpu'"
-            )
-
-
-def check_output(folder: str) -> None:
+def check_output(output_dir: str) -> None:
     """Raises InputError unless OUTPUT_DIR can be written to."""
-    with naming(f"OUTPUT_DIR = {folder!r} cannot be written to"):
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+    with naming(f"OUTPUT_DIR = {output_dir!r} cannot be written to"):
+        os.makedirs(output_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
             pass
-
-
-def check_config(cfg: CfgNode, training: bool = True) -> None:
-    """Raises InputError, which names the first of :func:`config_faults`."""
-    for fault in config_faults(cfg, training):
-        raise InputError(fault)
 
 
 def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
@@ -165,47 +69,90 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
             if file and "://" not in file:
                 must_be_file(file, f"the annotations of {name}")
                 if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
-                    check_coco(file, read_coco(file), evaluated=True)
+                    check_coco(file, read_coco(file), _evaluated(cfg))
         for name in cfg.DATASETS.TEST:
-            faults, _ = check_records(cfg, name, records_of(cfg, name, "TEST"))
+            records = records_of(cfg, name, "TEST")
+            _check_evaluation(name, records)
+            faults, _ = check_records(cfg, name, records, training=False)
             found += [f"{described(name)}: {fault}" for fault in faults]
     return found
 
 
-def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
+def _evaluated(cfg: CfgNode) -> tuple[str, ...]:
+    """Of annotations in COCO format, what the evaluation reads."""
+    return EVALUATED_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else EVALUATED
+
+
+def _check_evaluation(name: str, records: Sequence[dict]) -> None:
+    """Raises InputError unless Detectron2 finds what to evaluate on, or can make it of records."""
+    if name.startswith(NEGATIVES):
+        raise InputError(f"{name}: there is nothing to evaluate on; name the test data {FORMS}")
+    meta = MetadataCatalog.get(name)
+    if meta.get("evaluator_type", "coco") != "coco" or meta.get("json_file"):
+        return
+    sized = all({"width", "height"} <= set(record) for record in records)
+    if not sized or meta.get("thing_classes") is None:
+        raise InputError(
+            f"{described(name)}: its evaluation needs a json_file in COCO format in its metadata, "
+            "or thing_classes there, and width and height of each image"
+        )
+
+
+def check_whole(
+    cfg: CfgNode, classes: Sequence[str] = (), training: bool = True, resume: bool = False
+) -> None:
     """
     Print what is wrong with the configuration and with all of its data.
 
     Args:
         cfg: is not changed.
         classes: see :func:`ohem_d2.data.datasets.register_datasets`.
+        training: or an evaluation alone, which takes less.
+        resume: OUTPUT_DIR may have a run.
 
     Raises:
         InputError: if something would stop a run.
     """
-    cfg, train, test = cfg.clone(), cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    faults = {"The configuration": faults_if_any("values that do not do", config_faults(cfg))}
-    faults |= {name: _faults_of_files(name, name in test) for name in (*train, *test)}
-    sound = [name for name in faults if name in (*train, *test) and not _stops(faults[name])]
-    with _noting(faults, "The data sets together"):
+    cfg, test = cfg.clone(), cfg.DATASETS.TEST
+    train = cfg.DATASETS.TRAIN if training else ()
+    of_config = faults_if_any("values that do not do", config_faults(cfg, training))
+    faults, evaluated = {"The configuration": of_config}, _evaluated(cfg)
+    names = list(dict.fromkeys(filter(is_text, (*train, *test))))
+    faults |= {name: _faults_of_files(name, evaluated if name in test else ()) for name in names}
+    unsound = {name for name in names if _stops(faults[name])}
+    together = "The data sets together"
+    with _noting(faults, together):
+        # Those to train on may name classes of those to test on.
+        sound = [n for n in (*cfg.DATASETS.TRAIN, *test) if is_text(n) and n not in unsound]
         if classes := register_datasets(sound, classes):
             cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    objects = 0
-    registered = DatasetCatalog.list()
-    for name in filter(registered.__contains__, sound):  # What is wrong with others has been noted.
+    if not of_config:
+        with _noting(faults, "The configuration"):
+            _try_output(cfg.OUTPUT_DIR, training, resume)
+        with _noting(faults, "The configuration", bugs=BUGS):
+            _build(cfg, training)
+    objects = {}
+    # What is wrong with others has been noted.
+    noted = {*unsound, *({*names} - {*DatasetCatalog.list()} if together in faults else ())}
+    for name in (name for name in names if name not in noted):
         with _noting(faults, name):
             records = records_of(cfg, name, "TRAIN" if name in train else "TEST")
-            found, number = record_faults(records, needs_of(cfg))
+            found, number = record_faults(records, needs_of(cfg, name in train))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
-            objects += number if name in train else 0
+            objects[name] = number
             print(f"{described(name)}: {len(records)} images")
-    if not objects and set(train) <= set(sound):
+            if name in test:
+                _check_evaluation(name, records)
+    if train and {*train} <= {*objects} and not any(objects[name] for name in train):
         faults["The training data"] = [
             Fault("data sets without an object to train on", list(train))
         ]
+    if not any(map(_stops, faults.values())):
+        with _noting(faults, "The start of a run", bugs=BUGS):
+            _load(cfg, training)
     for name, found in faults.items():
         for fault in found:
-            print(f"{name}: {fault.heading}")
+            print(f"{printable(name)}: {fault.heading}")
             print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
             if (more := len(fault.where) - MOST) > 0:
                 print(f"    and {more} more")
@@ -214,7 +161,39 @@ def check_whole(cfg: CfgNode, classes: Sequence[str] = ()) -> None:
     print("--check found nothing that would stop a run")
 
 
-def _faults_of_files(name: str, evaluated: bool) -> list[Fault]:
+def _try_output(output_dir: str, training: bool, resume: bool) -> None:
+    """As a run takes it; nothing is left there."""
+    with folder.left_as_it_was(output_dir):
+        check_output(output_dir)
+        try:
+            if training:
+                folder.claim(output_dir, resume=resume)
+                folder.release(output_dir)
+        except SystemExit as e:
+            raise InputError(str(e)) from e
+
+
+def _build(cfg: CfgNode, training: bool) -> None:
+    """What a run builds before it reads data, on the CPU, which is always there."""
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    with naming("The model cannot be built", bugs=BUGS):
+        model = OHEMTrainer.build_model(cfg)
+    if training:
+        with naming("The training cannot be set up", bugs=BUGS):
+            OHEMTrainer.build_lr_scheduler(cfg, OHEMTrainer.build_optimizer(cfg, model))
+
+
+def _load(cfg: CfgNode, training: bool) -> None:
+    """As a run loads its data at its start."""
+    check_data(cfg, training)
+    if training:
+        with naming("The training cannot be set up", bugs=BUGS):
+            records, _ = training_records(cfg)
+            ResumableLoader(cfg, OHEMTrainer.build_train_mapper(cfg), records)
+
+
+def _faults_of_files(name: str, evaluated: Sequence[str]) -> list[Fault]:
     """Of those that hold the annotations of data named by where it lies, all of them."""
     kind, *place = name.split(":")
     try:
@@ -230,9 +209,11 @@ def _stops(faults: Sequence[Fault]) -> int:
 
 
 @contextlib.contextmanager
-def _noting(faults: dict[str, list[Fault]], what: str) -> Iterator[None]:
+def _noting(
+    faults: dict[str, list[Fault]], what: str, bugs: tuple[type, ...] = ()
+) -> Iterator[None]:
     try:
-        with naming():
+        with naming(bugs=bugs):
             yield
     except InputError as e:
         faults.setdefault(what, []).append(Fault("error", [str(e)]))

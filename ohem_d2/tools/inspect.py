@@ -27,7 +27,7 @@ from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
 from ..data.datasets import FORMS
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
 from .cli import at_least
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
             write_output(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
             write_output(folder / f"{name}.csv", to_csv(rows))
             stage = f", stage {mining.stage} of the cascade" if mining.stage else ""
-            print(f"\n{record['file_name']}{stage}\n{summary(rows)}\n")
+            print(f"\n{printable(str(record['file_name']))}{stage}\n{summary(rows)}\n")
             print(table(rows[: args.top]))
             print(f"\n{folder / name}.png, {folder / name}.csv")
     for note in notes:

@@ -37,7 +37,7 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
             only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
             found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
             _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
-            for fault in check_records(cfg, name, found)[0]:
+            for fault in check_records(cfg, name, found, training=True)[0]:
                 logger.warning(f"{described(name)}: {fault}")
             records += found
     for record in records:

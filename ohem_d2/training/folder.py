@@ -1,7 +1,10 @@
 """The folder of a run, OUTPUT_DIR: one run at a time, and no new one over an old one."""
 
 import argparse
+import contextlib
 import itertools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +20,7 @@ except ImportError:  # Windows, where there is no lock
 # What a run leaves that another one would go on with, and what goes aside together with it
 RESULTS = ("last_checkpoint", "model_*.pth", "metrics.json")
 ALL = (*RESULTS, "config.yaml", "events.out.tfevents.*", "inference", "log.txt*")
+LOCK = ".lock"
 
 _held: dict[Path, IO] = {}
 
@@ -39,7 +43,7 @@ def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) 
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "a")  # noqa: SIM115  closed by release
+        file = open(folder / LOCK, "a")  # noqa: SIM115  closed by release
     except OSError as e:
         raise SystemExit(f"OUTPUT_DIR {folder} cannot be written to: {e.strerror}") from e
     _lock(file, folder)
@@ -56,6 +60,20 @@ def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) 
         for old in _files(folder, ALL):
             old.rename(aside / old.name)
     _held[folder] = file
+
+
+@contextlib.contextmanager
+def left_as_it_was(folder: str | Path) -> Iterator[None]:
+    """What a claim makes within the context, folder and lock, is not there after it."""
+    folder = Path(folder).absolute()
+    lock, folders = folder / LOCK, [folder, *folder.parents]
+    new = [path for path in (lock, *folders) if not os.path.lexists(path)]
+    try:
+        yield
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError, ValueError):  # it cannot be made, or another uses it
+                path.unlink() if path == lock else path.rmdir()
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:

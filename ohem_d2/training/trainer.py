@@ -86,7 +86,13 @@ class OHEMTrainer(DefaultTrainer):
     @classmethod
     def build_train_mapper(cls, cfg: Any) -> DatasetMapper:
         """What makes a model's input of a record; augmentations of one's own go here."""
-        return CrowdDatasetMapper(cfg, is_train=True)
+        mapper = CrowdDatasetMapper(cfg, is_train=True)
+        if mapper.use_keypoint:
+            # Images without objects have none, and the others the same.
+            of_all = (MetadataCatalog.get(d).get("keypoint_flip_map") for d in cfg.DATASETS.TRAIN)
+            pairs = list(next(filter(None, of_all), ()))
+            logger.info(f"Keypoints that trade places in mirrored images: {pairs or 'none'}")
+        return mapper
 
     def build_hooks(self) -> list[HookBase]:
         # In the place of Detectron2's, before its hooks take that
@@ -117,7 +123,8 @@ class OHEMTrainer(DefaultTrainer):
             return PascalVOCDetectionEvaluator(dataset_name)
         if evaluator_type == "coco":
             folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-            return COCOEvaluator(dataset_name, output_dir=folder)
+            sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+            return COCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
         message = (
             f"No evaluator for {dataset_name}, whose evaluator_type is {evaluator_type!r}; "
             "override OHEMTrainer.build_evaluator"

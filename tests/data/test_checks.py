@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.data.checks import Needs, image_faults, record_faults
-from ohem_d2.data.records import training_records
+from ohem_d2.data.records import needs_of, training_records
 from ohem_d2.errors import InputError
 
 WIDTH, HEIGHT = 64, 48
+RLE = {"counts": b"0PP3", "size": [HEIGHT, WIDTH]}
 
 
 def records(folder, boxes, mode=BoxMode.XYWH_ABS):
@@ -82,10 +83,40 @@ def test_what_a_model_needs(tmp_path):
     data = records(tmp_path, [(1, 2, 30, 20)] * 3)
     data[0]["annotations"][1]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
     data[0]["annotations"][2]["keypoints"] = [1, 2, 2] * 17
+    data[0]["annotations"][2]["segmentation"] = np.ones((HEIGHT, WIDTH), bool)
     (masks, keypoints), _ = record_faults(data, Needs(3, masks=True, keypoints=17))
-    assert len(masks.where) == len(keypoints.where) == 2
+    assert len(masks.where) == 1 and len(keypoints.where) == 2
     (classes,), _ = record_faults(data, Needs(2))
     assert "category_id" in classes.what and "from 0 to 1" in classes.what and classes.stops
+
+
+@pytest.mark.parametrize("shape", [[[1.0, 2, 30, 2, 30, 20]], RLE])
+@pytest.mark.parametrize("kind", ["polygon", "bitmask"])
+def test_masks_of_another_kind_than_the_mapper_takes(tmp_path, shape, kind):
+    """Crowds, which it drops, have any; a test, whose mapper drops all, as well."""
+    data = records(tmp_path, [(1, 2, 30, 20)] * 4)
+    for annotation in (a for record in data for a in record["annotations"]):
+        annotation["segmentation"] = shape
+    data[1]["annotations"][0]["segmentation"] = RLE  # a crowd
+    cfg = config("mask", "INPUT.MASK_FORMAT", kind, "MODEL.ROI_HEADS.NUM_CLASSES", 3)
+    try:
+        for record in data:
+            CrowdDatasetMapper(cfg, is_train=True, augmentations=[])(record)
+        expected = []
+    except InputError:
+        expected = [3]
+    faults, _ = record_faults(data, needs_of(cfg, training=True))
+    assert [len(fault.where) for fault in faults] == expected
+    assert all(fault.stops and "INPUT.MASK_FORMAT bitmask" in str(fault) for fault in faults)
+    assert (expected == []) == (kind == "bitmask" or isinstance(shape, list))
+    assert record_faults(data, needs_of(cfg, training=False)) == ([], 3)
+
+
+def test_places_are_named_without_what_moves_the_cursor(tmp_path):
+    data = records(tmp_path, [(1, 2, 0, 20)])
+    data[0]["file_name"] = str(tmp_path / "\x1b]0;owned\x07\nb.png")
+    for fault in record_faults(data, Needs(3))[0]:
+        assert str(fault).isprintable() and r"/\x1b]0;owned\x07\nb.png" in fault.where[0]
 
 
 def test_proposals(tmp_path):

@@ -19,6 +19,7 @@ from inputs import (
     annotation,
     bomb,
     box,
+    by_code,
     category,
     cut,
     data,
@@ -182,6 +183,7 @@ cases(
         "--train-data coco:images:images": "images is no file; it should be the annotations",
         "--train-data coco:c.yaml:images": "c.yaml is not in COCO format",
         "--train-data coco_2017_val": "instances_val2017.json does not exist",
+        "--test-data images:images": "images:images: there is nothing to evaluate on; .* coco:ANN",
         "--config-file gone.yaml": "--config-file: gone.yaml: no such file, and no such name",
         "--config-file images": "images: no such file",
         "--config-file images/a.jpg": "images/a.jpg: ",
@@ -308,6 +310,80 @@ cases(
     },
 )
 cases(
+    "masks:",
+    (*BASE, "--train-data", "coco:train.json:images", "MODEL.MASK_ON", "True"),
+    {
+        "RLE": (
+            r"1 annotations whose segmentation is RLE, .*MASK_FORMAT bitmask, .* images/b.jpg: \{",
+            each(
+                all_annotations(segmentation=[[10, 10, 40, 10, 40, 30]]),
+                annotation(segmentation={"counts": [0, 48 * 64], "size": [48, 64]}),
+            ),
+        ),
+    },
+)
+KEYPOINTS = ["nose", "left_eye", "right_eye"]
+PEOPLE = all_annotations(keypoints=[20, 15, 2, 15, 14, 2, 25, 14, 1], num_keypoints=3)
+POSE = """
+_BASE_: c.yaml
+MODEL:
+  KEYPOINT_ON: True
+  ROI_KEYPOINT_HEAD: {NUM_KEYPOINTS: 3, CONV_DIMS: [8]}
+TEST: {KEYPOINT_OKS_SIGMAS: [0.03, 0.03, 0.03]}
+"""
+
+
+def pose(*spoils, names=KEYPOINTS):
+    """Both files have keypoints and their names."""
+    spoil = each(PEOPLE, category(keypoints=names), *spoils)
+    return each(spoil, of_test(spoil), write("pose.yaml", POSE))
+
+
+POSED = (*TRAIN, "--config-file", "pose.yaml")
+cases(
+    "keypoints:",
+    POSED,
+    {
+        "no names": ('train.json, .* to each: "keypoints": ', pose(names=None)),
+        "names that are numbers": ("add their names to the categories", pose(names=[1, 2, 3])),
+        "a name twice": ("add their names to the categories", pose(names=["nose"] * 3)),
+        "no partner": (
+            "keypoint 'left_eye' has no partner 'right_eye' in train.json",
+            pose(names=["nose", "left_eye", "right_ear"]),
+        ),
+        "sigmas": (
+            r"TEST.KEYPOINT_OKS_SIGMAS = \[1.0\]; allowed: as many numbers as .*, which is 3",
+            pose(),
+            "TEST.KEYPOINT_OKS_SIGMAS [1.0]",
+        ),
+        "no numbers": (
+            "test.json .*annotations without 'num_keypoints'.* of b.jpg",
+            each(pose(), of_test(annotation(num_keypoints=None))),
+        ),
+        "registered": (
+            "mine: MODEL.KEYPOINT_ON is True; its metadata need keypoint_names and",
+            each(pose(), registered(nothing)),
+            "--import my_data --train-data mine",
+        ),
+    },
+)
+cases(
+    "keypoints go on:",
+    POSED,
+    {
+        "all": (r"trade places .*\('left_eye', 'right_eye'\)", pose()),
+        "negatives": ("3 of 6 images show no object", pose(), "--negatives images"),
+        "evaluation": ("Evaluation results for keypoints", pose(), "--eval-only"),
+    },
+    status=0,
+)
+cases(
+    "keypoints go on, without training data:",
+    (*BASE, "--config-file", "pose.yaml", "--test-data", "coco:test.json:images", "--eval-only"),
+    {"evaluation": ("Evaluation results for keypoints", pose(names=None))},
+    status=0,
+)
+cases(
     "left out:",  # The training goes on, and this is said before it begins.
     TRAIN,
     {
@@ -387,6 +463,17 @@ cases(
         "torn": (TORN, registered(cut("images/b.jpg", 500))),
     },
 )
+cases(
+    "test data registered by code:",
+    (*BASE, "--import", "my_data", "--train-data", "coco:train.json:images", "--test-data", "mine"),
+    {
+        "no classes": ("mine: its evaluation needs .* or thing_classes there", by_code("{}")),
+        "no sizes": (
+            "mine: its evaluation needs .* width and height of each image",
+            by_code("{'thing_classes': ['cat']}", "del record['width']"),
+        ),
+    },
+)
 XML, LIST = "voc/Annotations/b.xml", "voc/ImageSets/Main/train.txt"
 cases(
     "VOC:",
@@ -445,6 +532,15 @@ cases(
     {
         "nothing": (r"coco:train.json:images: 3 images\n(?s:.*)found nothing", nothing),
         "left out": (r"1 boxes .* which are left out\n    images/b.jpg: \[nan", box(NAN, 1, 2, 3)),
+        "of a test": (
+            r"^coco:test.json:images: 3 images\n--check found nothing",
+            box(1, 2, 3),
+            "--eval-only SOLVER.MAX_ITER 0",
+        ),
+        "a run to go on with": ("found nothing", write("out/metrics.json", "{}"), "--resume"),
+        "a run to set aside": ("found nothing", write("out/metrics.json", "{}"), "--overwrite"),
+        "of a test in a run": ("found nothing", write("out/metrics.json", "{}"), "--eval-only"),
+        "keypoints": ("found nothing", pose(), "--config-file pose.yaml --negatives images"),
     },
     status=0,
 )
@@ -464,8 +560,43 @@ cases(
             each(annotation(bbox=None), image(height=None)),
         ),
         "--train-data coco:gone.json:images": "gone.json does not exist(?s:.*)kinds: 1",
+        "--train-data gone": "gone: 1 error\n    Data set 'gone' is not reg(?s:.*)kinds: 1",
+        "--test-data gone": "gone: 1 error\n    Data set 'gone' is not reg(?s:.*)kinds: 1",
+        "--test-data images:images": "there is nothing to evaluate on(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.OHEM.BUDGT batch": r"\n    The model .*did you mean BUDGET(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.NAME No": r"\n    The model .*'No' found in 'ROI_HEADS'(?s:.*)kinds: 1",
+        "SOLVER.LR_SCHEDULER_NAME No": r"\n    The training .*LR scheduler: No\n(?s:.*)kinds: 1",
+        "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; (?s:.*)kinds: 1",
+        "DATALOADER.SAMPLER_TRAIN No": r"\n    The training .* sampler: No\n(?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.NAME No, and an image": (
+            "'No' found in 'ROI_HEADS'(?s:.*)images/b.jpg: (?s:.*)kinds: 3",
+            cut("images/b.jpg", 500),
+            "MODEL.ROI_HEADS.NAME No",
+        ),
+        "OUTPUT_DIR c.yaml/out": r"\n    OUTPUT_DIR = 'c.yaml/out' cannot be (?s:.*)kinds: 1",
+        "a run": (
+            r"\n    OUTPUT_DIR .*/out has a run already \(metrics.json\)(?s:.*)kinds: 1",
+            write("out/metrics.json", "{}"),
+        ),
+        "keypoints without names": (
+            r"\n    coco:train.json:images: .* add their names(?s:.*)kinds: 1",
+            pose(names=None),
+            "--config-file pose.yaml",
+        ),
         "no object": ("data sets without an object", all_boxes(1, 1, 0, 0)),
+        "a name that moves the cursor": (
+            r"not there.*\n    images/\\x1b\[2J\\nb.jpg\n(?s:.*)kinds: 1",
+            image(file_name="\x1b[2J\nb.jpg"),
+        ),
         "the first of many": ("21 images that are not there(?s:.*)and 1 more", many_images(21)),
+    },
+)
+cases(
+    "check finds without data:",
+    (*BASE, "--check"),
+    {
+        "DATASETS.TEST '(3,)'": r"DATASETS.TEST = \(3,\); allowed: names(?s:.*)kinds: 2",
+        "--eval-only DATASETS.TEST '()'": r"DATASETS.TEST is empty(?s:.*)kinds: 1",
     },
 )
 cases(

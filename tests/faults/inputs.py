@@ -249,6 +249,28 @@ def registered(spoil):
     return each(write("my_data.py", DATA_SET), spoil)
 
 
+RECORDS = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+def records():
+    records = load_coco_json("test.json", "images")
+    for record in records:
+        {change}
+        for annotation in record["annotations"]:
+            annotation["category_id"] = 0
+    return records
+
+DatasetCatalog.register("mine", records)
+MetadataCatalog.get("mine").set(**{metadata})
+"""
+
+
+def by_code(metadata, change="pass"):
+    """test.json as "mine", a function of a module, whose metadata do not name the file."""
+    return write("my_data.py", RECORDS.format(metadata=metadata, change=change))
+
+
 def metrics(*lines):
     return write("run/metrics.json", "\n".join(lines))
 

@@ -54,17 +54,28 @@ class Constructor(StandardROIHeads):
 """
 
 
-@pytest.mark.parametrize("heads", ["Forward", "Constructor"])
-def test_a_bug_keeps_its_traceback(heads, tmp_path):
+@pytest.mark.parametrize(
+    "heads, flags", [("Forward", ()), ("Constructor", ()), ("Constructor", ("--check",))]
+)
+def test_a_bug_keeps_its_traceback(heads, flags, tmp_path):
     folder = tmp_path / "run"
     inputs.make(folder)
     (folder / "my_heads.py").write_text(BUGS)
-    words = ("--import", "my_heads", "MODEL.ROI_HEADS.NAME", heads)
+    words = (*flags, "--import", "my_heads", "MODEL.ROI_HEADS.NAME", heads)
     found = ForkServer().run((*TRAIN, *words), folder)
     assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
     assert "Traceback" in found.stderr and f"in {heads.lower()[:7]}" in found.stderr.replace(
         "__init__", "constru"
     )
+
+
+def test_a_check_leaves_nothing(tmp_path):
+    folder = tmp_path / "run"
+    inputs.make(folder)
+    before = sorted(folder.rglob("*"))
+    found = ForkServer().run((*TRAIN, "--check", "OUTPUT_DIR", "some/where"), folder)
+    assert found.status == 0 and "found nothing" in found.stdout
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_there_are_as_many_cases_as_are_claimed():

@@ -1,12 +1,13 @@
 """One run at a time in a folder, and no new one over an old one."""
 
+import contextlib
 import os
 
 import interrupted
 import pytest
 from interrupted import ended, kill, start, wait_until
 
-from ohem_d2.training.folder import claim, release
+from ohem_d2.training.folder import claim, left_as_it_was, release
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,19 @@ def test_a_new_run_that_is_killed_early_does_not_go_on_with_the_old_model(images
     assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 3), resume=True)) == [0]
     assert "Starting training from iteration 0" in (tmp_path / "log.txt").read_text()
     assert not (tmp_path / "model_0000001.pth").exists()
+
+
+def test_what_is_tried_leaves_nothing(tmp_path):
+    write(tmp_path, "run/metrics.json")
+    for folder in ("new/run", "run", "run/metrics.json/run"):
+        fails = contextlib.nullcontext() if folder == "new/run" else pytest.raises(SystemExit)
+        with fails, left_as_it_was(tmp_path / folder):
+            claim(tmp_path / folder)
+            assert (tmp_path / folder / ".lock").exists()
+            release(tmp_path / folder)
+        assert sorted(p.name for p in tmp_path.rglob("*")) == ["metrics.json", "run"]
+    claim(tmp_path / "run", resume=True)
+    with left_as_it_was(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run/.lock").exists()
+    release(tmp_path / "run")

@@ -1,0 +1,74 @@
+"""
+Names of keypoints, and which of them trade places in a mirrored image: what Detectron2 has to know
+of data to train a Keypoint R-CNN on it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from ..errors import InputError
+
+_SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+_SIDES |= {right: left for left, right in _SIDES.items()}
+_SIDE = re.compile("|".join(_SIDES))
+
+
+def keypoint_metadata(categories: Sequence[dict]) -> dict[str, Any]:
+    """
+    Args:
+        categories: of a file in COCO format.
+
+    Returns:
+        ``keypoint_names`` as Detectron2 has them for COCO, if the categories that name keypoints
+        agree; and ``keypoint_flip_map``, if each name with a side, as left_eye, has its partner.
+    """
+    of_all = [category["keypoints"] for category in categories if category.get("keypoints")]
+    if not of_all or any(names != of_all[0] for names in of_all) or not _are_names(of_all[0]):
+        return {}
+    names = tuple(of_all[0])
+    metadata = {"keypoint_names": names}
+    if not _unpaired(names):
+        pairs = [(name, _mirrored(name)) for name in names]
+        metadata["keypoint_flip_map"] = tuple(
+            (name, other) for i, (name, other) in enumerate(pairs) if other in names[i + 1 :]
+        )
+    return metadata
+
+
+def check_keypoints(data_sets: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: names the data set to train on that Detectron2 does not know enough of.
+    """
+    for name in data_sets:
+        meta = MetadataCatalog.get(name)
+        if meta.get("keypoint_names") is not None and meta.get("keypoint_flip_map") is not None:
+            continue
+        file = meta.get("json_file")
+        if not name.startswith("coco:"):
+            lack = "its metadata need keypoint_names and keypoint_flip_map"
+        elif unpaired := _unpaired(meta.get("keypoint_names", ())):
+            lack = f"keypoint {unpaired[0]!r} has no partner {_mirrored(unpaired[0])!r} in {file}"
+        else:
+            lack = (
+                f"add their names to the categories in {file}, in order and the same to each: "
+                '"keypoints": ["nose", "left_eye", "right_eye"]'
+            )
+        raise InputError(f"{name}: MODEL.KEYPOINT_ON is True; {lack}")
+
+
+def _are_names(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return texts and len(value) == len(set(value))
+
+
+def _mirrored(name: str) -> str:
+    return _SIDE.sub(lambda side: _SIDES[side[0]], name)
+
+
+def _unpaired(names: Sequence[str]) -> list[str]:
+    """Those with a side whose partner is not among them."""
+    return [name for name in names if _mirrored(name) not in names]
