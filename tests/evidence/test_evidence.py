@@ -1,6 +1,7 @@
 """The comparisons: what a run measures, and what the tables make of it."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -121,6 +122,26 @@ def test_the_score_that_finds_a_share_of_the_objects(recall, score, tmp_path):
     assert threshold == pytest.approx(score)
     (tmp_path / "found.json").write_text("[]")
     assert run.score_that_finds(tmp_path / "truth.json", tmp_path / "found.json", recall) == 0
+
+
+def test_what_is_published_is_what_was_recorded(tmp_path, monkeypatch, capsys):
+    records = tmp_path / "evidence.json"
+    shutil.copy(ROOT / "docs/evidence.json", records)
+    arguments = ["--data", "boards=.", "plates=.", "trees", "--show", "--record", str(records)]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments, "--output", str(tmp_path)])
+    evidence.main()
+    assert records.read_text() == (ROOT / "docs/evidence.json").read_text()
+    every_table, overview = capsys.readouterr().out.rsplit("\nmain\n", 1)
+    for shown, pages in (
+        (every_table, ["docs/evidence.md"]),
+        (overview, ["README.md", "docs/does-it-help.md"]),
+    ):
+        rows = [line for line in shown.splitlines() if line.startswith("| ")]
+        assert len(rows) > 5
+        for page in pages:
+            published = (ROOT / page).read_text().splitlines()
+            # but for the heads, where data sets have longer names
+            assert not [r for r in rows if r not in published and not r.startswith("| AP |")]
 
 
 def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatch):
