@@ -53,6 +53,13 @@ class OHEMSettings:
     # Background RoIs whose IoU with every object is below this are no candidates: the paper's
     # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without.
     bg_iou_low: float = 0.0
+    # Background RoIs with a classification loss above this are no candidates: the model is sure
+    # that they are objects, and where labels are missing they often are. With the cross entropy a
+    # loss of 2.3 says that foreground has a probability of 0.9. 0.0: no limit (the paper).
+    max_bg_loss: float = 0.0
+    # Draw the B/N RoIs of an image at random among the so many times B/N hardest ones. 1.0: the
+    # hardest themselves (the paper).
+    draw_from: float = 1.0
     # Keep only this many proposals of an image, those with the highest objectness, before the
     # read-only pass; ground-truth boxes come on top. 0: all R.
     max_candidates: int = 0
@@ -95,6 +102,8 @@ class OHEMSettings:
         self._allow_choice("readonly_precision", ("", "bfloat16", "float16"))
         self._allow_number("screening", lambda v: v == 0 or v >= 1, "0 or a number >= 1")
         self._allow_number("max_fg_fraction", lambda v: 0 < v <= 1, "a share above 0, up to 1")
+        self._allow_number("max_bg_loss", lambda v: v >= 0, "a number >= 0")
+        self._allow_number("draw_from", lambda v: 1 <= v < math.inf, "a number >= 1")
         self._allow_number("bg_iou_low", lambda v: 0 <= v < 1, "an IoU from 0 to below 1")
         self._allow_number("ignore_ioa_thresh", lambda v: 0 < v <= 1, "a share above 0, up to 1")
         for name in ("max_candidates", "chunk_size", "warmup_iters"):

@@ -74,6 +74,8 @@ class Miner:
 
     def select(self, rois: Sequence[Instances], losses: dict[str, torch.Tensor]) -> Record:
         """The second half of :meth:`mine`, for candidates whose losses (R,) are known."""
+        if self.settings.max_bg_loss > 0:
+            rois, losses = self._without_sure_objects(rois, losses)
         sizes = [len(roi) for roi in rois]
         boxes = torch.cat([roi.proposal_boxes.tensor for roi in rois])
         gt_classes = torch.cat([roi.gt_classes for roi in rois])
@@ -91,6 +93,7 @@ class Miner:
             nms_scope=self.settings.nms_scope,
             budget=self.settings.budget,
             max_fg_fraction=self.settings.max_fg_fraction,
+            draw_from=self.settings.draw_from,
             batched_nms=self.batched_nms,
         )
         hard = selection.split_by_image(chosen, image_index, sizes)
@@ -98,3 +101,13 @@ class Miner:
         return Record(
             list(rois), image_index, is_foreground, losses, ranking, survivors, chosen, hard
         )
+
+    def _without_sure_objects(
+        self, rois: Sequence[Instances], losses: dict[str, torch.Tensor]
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """Without background whose classification loss is above MAX_BG_LOSS."""
+        is_background = torch.cat([roi.gt_classes for roi in rois]) == self.num_classes
+        keep = ~(is_background & (losses["loss_cls"] > self.settings.max_bg_loss))
+        parts = keep.split([len(roi) for roi in rois])
+        rest = {name: loss[keep] for name, loss in losses.items()}
+        return [roi[part] for roi, part in zip(rois, parts)], rest

@@ -79,6 +79,7 @@ def hardest(
     nms_scope: str,
     budget: str = "image",
     max_fg_fraction: float = 1.0,
+    draw_from: float = 1.0,
     batched_nms: BatchedNMS | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
@@ -87,6 +88,8 @@ def hardest(
 
     Args:
         num_classes: K; classes below are foreground. Only MAX_FG_FRACTION asks for it.
+        draw_from: the budget is drawn at random, by PyTorch's default generator, among so many
+            times as many of the hardest.
 
     Returns:
         int64, into the R RoIs, hardest first: the survivors of the NMS, and those that are chosen.
@@ -101,16 +104,24 @@ def hardest(
             nms_scope=nms_scope,
             batched_nms=batched_nms,
         )
-    with record_function("ohem/cut"):
-        kept = cut_to_budget(
-            gt_classes[survivors] < num_classes,
-            image_index[survivors],
+
+    def cut(rois: torch.Tensor, num: int) -> torch.Tensor:
+        return cut_to_budget(
+            gt_classes[rois] < num_classes,
+            image_index[rois],
             num_images,
-            num_samples,
+            num,
             budget=budget,
             max_fg_fraction=max_fg_fraction,
         )
-        return survivors, survivors[kept]
+
+    with record_function("ohem/cut"):
+        if draw_from == 1:
+            return survivors, survivors[cut(survivors, num_samples)]
+        pool = survivors[cut(survivors, round(draw_from * num_samples))]
+        drawn = torch.randperm(len(pool), device=pool.device)
+        drawn = drawn[cut(pool[drawn], num_samples)]
+        return survivors, pool[drawn.sort().values]
 
 
 def order_by_loss(losses: torch.Tensor) -> torch.Tensor:

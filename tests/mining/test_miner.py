@@ -1,5 +1,7 @@
 """The miner without any heads: a table of losses in the place of a network."""
 
+import dataclasses
+
 import pytest
 import reference
 import torch
@@ -68,6 +70,38 @@ def test_mines_as_the_plain_loops(chunk_size, weights, storage):
         assert by_hand.tolist() == expected
     assert len(record.ranking) == sum(int((r.gt_classes >= 0).sum()) for r in rois)
     assert torch.equal(record.is_foreground, torch.cat([r.gt_classes for r in record.rois]) < K)
+
+
+def test_background_that_looks_like_an_object_is_left_out(storage):
+    settings = OHEMSettings(max_bg_loss=0.4, rank_loc_weight=0.0, nms_scope="none")
+    rois = images((40, 25))
+    record = Miner(settings, 40, K).mine(scorer(), rois, [Instances((9, 9))] * 2)
+    for image, mined in zip(rois, record.mined()):
+        labelled = zip(image.cls.tolist(), image.gt_classes.tolist())
+        left = [loss for loss, c in labelled if 0 <= c < K or (c == K and loss <= 0.4)]
+        assert len(left) < int((image.gt_classes >= 0).sum())
+        assert mined.cls.tolist() == sorted(left, reverse=True)
+    assert len(record.ranking) == len(record.losses["loss_box_reg"]) == len(record.image_index)
+
+
+@pytest.mark.parametrize("budget", ["image", "batch"])
+def test_draws_among_the_hardest(budget, storage):
+    settings = OHEMSettings(draw_from=2.0, rank_loc_weight=0.0, nms_scope="none", budget=budget)
+    rois = images((40, 25))
+    hardest = Miner(dataclasses.replace(settings, draw_from=1.0), 10, K)
+    hardest = [set(m.cls.tolist()) for m in hardest.mine(scorer(), rois, rois).mined()]
+    hardest_20 = Miner(dataclasses.replace(settings, draw_from=1.0), 20, K)
+    pool = [set(m.cls.tolist()) for m in hardest_20.mine(scorer(), rois, rois).mined()]
+    assert sum(map(len, pool)) == 2 * sum(map(len, hardest)) == 40
+    drawn = [set() for _ in rois]
+    for _ in range(100):
+        mined = Miner(settings, 10, K).mine(scorer(), rois, rois).mined()
+        assert sum(map(len, mined)) == 20 and (budget == "batch" or len(mined[0]) == 10)
+        for image, seen, allowed in zip(mined, drawn, pool):
+            losses = image.cls.tolist()
+            assert losses == sorted(losses, reverse=True) and set(losses) <= allowed
+            seen |= set(losses)
+    assert drawn == pool  # in 100 draws each of them was there
 
 
 def test_screening_scores_the_promising_alone(storage):
