@@ -26,7 +26,7 @@ from scipy import stats
 from ohem_d2.files import write_atomically
 from ohem_d2.tools import runs
 from projects.evidence import run
-from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data
+from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
 
 ROOT = prepare_data.ROOT
@@ -84,19 +84,23 @@ def data_of(text: str) -> tuple[str, Data]:
     return name, dataclasses.replace(DATA[name], folder=folder or DATA[name].folder)
 
 
-def variant_of(name: str, data: Data, variant: str, overrides: str, extra: str) -> runs.Variant:
+def variant_of(name: str, data: Data, variant: str, setup: Setup, extra: str) -> runs.Variant:
     """
     Its settings are the recipe and what the variant adds. Of the code that it ran with, a record
     has the commit.
     """
-    overrides = f"{overrides} {extra}".split()
+    overrides = f"{setup.overrides} {extra}".split()
+    others = {"missing": setup.missing, "with_negatives": setup.with_negatives}
+    others = {key: value for key, value in others.items() if value}
     recipe = CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
-    settings = runs.fingerprint(json.dumps(recipe, sort_keys=True), *overrides)
+    settings = runs.fingerprint(
+        json.dumps(recipe, sort_keys=True), *overrides, *map(str, others.items())
+    )
 
     def command(seed: int, device: str, folder: Path) -> list[str]:
         given = {"data": name, "variant": variant, "overrides": overrides, "settings": settings}
         given |= {"seed": seed, "device": device, "folder": str(folder)}
-        given["files"] = dataclasses.asdict(data)
+        given |= {"files": dataclasses.asdict(data), "others": others}
         return [sys.executable, "-W", "ignore", run.__file__, json.dumps(given)]
 
     return runs.Variant(f"{name}/{variant.replace(' ', '-')}-{settings[:8]}", settings, command)

@@ -16,8 +16,10 @@ class Data:
     train: str = "instances_train.json"
     test: str = "instances_test.json"
     images: str = "images"
-    #: images of the test set's kind without objects, where all that is found is a false alarm
-    negatives: tuple[str, str] | None = None  # file and folder
+    #: of images without objects, in which all that is found is a false alarm
+    train_negatives: str = ""
+    test_negatives: str = ""
+    negatives: str = ""  #: their folder
 
     def named(self, file: str, images: str) -> str:
         """As ``--train-data`` takes it."""
@@ -25,38 +27,82 @@ class Data:
 
 
 DATA = {
-    "boards": Data("", negatives=("templates_test.json", "templates")),
+    "boards": Data(
+        "",
+        train_negatives="templates_train.json",
+        test_negatives="templates_test.json",
+        negatives="templates",
+    ),
     "plates": Data(""),
     "trees": Data(str(prepare_data.DATA), "train.json", "test.json", "tiles"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a variant adds to the recipe of a data set."""
+
+    overrides: str = ""  #: KEY VALUE ...
+    missing: float = 0.0  #: this share of the training boxes is taken away, by seed
+    with_negatives: bool = False  #: train on images without objects, too
+
 
 HEADS = "MODEL.ROI_HEADS"
 RANDOM = f"{HEADS}.NAME StandardROIHeads"
 # As `configs/` have it: random sampling as long as the learning rate warms up, here for a tenth
 OHEM = f"{HEADS}.NAME OHEMROIHeads {HEADS}.OHEM.WARMUP_ITERS 40"
 SETTING = f"{OHEM} {HEADS}.OHEM."
+RETINANET = "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.IN_FEATURES ['p3','p4','p5']"
 
-# Of a table, by name of the variant, what it adds to the recipe: KEY VALUE ... The first one is
-# what the others are compared with.
+
+def missing(share: float) -> dict[str, Setup]:
+    return {
+        "random 128": Setup(RANDOM, missing=share),
+        "OHEM 128": Setup(OHEM, missing=share),
+        "MAX_BG_LOSS 1.6": Setup(f"{SETTING}MAX_BG_LOSS 1.6", missing=share),
+        "MAX_BG_LOSS 2.3": Setup(f"{SETTING}MAX_BG_LOSS 2.3", missing=share),
+        "DRAW_FROM 2": Setup(f"{SETTING}DRAW_FROM 2.0", missing=share),
+        "DRAW_FROM 4": Setup(f"{SETTING}DRAW_FROM 4.0", missing=share),
+    }
+
+
+# Of a table the variants by name. The first one is what the others are compared with.
 TABLES = {
     "main": {
-        "random 128": RANDOM,
-        "random 512": f"{RANDOM} {HEADS}.BATCH_SIZE_PER_IMAGE 512",
-        "OHEM 128": OHEM,
-        "quota 128": f"{HEADS}.NAME QuotaSamplerHeads",
+        "random 128": Setup(RANDOM),
+        "random 512": Setup(f"{RANDOM} {HEADS}.BATCH_SIZE_PER_IMAGE 512"),
+        "OHEM 128": Setup(OHEM),
+        "quota 128": Setup(f"{HEADS}.NAME QuotaSamplerHeads"),
+    },
+    "references": {
+        "random 128": Setup(RANDOM),
+        "OHEM 128": Setup(OHEM),
+        "IoU-balanced 128": Setup(f"{HEADS}.NAME IoUBalancedHeads"),
+        "focal loss 512": Setup(f"{HEADS}.NAME FocalROIHeads {HEADS}.BATCH_SIZE_PER_IMAGE 512"),
+        "RetinaNet": Setup(RETINANET),
     },
     "settings": {
-        "OHEM 128": OHEM,
-        "no warm-up": f"{SETTING}WARMUP_ITERS 0",
-        "warm-up of a fifth": f"{SETTING}WARMUP_ITERS 80",
-        "OHEM 64": f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 64",
-        "OHEM 256": f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 256",
-        "beta 0": f"{OHEM} MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0",
-        "RANK_LOC_WEIGHT 0.1": f"{SETTING}RANK_LOC_WEIGHT 0.1",
-        "RANK_LOC_WEIGHT 0": f"{SETTING}RANK_LOC_WEIGHT 0.0",
-        "NMS_SCOPE agnostic": f"{SETTING}NMS_SCOPE agnostic",
-        "NMS_SCOPE none": f"{SETTING}NMS_SCOPE none",
-        "BUDGET batch": f"{SETTING}BUDGET batch",
-        "MAX_FG_FRACTION 0.25": f"{SETTING}MAX_FG_FRACTION 0.25",
+        "OHEM 128": Setup(OHEM),
+        "no warm-up": Setup(f"{SETTING}WARMUP_ITERS 0"),
+        "warm-up of a fifth": Setup(f"{SETTING}WARMUP_ITERS 80"),
+        "OHEM 64": Setup(f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 64"),
+        "OHEM 256": Setup(f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 256"),
+        "beta 0": Setup(f"{OHEM} MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0"),
+        "RANK_LOC_WEIGHT 0.1": Setup(f"{SETTING}RANK_LOC_WEIGHT 0.1"),
+        "RANK_LOC_WEIGHT 0": Setup(f"{SETTING}RANK_LOC_WEIGHT 0.0"),
+        "NMS_SCOPE agnostic": Setup(f"{SETTING}NMS_SCOPE agnostic"),
+        "NMS_SCOPE none": Setup(f"{SETTING}NMS_SCOPE none"),
+        "BUDGET batch": Setup(f"{SETTING}BUDGET batch"),
+        "MAX_FG_FRACTION 0.25": Setup(f"{SETTING}MAX_FG_FRACTION 0.25"),
+    },
+    "missing 20 %": missing(0.2),
+    "missing 40 %": missing(0.4),
+    "negatives": {
+        "random 128": Setup(RANDOM),
+        "OHEM 128": Setup(OHEM),
+        "BUDGET batch": Setup(f"{SETTING}BUDGET batch"),
+        "random 128, negatives": Setup(RANDOM, with_negatives=True),
+        "OHEM 128, negatives": Setup(OHEM, with_negatives=True),
+        "BUDGET batch, negatives": Setup(f"{SETTING}BUDGET batch", with_negatives=True),
     },
 }

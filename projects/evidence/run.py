@@ -13,8 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ohem_d2.data.datasets import register_datasets
+from ohem_d2.files import write_atomically
 from ohem_d2.tools import runs
 from projects.benchmark import quota_sampler  # noqa: F401  registers heads
+from projects.evidence import iou_balanced  # noqa: F401  registers heads
 from projects.evidence.experiments import CONFIGS, Data
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import setup, train
@@ -27,19 +29,31 @@ def main(arguments: str) -> None:
     """
     Args:
         arguments: JSON of ``data`` (a key of DATA), ``files`` (fields of :class:`Data`), ``folder``
-            (of the run), ``device``, and ``variant``, ``overrides``, ``settings``, ``seed``.
+            (of the run), ``device``, and ``variant``, ``overrides``, ``settings``, ``seed``,
+            ``others`` (of the fields of :class:`Setup`).
     """
     runs.end_with_parent()
     given = json.loads(arguments)
     data, folder = Data(**given["files"]), Path(given["folder"])
+    train_sets = [data.named(data.train, data.images)]
+    if share := given["others"].get("missing"):
+        less = without_boxes(
+            json.loads(Path(data.folder, data.train).read_text()), share, given["seed"]
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "train.json", json.dumps(less))
+        train_sets = [f"coco:{folder / 'train.json'}:{Path(data.folder, data.images)}"]
+    if given["others"].get("with_negatives"):
+        train_sets.append(data.named(data.train_negatives, data.negatives))
     cfg = setup(
         str(CONFIGS / f"{given['data']}.yaml"),
         prepare_data.DATA,
         folder,
         given["seed"],
         [
-            *("DATASETS.TRAIN", str((data.named(data.train, data.images),))),
+            *("DATASETS.TRAIN", str(tuple(train_sets))),
             *("DATASETS.TEST", str((data.named(data.test, data.images),))),
+            *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(len(train_sets) == 1)),
             *("MODEL.DEVICE", given["device"]),
             *given["overrides"],
         ],
@@ -47,10 +61,11 @@ def main(arguments: str) -> None:
     trainer = train(cfg, resume=True)
     results = trainer.last_results["bbox"]
     record = {key: given[key] for key in ("data", "variant", "overrides", "settings", "seed")}
+    record |= given["others"]
     record |= {"commit": commit(), "iterations": cfg.SOLVER.MAX_ITER}
-    record |= {key: round(results[key], 2) for key in METRICS}
-    if data.negatives:
-        negatives = data.named(*data.negatives)
+    record |= {key: round(float(np.nan_to_num(results[key])), 2) for key in METRICS}
+    if data.test_negatives:
+        negatives = data.named(data.test_negatives, data.negatives)
         register_datasets([negatives])
         loader = build_detection_test_loader(cfg, negatives)
         scores = inference_on_dataset(trainer.model, loader, Scores())["scores"]
@@ -61,6 +76,14 @@ def main(arguments: str) -> None:
     if not math.isnan(seconds):  # a run of a few iterations
         record["seconds"] = round(seconds, 3)
     runs.write_result(folder, record)
+
+
+def without_boxes(coco: dict, share: float, seed: int) -> dict:
+    """Annotations in COCO format less a share of the boxes; the same ones of a seed."""
+    boxes = coco["annotations"]
+    gone = np.random.default_rng(seed).permutation(len(boxes))[: round(share * len(boxes))]
+    gone = set(gone.tolist())
+    return {**coco, "annotations": [box for i, box in enumerate(boxes) if i not in gone]}
 
 
 class Scores(DatasetEvaluator):
