@@ -8,6 +8,7 @@ Train and evaluate detectors with OHEM. ::
     python train_net.py --config-file FILE --train-data coco:train.json:images/ \\
         --test-data coco:test.json:images/ OUTPUT_DIR output/mine
     python train_net.py --config-file FILE --import my_heads
+    python train_net.py --config-file FILE --train-data ... --check
 
 The configuration file may also be the name of one in Detectron2's model zoo.
 """
@@ -15,61 +16,93 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 import argparse
 import logging
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2.data.datasets import FORMS, register_datasets
-from ohem_d2.tools.errors import InputError
-from ohem_d2.tools.load_model import add_import_argument, default_cfg, find_config_file
+from ohem_d2.data.datasets import FORMS, name_of_negatives, register_datasets
+from ohem_d2.errors import naming
+from ohem_d2.tools.check import check_config, check_data, check_output, check_whole
+from ohem_d2.tools.errors import told
+from ohem_d2.tools.load_model import (
+    add_classes_argument,
+    add_import_argument,
+    default_cfg,
+    find_config_file,
+    merge,
+)
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import add_trust_argument, trusting
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """The frozen configuration; also registers data sets and sets up logging."""
-    try:
-        cfg = default_cfg(args.modules)
-    except InputError as e:
-        raise SystemExit(e) from e
-    if args.config_file:
-        try:
-            args.config_file = find_config_file(args.config_file)
-        except FileNotFoundError as e:
-            raise SystemExit(f"--config-file {e}") from None
-        cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+def configuration(args: argparse.Namespace) -> CfgNode:
+    """As the command line has it."""
+    cfg = merge(default_cfg(args.modules), args.config_file, args.opts)
+    if args.config_file:  # The log has what is in it.
+        args.config_file = find_config_file(args.config_file)
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
         cfg.DATASETS.TEST = tuple(args.test_data or ())
-    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
+    if args.negatives:
+        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, *map(name_of_negatives, args.negatives))
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen configuration, checked; also registers data sets and sets up logging."""
+    cfg, training = configuration(args), not args.eval_only
+    check_config(cfg, training)
+    with naming():
+        classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     if cfg.SOLVER.ACCUMULATION_STEPS == 1:
         # What is saved can then be read by scripts that do not know the key.
         del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
-    default_setup(cfg, args)
+    notes = check_data(cfg, training)
+    check_output(cfg.OUTPUT_DIR)
+    if training:
+        claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
+    with naming("OUTPUT_DIR"):
+        default_setup(cfg, args)
+    logger = logging.getLogger("detectron2.ohem_d2")
+    for note in notes:
+        logger.warning(note)
     if classes:
-        logger = logging.getLogger("detectron2.ohem_d2")
         logger.info(f"NUM_CLASSES is {len(classes)}, as in the data: {', '.join(classes)}")
     return cfg
 
 
 def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
+    weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if args.resume else cfg.MODEL.WEIGHTS
     if args.eval_only:
-        model = OHEMTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        with naming("The model cannot be built", bugs=(TypeError, IndexError)):
+            model = OHEMTrainer.build_model(cfg)
+        checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+        with naming(f"{weights} cannot be loaded", only_data=True):
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = OHEMTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    trainer = OHEMTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    with naming("The training cannot be set up", bugs=(TypeError, IndexError)):
+        trainer = OHEMTrainer(cfg)
+    with naming(f"{weights} cannot be loaded", only_data=True):
+        trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Of each process."""
+    with trusting(args.trust):
+        return main(args)
 
 
 if __name__ == "__main__":
@@ -81,20 +114,25 @@ if __name__ == "__main__":
             metavar="DATA",
             help=f"{FORMS}, or a registered name; may be repeated",
         )
-    parser.add_argument(
-        "--classes",
-        nargs="+",
-        default=(),
-        metavar="NAME",
-        help="of VOC data that may not have all of them, such as a test set alone",
-    )
+    negatives = f"train on images without objects, too: their folder, or {FORMS}; may be repeated"
+    parser.add_argument("--negatives", action="append", metavar="DATA", help=negatives)
+    add_classes_argument(parser)
     add_import_argument(parser)
+    add_trust_argument(parser)
+    add_overwrite_argument(parser)
+    whole = "check the configuration, all annotations and all images, and do nothing else"
+    parser.add_argument("--check", action="store_true", help=whole)
     arguments = parser.parse_args()
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    with told("train_net.py"):
+        if arguments.check:
+            with trusting(arguments.trust):
+                check_whole(configuration(arguments), arguments.classes)
+        else:
+            launch(
+                run,
+                arguments.num_gpus,
+                num_machines=arguments.num_machines,
+                machine_rank=arguments.machine_rank,
+                dist_url=arguments.dist_url,
+                args=(arguments,),
+            )

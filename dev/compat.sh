@@ -24,7 +24,7 @@ v0.6              3.11    pinned                              v0.6
 2024              3.11    pinned                              wheel
 2024-3.12         3.12    pinned                              wheel
 2024-newest       3.13    torch,torchvision                   wheel
-main              3.12    pinned                              git
+main              3.12    pinned                              git@main
 "
 # v0.6's Python sources as they were released. There are none of its compiled part with them.
 v06="pb1-detectron2==0.6 \
@@ -45,7 +45,7 @@ skip() {
 # In a subshell of its own: make the environment $env, or skip.
 build() {
     local version=$1 torch=$2 detectron2=$3 python=$env/bin/python args=(-r "$env/requirements.txt")
-    if [ "$detectron2" = git ]; then
+    if [ "$detectron2" = git@main ]; then
         GIT_TERMINAL_PROMPT=0 git ls-remote \
             https://github.com/facebookresearch/detectron2.git HEAD >&2 ||
             skip "its repository cannot be reached from here"

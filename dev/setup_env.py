@@ -5,23 +5,37 @@ Runs on the Python that the machine has, with nothing installed. Without argumen
 with the path of a Python it checks that one's environment and adds to it what the tests need, but
 never torch or Detectron2. What is done is not done again: a mark in .venv, written last, says
 from which requirements it was made. If the mark is missing or another, the steps are taken again,
-which also mends what an interruption left.
+which also mends what an interruption left. Of several calls at once one works, the others wait.
+
+On Linux x86-64 the packages are those of dev/locked/, by hash; elsewhere pip takes what the ranges
+of requirements.txt allow.
 
 Environment: DETECTRON2=git installs the official repository (the way for machines with a GPU; it
-needs git and a compiler) instead of the wheel of requirements-detectron2.txt.
+needs git and a compiler) instead of the wheel of requirements-detectron2.txt, at the commit below;
+DETECTRON2=git@main, say, at another commit, tag or branch.
 """
 
+import contextlib
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import time
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 MARK = os.path.join(VENV, "complete")
+LOCK = os.path.join(ROOT, ".setup.lock")
 NEEDED_GB = 8
 DETECTRON2_GIT = "git+https://github.com/facebookresearch/detectron2.git"
+DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main of 2026-06-06
 FILES = [
     "requirements.txt",
     "dev/requirements-detectron2.txt",
@@ -34,6 +48,7 @@ FILES = [
 
 def main():
     given = sys.argv[1] if len(sys.argv) > 1 else ""
+    detectron2_commit()  # a wrong one is refused before anything is installed
     print(use(given) if given else make())
 
 
@@ -45,10 +60,50 @@ def make():
             "`make BASE_PYTHON=python3.11 test`"
         )
     python = os.path.join(VENV, "bin", "python")
-    wanted = fingerprint()
-    if os.path.exists(MARK) and read(MARK) == wanted and works(python):
-        return python
+    if not complete(python):
+        with alone():
+            if not complete(python):  # by the one that was waited for
+                build(python, version)
+    return python
 
+
+def complete(python):
+    return os.path.exists(MARK) and read(MARK) == fingerprint() and works(python)
+
+
+@contextlib.contextmanager
+def alone():
+    """
+    While no other set-up is at work in this clone. The lock is the system's, so it goes with its
+    process, and with the pip that the process had started, however they end.
+    """
+    if not os.access(ROOT, os.W_OK):
+        stop(f"{ROOT} cannot be written")
+    with open(LOCK, "a") as file:
+        os.set_inheritable(file.fileno(), True)
+        if not locked(file):
+            say("Another set-up is at work in this clone; waiting for its end")
+            while not locked(file):
+                time.sleep(0.2)
+        yield
+
+
+def locked(file):
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        say("The file system has no locks: call make once at a time")
+    return True
+
+
+def build(python, version):
     free = shutil.disk_usage(ROOT).free / 2**30
     if free < NEEDED_GB and not os.path.exists(VENV):
         stop(
@@ -64,7 +119,7 @@ def make():
         say("Making an environment in .venv")
         run([sys.executable, "-m", "venv", VENV], "The environment could not be made")
     say("Installing PyTorch and what Detectron2 needs (some minutes the first time)")
-    pip(python, ["-r", "requirements.txt"])
+    install_requirements(python)
     install_detectron2(python)
     pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
     pip(python, ["--no-deps", "--no-build-isolation", "--editable", "."])
@@ -73,8 +128,7 @@ def make():
         install_detectron2(python, anew=True)
         prove(python)
     with open(MARK, "w") as file:
-        file.write(wanted)
-    return python
+        file.write(fingerprint())
 
 
 def use(python):
@@ -107,19 +161,47 @@ def requirement(package):
     raise LookupError(package)
 
 
-def install_detectron2(python, anew=False):
+def lock_file():
+    """The packages with their hashes; none where other packages are needed than on Linux x86-64."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return None
+    return os.path.join(ROOT, "dev", "locked", "python{}.{}.txt".format(*sys.version_info[:2]))
+
+
+def install_requirements(python):
+    path = lock_file()
+    if path is None:
+        say("There are no hashes for this system: packages are checked by their versions alone")
+        pip(python, ["-r", "requirements.txt"])
+        return
+    # First what the packages that come as source are built with, or pip would fetch any version.
+    tools = ("packaging==", "setuptools==", "wheel==")
+    lines = [line for line in read(path).splitlines() if line.startswith(tools)]
+    with open(os.path.join(VENV, "tools.txt"), "w") as file:
+        file.write("\n".join(lines))
+    pip(python, ["--require-hashes", "-r", file.name])
+    pip(python, ["--require-hashes", "--no-build-isolation", "-r", path])
+
+
+def detectron2_commit():
+    """Of its repository; none for the wheel."""
     source = os.environ.get("DETECTRON2", "wheel")
-    if source not in ("wheel", "git"):
-        stop(f"DETECTRON2={source} is neither wheel nor git")
-    if source == "git":
-        # The wheel goes by another name, so this one is there only if it came from the repository.
-        if (
-            anew
-            or output(python, "import importlib.metadata as m; m.version('detectron2')") is None
-        ):
-            say("Installing Detectron2 from its repository (compiles for some minutes)")
-            again = ["--force-reinstall"] if anew else []
-            pip(python, [*again, "--no-build-isolation", "--no-deps", DETECTRON2_GIT])
+    kind, _, commit = source.partition("@")
+    if source != "wheel" and kind != "git":
+        stop(f"DETECTRON2={source} is none of wheel, git and git@COMMIT")
+    return None if source == "wheel" else commit or DETECTRON2_COMMIT
+
+
+def install_detectron2(python, anew=False):
+    commit = detectron2_commit()
+    if commit:
+        # pip notes where a package came from. The wheel goes by another name.
+        code = "import importlib.metadata as m; d = m.distribution('detectron2')"
+        origin = output(python, code + "; print(d.read_text('direct_url.json'))")
+        if anew or f'"{commit}"' not in (origin or ""):
+            say(f"Installing Detectron2 {commit} from its repository (compiles for some minutes)")
+            args = ["--force-reinstall", "--no-build-isolation", "--no-deps"]
+            pip(python, [*args, f"{DETECTRON2_GIT}@{commit}"])
         return
     if imports(python, "detectron2") and not anew:
         return
@@ -154,7 +236,9 @@ def prove(python):
 
 def pip(python, args):
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *args]
-    result = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, close_fds=False
+    )  # it holds the lock as well
     if result.returncode == 0:
         return
     errors = result.stderr
@@ -195,7 +279,9 @@ def output(python, code):
 
 
 def run(command, failure):
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, close_fds=False
+    )
     if result.returncode != 0:
         sys.stderr.write(result.stdout.decode(errors="replace"))
         if b"No space left" in result.stdout:
@@ -206,7 +292,7 @@ def run(command, failure):
 def fingerprint():
     digest = hashlib.sha256(os.environ.get("DETECTRON2", "wheel").encode())
     digest.update("{}.{}".format(*sys.version_info[:2]).encode())
-    for name in FILES:
+    for name in filter(None, [*FILES, lock_file()]):
         digest.update(read(os.path.join(ROOT, name)).encode())
     return digest.hexdigest()
 

@@ -17,7 +17,7 @@ from .data.crowds import CrowdDatasetMapper, IgnoreRegions
 from .heads.cascade import OHEMCascadeROIHeads
 from .heads.focal import FocalLossOutputLayers, FocalROIHeads, OHEMFocalROIHeads
 from .heads.keypoints import OHKMKeypointHead
-from .heads.mixin import OHEMMixin
+from .heads.mixin import OHEMMixin, sampling_at_random
 from .heads.rotated import OHEMRROIHeads
 from .heads.standard import OHEMRes5ROIHeads, OHEMROIHeads
 from .mining.losses import per_roi_losses
@@ -43,5 +43,6 @@ __all__ = [
     "get_config",
     "get_config_file",
     "per_roi_losses",
+    "sampling_at_random",
     "select_hard_examples",
 ]

@@ -76,17 +76,8 @@ def features() -> dict[str, bool]:
     }
 
 
-def not_compiled(function: Callable) -> Callable:
-    """Run it, and all that it calls, as plain Python where ``torch.compile`` comes by."""
-    return _dynamo_disable(function, recursive=True)
-
-
-def not_compiled_itself(function: Callable) -> Callable:
-    """The same for the function alone: what it calls is compiled."""
-    return _dynamo_disable(function, recursive=False)
-
-
-def _dynamo_disable(function: Callable, recursive: bool) -> Callable:
+def not_compiled(function: Callable, recursive: bool = True) -> Callable:
+    """Run as plain Python where ``torch.compile`` comes by; what it calls, too, if recursive."""
     if hasattr(torch, "compiler"):
         return torch.compiler.disable(function, recursive=recursive)
     import torch._dynamo as dynamo  # PyTorch 2.0

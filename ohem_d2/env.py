@@ -1,9 +1,6 @@
 """
-OHEM in scripts that do not know of it. Detectron2 imports the module that an environment variable
-names, and calls its ``setup_environment``, when it is itself imported::
-
-    DETECTRON2_ENV_MODULE=ohem_d2.env python train_net.py --config-file FILE \\
-        MODEL.ROI_HEADS.NAME OHEMROIHeads
+OHEM in scripts that do not know of it, by DETECTRON2_ENV_MODULE=ohem_d2.env, see docs/models.md:
+Detectron2 imports the module that this names, and calls its ``setup_environment``.
 """
 
 # Detectron2 is half imported by now, and ohem_d2 may be, so modules are imported one by one.

@@ -11,8 +11,8 @@ def write_atomically(
     path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]
 ) -> None:
     """
-    The file has its name only when it is complete: a process that is killed leaves the old one, or
-    none. Folders that it takes are made.
+    The file has its name only when it is complete: a process that is killed, or a machine, leaves
+    the old one, or none. Folders that it takes are made.
 
     Args:
         content: or what writes it to the open file, as ``lambda file: torch.save(weights, file)``,
@@ -30,10 +30,14 @@ def write_atomically(
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # or the new name may reach the disk first
         os.replace(part, path)
     except BaseException as e:
         with contextlib.suppress(OSError):
             part.unlink()
-        if isinstance(e, OSError):
-            raise OSError(f"{path} cannot be written: {e.strerror}") from e
+        # torch.save then fails at the end of the file, too, and raises that in its place.
+        cause = e if isinstance(e, OSError) else e.__context__
+        if isinstance(cause, OSError):
+            raise OSError(f"{path} cannot be written: {cause.strerror}") from e
         raise

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig
 
 from .config import add_ohem_config
+from .trust import merge_file
 
 # Inside an installed package; beside it in a clone. setup.py puts the one into the other.
 _PACKAGE = Path(__file__).resolve().parent
@@ -14,14 +15,8 @@ FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 def get_config_file(config_path: str) -> str:
     """
-    The path of a file.
-
-    Args:
-        config_path: its name relative to ``configs/``, such as
-            ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``.
-
-    Raises:
-        RuntimeError: if there is none of that name.
+    The path of a file by its name relative to ``configs/``, such as
+    ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``. Raises RuntimeError if there is none.
     """
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
     paths = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".py"))
@@ -45,5 +40,5 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
         return LazyConfig.load(file)
     cfg = get_cfg()
     add_ohem_config(cfg)
-    cfg.merge_from_file(file)
+    merge_file(cfg, file)
     return cfg

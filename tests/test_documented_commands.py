@@ -33,14 +33,17 @@ TESTED = {
     "python yours.py --config-file yours.py model.roi_heads._target_=ohem_d2.OHEMROIHeads": (
         "test_other_scripts.py::test_by_a_lazy_config"
     ),
-    "make setup": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
-    "make PYTHON=": "test_package.py::test_set_up_takes_an_environment_that_has_everything",
-    "make BASE_PYTHON=": "test_package.py::test_set_up_on_a_python_that_is_too_old",
-    "make DETECTRON2=git": "test_package.py::test_set_up_mends_a_broken_environment",
+    "make setup": "test_set_up.py::test_set_up_takes_an_environment_that_has_everything",
+    "make PYTHON=": "test_set_up.py::test_set_up_takes_an_environment_that_has_everything",
+    "make BASE_PYTHON=": "test_set_up.py::test_set_up_on_a_python_that_is_too_old",
+    "make DETECTRON2=git": "test_set_up.py::test_detectron2_from_its_repository",
+    "make soak": "test_soak.py::test_the_command",
+    "make lock": "test_set_up.py::test_locked_packages",
     "make demo": "tree_crowns/test_tree_crowns.py::test_demo",
     "make compare": "tree_crowns/test_tree_crowns.py::test_compare",
     "make test": "test_documented_commands.py::test_ci_makes_the_tests",
     "make docs": "test_docs.py::test_every_page_is_built",
+    "make evidence": "evidence/test_evidence.py::test_quick_runs_are_recorded_and_not_repeated",
     "make bench": "benchmark/test_benchmark.py::test_a_run_leaves_a_report",
     "make table1-mini": "paper/test_paper_table.py::test_every_row_of_the_miniature_runs",
     "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
@@ -159,6 +162,7 @@ def write_data(folder, tree_crowns):
         (folder / f"mine/{split}.json").write_text(json.dumps(full))
         (folder / f"{split}.json").symlink_to(f"mine/{split}.json")
     (folder / "images").symlink_to("mine/images")
+    (folder / "mine/without_objects").symlink_to("images")
     for name in ("train_net.py", "configs"):
         (folder / name).symlink_to(ROOT / name)
 

@@ -11,7 +11,7 @@ from models import ROOT
 
 # From the ground up. Imports point down, or stay on a floor.
 FLOORS = (
-    ("config", "compat", "model_zoo", "files"),
+    ("config", "compat", "model_zoo", "files", "errors", "trust"),
     ("data",),
     ("mining",),
     ("monitor",),

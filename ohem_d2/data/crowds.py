@@ -12,6 +12,9 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, BoxMode
 
+from ..errors import naming
+from .checks import must_be_file
+
 
 class IgnoreRegions:
     """
@@ -48,16 +51,35 @@ class IgnoreRegions:
 class CrowdDatasetMapper(DatasetMapper):
     """
     Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
-    boxes, transformed like the image, in the field ``ignore_regions`` of the instances.
+    boxes, transformed like the image, in the field ``ignore_regions`` of the instances. Annotations
+    whose boxes are not finite are dropped as well. Images without objects are taken as they are.
+    Errors name the image.
 
     Give it to the loader::
 
         build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
     """
 
+    def __call__(self, dataset_dict: dict) -> dict:
+        """See the parent. Raises InputError if the image or its annotations cannot be read."""
+        name = str(dataset_dict["file_name"])
+        with naming():
+            if "://" not in name:
+                must_be_file(name, "an image")
+        with naming(name, (TypeError, IndexError)):
+            return super().__call__(dataset_dict)
+
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
-        crowds = [a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) != 0]
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+        # Detectron2 would take infinity for the edge of the image.
+        finite = [a for a in dataset_dict["annotations"] if np.isfinite(a["bbox"]).all()]
+        dataset_dict["annotations"] = finite
+        crowds = [a for a in finite if a.get("iscrowd", 0) != 0]
+        recompute_boxes = self.recompute_boxes
+        self.recompute_boxes &= len(finite) > len(crowds)  # without masks Detectron2's would fail
+        try:
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        finally:
+            self.recompute_boxes = recompute_boxes
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
         boxes = transforms.apply_box(np.array(boxes).reshape(-1, 4))
         boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32))

@@ -4,20 +4,28 @@ Data sets that are named by where they lie, so that training on one's own data t
     coco:ANNOTATIONS.json:IMAGE_FOLDER    COCO format
     voc:FOLDER:SPLIT                      Pascal VOC format; FOLDER has Annotations/, JPEGImages/
                                           and ImageSets/Main/SPLIT.txt
+    images:FOLDER                         images without objects
 
 Such names go wherever Detectron2 takes the name of a data set, once they have been registered.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
+from PIL import Image
 
+from ..errors import InputError
+from .coco import check_coco, read_coco
 from .voc import read_voc
 
+# What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# Of images without objects
+NEGATIVES = "images:"
 FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
 
 
@@ -37,6 +45,12 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     Raises:
         FileNotFoundError, ValueError: names the file or data set and what is expected.
     """
+    check_class_names(classes, "the classes that were given")
+    if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
+        raise InputError(f"--classes has {twice[0]!r} more than once")
+    for name in names:
+        if name.startswith(NEGATIVES) and name not in DatasetCatalog.list():
+            _register_negatives(name)
     own = [name for name in names if name.startswith(("coco:", "voc:"))]
     split = [_split(name) for name in own]
     # A VOC data set does not list its classes. To find the same ones in training and test, all
@@ -68,6 +82,24 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     return classes
 
 
+def name_of_negatives(text: str) -> str:
+    """Of a data set of images without objects: a folder of them is named of the form above."""
+    is_name = text in DatasetCatalog.list() or text.startswith(("coco:", "voc:", NEGATIVES))
+    return text if is_name else NEGATIVES + text
+
+
+def _register_negatives(name: str) -> None:
+    folder = Path(name[len(NEGATIVES) :])
+    must_exist(folder, "a folder of images without objects")
+    kinds = Image.registered_extensions()
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in kinds)
+    if not files:
+        raise ValueError(f"{folder} has no images; it should be a folder of images without objects")
+    # without their sizes, which Detectron2 finds when it opens them
+    records = [{"file_name": str(f), "image_id": f.name, "annotations": []} for f in files]
+    DatasetCatalog.register(name, lambda: records)
+
+
 def _split(name: str) -> list[str]:
     parts = name.split(":")
     if len(parts) != 3 or not all(parts):
@@ -76,26 +108,43 @@ def _split(name: str) -> list[str]:
 
 
 def _coco_classes(json_file: str, image_folder: str) -> list[str]:
-    must_exist(json_file, "the annotations in COCO format")
+    data = read_coco(json_file)
     must_exist(image_folder, "the folder of images")
-    with open(json_file) as file:
-        try:
-            categories = json.load(file)["categories"]
-            # Detectron2 numbers the classes in the order of their category ids.
-            classes = [c["name"] for c in sorted(categories, key=lambda c: c["id"])]
-        except (ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{json_file} is not in COCO format: {e!r}") from e
-    for name in classes:
-        # JSON can have half of a surrogate pair, which can be neither printed nor written.
-        if not isinstance(name, str) or re.search(r"[\ud800-\udfff]", name):
-            raise ValueError(f"{json_file}: the name of a category is {name!r}; it should be text")
+    check_coco(json_file, data)
+    # Detectron2 numbers the classes in the order of their category ids.
+    classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
+    check_class_names(classes, json_file)
     return classes
+
+
+def must_be_registered(name: str) -> None:
+    """Raises InputError unless Detectron2 knows the data set."""
+    if name not in DatasetCatalog.list():
+        raise InputError(
+            f"Data set {name!r} is not registered. Name it {FORMS}, or name the module that "
+            "registers it with --import"
+        )
 
 
 def _voc_classes(folder: str) -> set[str]:
     folder = Path(folder) / "Annotations"
     must_exist(folder, "the folder of annotations in Pascal VOC format")
-    return {found.name for file in folder.glob("*.xml") for found in read_voc(file, strict=True)}
+    names = set()
+    for file in folder.glob("*.xml"):
+        found = {found.name for found in read_voc(file, strict=True)}
+        check_class_names(found, file)
+        names |= found
+    return names
+
+
+def check_class_names(names: Iterable[object], where: str | Path) -> None:
+    """
+    Raises:
+        ValueError: names a class whose name is no text, or cannot be shown without harm.
+    """
+    for name in names:
+        if not isinstance(name, str) or _UNPRINTABLE.search(name):
+            raise ValueError(f"{where}: a class is called {name!r}; it should be printable text")
 
 
 def _check_voc_split(folder: str, split: str) -> None:

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
+from .checks import Fault, faults_if_any, must_be_file
+
 
 @dataclasses.dataclass(frozen=True)
 class VOCObject:
@@ -29,14 +31,30 @@ def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -
         ValueError: names the file and what is wrong with it.
     """
     what = what or ("annotations" if isinstance(source, bytes) else str(source))
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not isinstance(source, bytes):
+        must_be_file(source, "annotations in Pascal VOC format")
+        source = Path(source).read_bytes()
     try:
-        root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as e:
+        root = ElementTree.fromstring(source)
+    except (ElementTree.ParseError, LookupError, ValueError) as e:  # the latter of its encoding
         raise ValueError(f"{what} is not XML: {e}") from e
     for tag in ("size/width", "size/height") if strict else ():
         _number(root, tag, what, strict)
     return [_read_object(found, what, strict) for found in root.iter("object")]
+
+
+def voc_faults(folder: str | Path) -> list[Fault]:
+    """Of all files of annotations in a folder of data, read as strictly."""
+
+    def fault(file: Path) -> str:
+        try:
+            read_voc(file, strict=True)
+        except (OSError, ValueError) as e:
+            return str(e)
+        return ""
+
+    files = sorted(Path(folder, "Annotations").glob("*.xml"))
+    return faults_if_any("files that cannot be read", filter(None, map(fault, files)))
 
 
 def _read_object(found: ElementTree.Element, what: str, strict: bool) -> VOCObject:

@@ -17,20 +17,12 @@ from .loss_layer import LossLayerMixin
 @ROI_HEADS_REGISTRY.register()
 class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
     """
-    ``CascadeROIHeads`` with OHEM.
-
-    With CASCADE_STAGES "first" the later stages train on what the first one makes of its hard
-    RoIs. With "all", the read-only pass refines all RoIs, stage after stage, and each stage trains
-    on the hard ones among those that reach it.
+    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all", the read-only pass refines all RoIs,
+    stage after stage, and each stage trains on the hard ones among those that reach it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """
-        See the parent.
-
-        Raises:
-            CannotMine: also if "all" cannot be had with the stages of a subclass.
-        """
+        """Raises CannotMine also if "all" cannot be had with the stages of a subclass."""
         super().__init__(*args, **kwargs)
         parameters = inspect.signature(self._create_proposals_from_boxes).parameters.values()
         needed = [p.name for p in parameters if p.default is p.empty][2:]
@@ -44,12 +36,10 @@ class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
     def score_rois(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], stage: int = 0
     ) -> tuple[nn.Module, Any]:
-        """See the parent."""
         maps = [features[f] for f in self.box_in_features]
         return self.box_predictor[stage], self._run_stage(maps, proposals, stage)
 
     def screened_branch(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        """See the parent."""
         return self.box_pooler, self.box_head[0], self.box_predictor[0]
 
     def look_at_scores(self, predictor: nn.Module, predictions: Any, proposals: list) -> None:
@@ -74,5 +64,4 @@ class OHEMCascadeROIHeads(LossLayerMixin, CascadeROIHeads):
         return self.to_be_cut_down(self.choose_rois(rois, targets, stage))
 
     def prefix_of_scalars(self, stage: int) -> str:
-        """See the parent."""
         return f"stage{stage}/" if self.ohem.cascade_stages == "all" else ""

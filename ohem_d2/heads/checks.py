@@ -13,19 +13,24 @@ from .scored import Scored
 
 def check_heads(heads: nn.Module) -> None:
     """
-    When they are constructed.
-
-    Raises:
-        ValueError: if settings do not fit the heads.
-        CannotMine, NotImplementedError: if they or their predictor cannot be ranked by.
+    When they are constructed. Raises ValueError if settings do not fit the heads, CannotMine or
+    NotImplementedError if they or their predictor cannot be ranked by.
     """
     settings, name = heads.ohem, type(heads).__name__
     settings.check_budget(heads.batch_size_per_image)
-    _check_background(heads)
+    # Matchers of one's own need not have the attributes of Detectron2's.
+    matcher = heads.proposal_matcher
+    labels, thresholds = getattr(matcher, "labels", ()), getattr(matcher, "thresholds", ())
+    ends = [high for label, high in zip(labels, thresholds[1:]) if label == 0]
+    if ends and settings.bg_iou_low >= max(ends):
+        raise ValueError(
+            f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {settings.bg_iou_low} leaves no background; "
+            f"allowed: below MODEL.ROI_HEADS.IOU_THRESHOLDS, {max(ends)}"
+        )
     _check_branch(heads)
-    if settings.cascade_stages == "all" and not isinstance(
-        getattr(heads, "box_predictor", None), nn.ModuleList
-    ):
+    predictor = getattr(heads, "box_predictor", None)
+    is_cascade = isinstance(predictor, nn.ModuleList)
+    if settings.cascade_stages == "all" and not is_cascade:
         raise ValueError(
             f"MODEL.ROI_HEADS.OHEM.CASCADE_STAGES = 'all' has no effect on {name}, which is no "
             "cascade; allowed: 'first'"
@@ -46,32 +51,18 @@ def check_heads(heads: nn.Module) -> None:
             )
     if isinstance(heads, RROIHeads) and heads.batched_nms is None:
         raise CannotMine(f"{name} has rotated boxes: list OHEMRROIHeads first among its bases")
-    predictor = getattr(heads, "box_predictor", None)
-    for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
+    for part in predictor if is_cascade else [predictor]:
         if part is not None:
             check_predictor(part)
-
-
-def _check_background(heads: nn.Module) -> None:
-    """Matchers of one's own need not have the attributes of Detectron2's."""
-    matcher, low = heads.proposal_matcher, heads.ohem.bg_iou_low
-    labels, thresholds = getattr(matcher, "labels", ()), getattr(matcher, "thresholds", ())
-    ends = [high for label, high in zip(labels, thresholds[1:]) if label == 0]
-    if ends and low >= max(ends):
-        raise ValueError(
-            f"MODEL.ROI_HEADS.OHEM.BG_IOU_LOW = {low} leaves no background; allowed: below "
-            f"MODEL.ROI_HEADS.IOU_THRESHOLDS, {max(ends)}"
-        )
 
 
 def _check_branch(heads: nn.Module) -> None:
     """To score as ``StandardROIHeads`` takes its parts. That it is right is proven later."""
     if type(heads).score_rois is not Scored.score_rois:
         return
-    parts = ("box_pooler", "box_head", "box_predictor")
-    missing = [part for part in parts if not callable(getattr(heads, part, None))]
-    several = [part for part in parts if isinstance(getattr(heads, part, None), nn.ModuleList)]
-    if missing or several or not hasattr(heads, "box_in_features"):
+    parts = [getattr(heads, part, None) for part in ("box_pooler", "box_head", "box_predictor")]
+    usable = all(callable(part) and not isinstance(part, nn.ModuleList) for part in parts)
+    if not usable or not hasattr(heads, "box_in_features"):
         raise CannotMine(
             f"{type(heads).__name__} has to say how it scores RoIs: list OHEMCascadeROIHeads or "
             "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else "
@@ -81,10 +72,7 @@ def _check_branch(heads: nn.Module) -> None:
 
 
 def check_labelled(heads: nn.Module, rois: Any, num_labelled: int) -> None:
-    """
-    Raises:
-        CannotMine: if what the parent of the sampler hook returned are not all RoIs with labels.
-    """
+    """Raises CannotMine if what the parent's hook returned are not all RoIs with labels."""
     name = f"{type(heads).__name__} cannot mine: its label_and_sample_proposals()"
     if not isinstance(rois, list) or not all(isinstance(roi, Instances) for roi in rois):
         raise CannotMine(f"{name} does not return a list of Instances, one for each image")
@@ -101,20 +89,14 @@ def check_labelled(heads: nn.Module, rois: Any, num_labelled: int) -> None:
 def describe(heads: nn.Module) -> str:
     """A line for the log."""
     settings, budget = heads.ohem, heads.batch_size_per_image
-    nms = "no NMS"
-    if settings.nms_scope != "none":
-        nms = f"NMS by loss at IoU {settings.nms_thresh} ({settings.nms_scope})"
-    screening = ""
-    if settings.screening > 0:
-        screening = f" after screening at {settings.screening} times as many"
-    fraction = "POSITIVE_FRACTION is ignored"
-    if settings.warmup_iters > 0:
-        fraction = (
-            f"the first {settings.warmup_iters} iterations sample at random, "
-            "POSITIVE_FRACTION is ignored after them"
-        )
+    share = "image" if settings.budget == "image" else "batch and image"
+    nms = f"NMS by loss at IoU {settings.nms_thresh} ({settings.nms_scope})"
+    nms = "no NMS" if settings.nms_scope == "none" else nms
+    screening, warmup = settings.screening, settings.warmup_iters
+    times = f" after screening at {screening} times as many" if screening > 0 else ""
+    begin = f"the first {warmup} iterations sample at random, " if warmup > 0 else ""
     return (
-        f"OHEM is active: {type(heads).__name__}, the {budget} hardest RoIs "
-        f"per {settings.budget}{'' if settings.budget == 'image' else ' and image'}, {nms}, "
-        f"{settings.implementation}{screening}; {fraction}"
+        f"OHEM is active: {type(heads).__name__}, the {budget} hardest RoIs per {share}, {nms}, "
+        f"{settings.implementation}{times}; {begin}POSITIVE_FRACTION is ignored"
+        f"{' after them' if warmup > 0 else ''}"
     )

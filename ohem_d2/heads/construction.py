@@ -1,7 +1,6 @@
 """How OHEM heads are constructed: from a configuration or arguments, whatever their parents do."""
 
 import contextvars
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +10,8 @@ from omegaconf import DictConfig
 from ..config import OHEMSettings
 from ..mining.record import MiningWatcher
 from ..monitor.pictures import MiningPictures
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from . import checks
-
-logger = logging.getLogger(LOGGER_NAME)
 
 # The class that hands its parents a configuration at the moment
 _handing_on: contextvars.ContextVar[type | None] = contextvars.ContextVar("_handing_on")
@@ -42,9 +39,8 @@ class Constructed:
                 cfg, else the defaults.
             watcher: is shown what is mined; from a cfg with VIS_PERIOD, one that draws it.
 
-        Raises:
-            ValueError: if settings do not fit each other or the head.
-            CannotMine, NotImplementedError: if the head or its predictor cannot be ranked by.
+        Raises ValueError if settings do not fit each other or the head, CannotMine or
+        NotImplementedError if the head or its predictor cannot be ranked by.
         """
         token = _handing_on.set(type(self))
         try:

@@ -2,27 +2,22 @@
 The focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, Sec. 3) for the box
 heads of an R-CNN: the other way to make hard examples count, alone or ranked by OHEM.
 
-Shape shorthand in this module:
-
-    R: number of RoIs, over all images
-    K: number of foreground classes; class K is background
+Shape shorthand: R RoIs over all images, K foreground classes; class K is background.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.modeling.roi_heads import (
-    ROI_HEADS_REGISTRY,
-    FastRCNNOutputLayers,
-    StandardROIHeads,
-)
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import nn
 from torch.nn import functional as F
 
+from ..config import Settings, choice, number
 from ..mining.losses import per_roi_losses, weighted
 from .loss_layer import LossLayerMixin
 
@@ -49,6 +44,17 @@ def softmax_focal_loss(
     return torch.where(gt_classes < scores.shape[1] - 1, alpha, 1 - alpha) * loss
 
 
+@dataclasses.dataclass(frozen=True)
+class FocalLoss(Settings):
+    """The keys of ``MODEL.ROI_BOX_HEAD`` that are called as its fields."""
+
+    NODE = "MODEL.ROI_BOX_HEAD"
+
+    focal_loss_type: str = choice("softmax", "sigmoid")
+    focal_loss_gamma: float = number(2.0, lambda v: 0 <= v < math.inf, "a number >= 0")
+    focal_loss_alpha: float = number(-1.0, lambda v: v == -1 or 0 <= v <= 1, "-1.0, or from 0 to 1")
+
+
 class FocalLossOutputLayers(FastRCNNOutputLayers):
     """
     ``FastRCNNOutputLayers`` that classify with the focal loss. It is the mean over all R RoIs, as
@@ -66,31 +72,11 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         **kwargs: Any,
     ):
         """
-        Args:
-            input_shape, kwargs: see the parent.
-            focal_loss_type, focal_loss_gamma, focal_loss_alpha: the keys of
-                ``MODEL.ROI_BOX_HEAD``.
-
-        Raises:
-            ValueError: names the key, its value and what is allowed.
+        See the parent, and :class:`FocalLoss`. Raises ValueError, which names the key, its value
+        and what is allowed.
         """
         super().__init__(input_shape, **kwargs)
-        for key, value, holds, allowed in (
-            (
-                "TYPE",
-                focal_loss_type,
-                lambda v: v in ("softmax", "sigmoid"),
-                '"softmax", "sigmoid"',
-            ),
-            ("GAMMA", focal_loss_gamma, lambda v: 0 <= v < math.inf, "a number >= 0"),
-            ("ALPHA", focal_loss_alpha, lambda v: v == -1 or 0 <= v <= 1, "-1.0, or from 0 to 1"),
-        ):
-            if not holds(value):
-                raise ValueError(
-                    f"MODEL.ROI_BOX_HEAD.FOCAL_LOSS_{key} = {value!r}; allowed: {allowed}"
-                )
-        self.focal_loss_type = focal_loss_type
-        self.focal_loss_gamma, self.focal_loss_alpha = focal_loss_gamma, focal_loss_alpha
+        self.focal = FocalLoss(focal_loss_type, focal_loss_gamma, focal_loss_alpha)
         if focal_loss_type == "sigmoid":
             # At first every class is improbable, so that the many easy RoIs do not drown the few
             # hard ones (Sec. 4.1).
@@ -98,21 +84,17 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
 
     @classmethod
     def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
-        names = ("focal_loss_type", "focal_loss_gamma", "focal_loss_alpha")
+        names = [field.name for field in dataclasses.fields(FocalLoss)]
         keys = {name: cfg.MODEL.ROI_BOX_HEAD[name.upper()] for name in names}
         return {**super().from_config(cfg, input_shape), **keys}
 
     def focal_loss(self, scores: torch.Tensor, gt_classes: torch.Tensor) -> torch.Tensor:
         """
-        Args:
-            scores: logits of shape (R, K + 1); the last column is not used with sigmoids.
-            gt_classes: int64 of shape (R,), in [0, K].
-
-        Returns:
-            Tensor of shape (R,).
+        The loss of each RoI, (R,). For the arguments see :func:`softmax_focal_loss`; sigmoids do
+        not use the last column of the scores.
         """
-        how = {"gamma": self.focal_loss_gamma, "alpha": self.focal_loss_alpha}
-        if self.focal_loss_type == "softmax":
+        how = {"gamma": self.focal.focal_loss_gamma, "alpha": self.focal.focal_loss_alpha}
+        if self.focal.focal_loss_type == "softmax":
             return softmax_focal_loss(scores, gt_classes, **how)
         target = F.one_hot(gt_classes, scores.shape[1])[:, :-1].to(scores.dtype)
         return sigmoid_focal_loss(scores[:, :-1], target, **how).sum(dim=1)
@@ -132,10 +114,9 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         self, predictions: tuple[torch.Tensor, torch.Tensor], proposals: list[Instances]
     ) -> tuple[torch.Tensor, ...]:
         """See the parent; with sigmoids background has what no class has."""
-        if self.focal_loss_type == "softmax":
+        if self.focal.focal_loss_type == "softmax":
             return super().predict_probs(predictions, proposals)
-        probs = predictions[0].sigmoid()
-        return probs.split([len(p) for p in proposals])
+        return predictions[0].sigmoid().split([len(p) for p in proposals])
 
 
 @per_roi_losses.register(FocalLossOutputLayers)
@@ -153,10 +134,8 @@ class FocalROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
         ret = super()._init_box_head(cfg, input_shape)
-        return {
-            **ret,
-            "box_predictor": FocalLossOutputLayers(cfg, ret["box_head"].output_shape),
-        }
+        ret["box_predictor"] = FocalLossOutputLayers(cfg, ret["box_head"].output_shape)
+        return ret
 
 
 @ROI_HEADS_REGISTRY.register()

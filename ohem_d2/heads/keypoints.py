@@ -3,11 +3,7 @@ OHKM, the mining of the hardest joints: OHEM's idea one level down. A person tra
 whose loss is highest (Chen et al., "Cascaded Pyramid Network for Multi-Person Pose Estimation",
 CVPR 2018, the loss of its RefineNet).
 
-Shape shorthand in this module:
-
-    R: number of RoIs, over all images
-    K: number of joints
-    S: side of a heatmap
+Shape shorthand: R RoIs over all images, K joints, S the side of a heatmap.
 """
 
 from typing import Any
@@ -59,14 +55,9 @@ def per_joint_losses(
 
 def hardest_joints(losses: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
     """
-    Args:
-        losses: of shape (R, K). NaN and infinity are the hardest; equal losses keep their order.
-        visible: bool of shape (R, K).
-        topk: M of the paper.
-
-    Returns:
-        bool of shape (R, K): the ``topk`` visible joints of each RoI with the highest losses, all
-        of them if there are fewer.
+    bool of shape (R, K), as ``visible`` and the losses are: the ``topk``, M of the paper, visible
+    joints of each RoI with the highest losses, all of them if there are fewer. NaN and infinity are
+    the hardest; equal losses keep their order.
     """
     order = order_by_loss(losses)
     # A stable sort by visibility on top of that by loss
@@ -90,12 +81,8 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
     @configurable
     def __init__(self, input_shape: Any, *, topk: int = TOPK, **kwargs: Any):
         """
-        Args:
-            input_shape, kwargs: see the parent.
-            topk: how many joints of a RoI are trained on, ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``.
-
-        Raises:
-            ValueError: if there are not so many joints.
+        See the parent. ``topk``, how many joints of a RoI are trained on, is
+        ``MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK``. Raises ValueError if there are not so many joints.
         """
         super().__init__(input_shape, **kwargs)
         if type(topk) is not int or not 0 < topk <= self.num_keypoints:
@@ -113,7 +100,6 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
 
     # Written out, as TorchScript knows no super(); it leaves the training branch out.
     def forward(self, x: torch.Tensor, instances: list[Instances]):
-        """See the parent."""
         x = self.layers(x)
         if self.training:
             return {"loss_keypoint": self._hard_loss(x, instances)}
@@ -133,11 +119,8 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
             if len(image) > 0:
                 joints = image.gt_keypoints.tensor.clone()
                 joints[:, :, 2] *= of_image
-                image = Instances(
-                    image.image_size,
-                    proposal_boxes=image.proposal_boxes,
-                    gt_keypoints=Keypoints(joints),
-                )
+                fields = {"proposal_boxes": image.proposal_boxes, "gt_keypoints": Keypoints(joints)}
+                image = Instances(image.image_size, **fields)
             only_hard.append(image)
         fixed = self.loss_normalizer != "visible"
         normalizer = len(instances) * self.loss_normalizer if fixed else None

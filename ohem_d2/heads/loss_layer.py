@@ -1,12 +1,9 @@
-"""
-The loss layer, the way to mine that the paper rejects (Sec. 4.2), kept to compare: one pass over
-all RoIs that ignores the losses of the easy ones. It has the same gradients at the cost of
-activations and backward work for all R.
-"""
+"""The loss layer, the way to mine that the paper rejects: see the key IMPLEMENTATION."""
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +15,6 @@ from ..mining.losses import losses_to_rank_by
 from ..mining.scoring import read_only
 from .mixin import OHEMMixin
 
-# A module whose output has a row for each RoI, the box predictor, and what turns that output into
-# its predictions
-Seam = tuple[nn.Module, nn.Module, Callable[[Any], Any]]
-
 
 class LossLayerMixin(OHEMMixin):
     """
@@ -32,37 +25,37 @@ class LossLayerMixin(OHEMMixin):
 
     implementations = ("readonly", "loss_layer")
 
-    def loss_layer_seams(self) -> list[Seam]:
-        """Of each stage: where easy RoIs leave the training pass."""
+    def loss_layer_seams(self) -> list[tuple[nn.Module, nn.Module, Callable[[Any], Any]]]:
+        """
+        Of each stage, where easy RoIs leave the training pass: a module whose output has a row for
+        each RoI, the box predictor, and what turns that output into its predictions.
+        """
         if isinstance(self, Res5ROIHeads):
             # The mask head goes on with the output of res5, so that is where they have to leave.
-            return [(self.res5, self.box_predictor, self._predictions_of_res5)]
+            return [(self.res5, self.box_predictor, lambda x: self.box_predictor(x.mean([2, 3])))]
         predictors = self.box_predictor
         predictors = predictors if isinstance(predictors, nn.ModuleList) else [predictors]
         return [(predictor, predictor, lambda predictions: predictions) for predictor in predictors]
 
-    def _predictions_of_res5(self, box_features: torch.Tensor) -> Any:
-        return self.box_predictor(box_features.mean(dim=[2, 3]))
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """See the parent."""
         if not self.training or self.ohem.implementation != "loss_layer":
             return super().__call__(*args, **kwargs)
-        with self._dropping_easy_rois():
+        with contextlib.ExitStack() as stack:
+            for stage, (module, *how) in enumerate(self.loss_layer_seams()):
+                drop_easy = functools.partial(self._drop_easy, stage, *how)
+                stack.enter_context(module.register_forward_hook(drop_easy))
             return super().__call__(*args, **kwargs)
 
     def choose_rois(
         self, rois: list[Instances], targets: list[Instances], stage: int = 0
     ) -> list[Instances]:
-        """See the parent; of the loss layer all candidates, in a list that is cut down later."""
+        """Of the loss layer all candidates, in a list that is cut down later."""
         if self.ohem.implementation != "loss_layer":
             return super().choose_rois(rois, targets, stage)
         return self.miner().candidates(rois, targets)
 
     def label_and_sample_proposals(self, *args: Any, **kwargs: Any) -> list[Instances]:
-        """See the parent."""
-        sampled = super().label_and_sample_proposals(*args, **kwargs)
-        return self.to_be_cut_down(sampled)
+        return self.to_be_cut_down(super().label_and_sample_proposals(*args, **kwargs))
 
     def to_be_cut_down(self, rois: list[Instances]) -> list[Instances]:
         """The same list, which the next seam takes the easy RoIs out of."""
@@ -71,20 +64,8 @@ class LossLayerMixin(OHEMMixin):
             call.state["uncut"] = rois
         return rois
 
-    @contextlib.contextmanager
-    def _dropping_easy_rois(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for stage, (module, *how) in enumerate(self.loss_layer_seams()):
-
-                def hook(_, inputs, output, stage=stage, how=how):
-                    return self._drop_easy(output, stage, *how)
-
-                stack.enter_context(module.register_forward_hook(hook))
-            yield
-
-    def _drop_easy(
-        self, output: Any, stage: int, predictor: nn.Module, to_predictions: Callable
-    ) -> Any:
+    def _drop_easy(self, stage, predictor, to_predictions, module, inputs, output):
+        """A forward hook of the module of a seam."""
         rois = self._call.state.pop("uncut", None)
         if rois is None:  # random sampling during a warm-up, or a later stage
             return output

@@ -1,13 +1,17 @@
 """OHEM as ROI heads: the sampler hook of Detectron2, handed to the miner."""
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
+from torch import nn
 from torch.profiler import record_function
 
-from ..compat import not_compiled, not_compiled_itself
+from ..compat import not_compiled
 from ..mining import labelling
 from ..mining.miner import Miner
 from ..mining.quiet import QuietStorage
@@ -34,10 +38,8 @@ class OHEMMixin(Constructed, Scored):
     a read-only pass gives each its loss, and the hard ones are kept (paper Sec. 4). The parent's
     ``forward`` then trains on them as it would on a random sample. Inference is the parent's.
 
-    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else.
-    Others override :meth:`score_rois`; a subclass of ``CascadeROIHeads`` lists
-    ``OHEMCascadeROIHeads`` first instead, one of ``Res5ROIHeads`` ``OHEMRes5ROIHeads``, one of
-    ``RROIHeads`` ``OHEMRROIHeads``. Whether heads are ranked by what they train on is proven in
+    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else;
+    docs/other-heads.md has the others. Whether heads are ranked by what they train on is proven in
     the first iteration that mines.
     """
 
@@ -45,6 +47,8 @@ class OHEMMixin(Constructed, Scored):
     batched_nms: BatchedNMS | None = None
     # values of IMPLEMENTATION
     implementations = ("readonly",)
+    # see sampling_at_random
+    mines = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         """See ``ohem_d2.heads.construction.Constructed``."""
@@ -61,7 +65,7 @@ class OHEMMixin(Constructed, Scored):
             return super().__call__(*args, **kwargs)
         return self._training_call(*args, **kwargs)
 
-    @not_compiled_itself
+    @functools.partial(not_compiled, recursive=False)
     def _training_call(self, *args: Any, **kwargs: Any) -> Any:
         before, self._call = self._call, TrainingCall(self, args, kwargs)
         call = self._call
@@ -79,21 +83,17 @@ class OHEMMixin(Constructed, Scored):
         self, proposals: list[Instances], targets: list[Instances], *args: Any, **kwargs: Any
     ) -> list[Instances]:
         """
-        Label all proposals and keep the hard ones.
-
-        Args:
-            proposals, targets, args, kwargs: see the parent.
-
-        Returns:
-            one ``Instances`` for each image, with the parent's fields, hardest first. In a warm-up,
-            and where heads in evaluation mode are asked for a loss, what the parent samples.
+        Label all proposals and keep the hard ones: one ``Instances`` for each image, with the
+        parent's fields, hardest first. In a warm-up, within :func:`ohem_d2.sampling_at_random`,
+        and where heads in evaluation mode are asked for a loss, what the parent samples.
         """
         call = self._call
         if call is not None:
-            call.sampled, call.shown = True, (proposals, targets)
+            call.shown = proposals, targets
             if call.repeats is not None:
                 return call.answer()
-        if not self.training or get_event_storage().iter < self.ohem.warmup_iters:
+        mines = self.training and self.mines
+        if not mines or get_event_storage().iter < self.ohem.warmup_iters:
             return super().label_and_sample_proposals(proposals, targets, *args, **kwargs)
         if call is None or call.features is None:
             raise RuntimeError(
@@ -117,24 +117,14 @@ class OHEMMixin(Constructed, Scored):
         call.mined.append([labelling.shallow_copy(p) for p in mined])
         return mined
 
-    def _sample_proposals(
-        self,
-        matched_idxs: torch.Tensor,
-        matched_labels: torch.Tensor,
-        gt_classes: torch.Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sample_proposals(self, matched_idxs, matched_labels, gt_classes, *args, **kwargs):
         """See the parent, which samples at random. Where its labels are to be mined, all RoIs."""
+        matched = (matched_idxs, matched_labels, gt_classes)
         if self._call is None or self._call.num_labelled is None:
-            return super()._sample_proposals(
-                matched_idxs, matched_labels, gt_classes, *args, **kwargs
-            )
+            return super()._sample_proposals(*matched, *args, **kwargs)
         self._call.num_labelled += 1
         every = torch.arange(len(matched_idxs), device=matched_idxs.device)
-        return every, labelling.classes_of(
-            matched_idxs, matched_labels, gt_classes, self.num_classes
-        )
+        return every, labelling.classes_of(*matched, self.num_classes)
 
     def miner(self) -> Miner:
         """Of the settings as they are. No property, which TorchScript would compile."""
@@ -144,13 +134,8 @@ class OHEMMixin(Constructed, Scored):
         self, rois: list[Instances], targets: list[Instances], stage: int = 0
     ) -> list[Instances]:
         """
-        Args:
-            rois: of each image, labelled by the parent.
-            targets: the ground truth.
-            stage: of a cascade; else 0.
-
-        Returns:
-            the RoIs of each image that are trained on, hardest first.
+        Of the RoIs of each image, labelled by the parent, those that are trained on, hardest first.
+        ``stage`` is that of a cascade; else 0.
         """
         record = self.miner().mine(self.scorer(self._call, len(rois), stage), rois, targets)
         self.report(record, stage)
@@ -170,3 +155,26 @@ class OHEMMixin(Constructed, Scored):
     def prefix_of_scalars(self, stage: int) -> str:
         """What the names of the scalars of a selection begin with."""
         return ""
+
+
+@contextlib.contextmanager
+def sampling_at_random(model: nn.Module) -> Iterator[None]:
+    """
+    Within the context the OHEM heads of a model sample as their parents do. For a validation loss,
+    which in training mode would be that of the hardest RoIs, larger by construction and no measure
+    of the model::
+
+        with torch.no_grad(), ohem_d2.sampling_at_random(model):
+            losses = model(batch)
+
+    It is the parents' loss on a random sample: with the budget and the foreground fraction of the
+    configuration.
+    """
+    heads = [m for m in model.modules() if isinstance(m, OHEMMixin) and m.mines]
+    for module in heads:
+        module.mines = False
+    try:
+        yield
+    finally:
+        for module in heads:
+            module.mines = True

@@ -12,14 +12,9 @@ _SHARDED = ("FSDPModule", "FullyShardedDataParallel")  # in PyTorch's second and
 
 def agreed_number(network: nn.Module, number: int, itself: bool = False) -> int:
     """
-    Each pass over a module whose parameters are sharded is one for all processes.
-
-    Args:
-        network: whose parts are run ``number`` times by this process.
-        itself: or it as a whole.
-
-    Returns:
-        the highest number of all processes if what is run is sharded, else the same.
+    How many passes over a network this process makes that has ``number`` to make. Each pass over
+    sharded parameters is one for all processes: if a part of the network is sharded, or it
+    ``itself`` where it is run as a whole, the highest number of all processes; else the same.
     """
     if comm.get_world_size() == 1 or not (sharded_parts(network) or itself and _sharded(network)):
         return number
@@ -38,15 +33,9 @@ def _sharded(module: nn.Module) -> bool:
 
 def reaching(result: Any, parameters: Sequence[nn.Parameter]) -> Any:
     """
-    Some losses of no RoI at all, Detectron2's sigmoid cross entropy among them, are constants.
-    Their parameters would get no gradient, and other processes would wait for it.
-
-    Args:
-        result: of the heads' ``forward``; a dict of losses comes second, or there is none.
-        parameters: that the losses have to reach.
-
-    Returns:
-        the result, with losses of the same values that pass gradients of 0 to all parameters.
+    The result of the heads' ``forward``, where losses that are constants, as some of no RoI at all
+    are, Detectron2's sigmoid cross entropy among them, pass gradients of 0 to the parameters. These
+    would get none, and other processes would wait for it.
     """
     losses = losses_in(result)
     if all(loss.requires_grad for loss in losses.values()):

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +13,10 @@ from torch import nn
 from ..compat import not_compiled, nothing_compiled
 from ..mining.losses import described, losses_to_rank_by
 from ..mining.scoring import depending_on_chance, in_training_mode, read_only
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .comparing import CLOSE, difference, leaves_of, parallel, slope, tensors
 from .parallel import agreed_number, losses_in
 from .training_call import TrainingCall
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _NAMES = ("loss_cls", "loss_box_reg")
 
@@ -67,13 +64,9 @@ class Seen:
 
 class Proof:
     """
-    That heads are ranked by what they train on. In the first iteration that mines, twice later on,
-    and when a module was replaced or its mode or losses were changed, the parent's ``forward`` is
-    gone through twice more with the mined RoIs, without gradients. The predictions that it computes
-    the losses of, in training mode but for dropout and batch normalization, are compared with those
-    of the read-only pass for these RoIs; and the losses, with their derivatives by the predictions,
-    with those that RoIs are ranked by. Buffers are as before afterwards, but what else a
-    ``forward`` changes is changed by these, too.
+    That heads are ranked by what they train on: docs/other-heads.md says when, and what of the
+    parent's ``forward``, gone through again with the mined RoIs, is compared with the read-only
+    pass. Buffers are as before afterwards, but what else a ``forward`` changes is changed, too.
     """
 
     def __init__(self) -> None:
@@ -84,14 +77,10 @@ class Proof:
     @not_compiled
     def check(self, heads: nn.Module, call: TrainingCall, result: Any) -> None:
         """
-        Args:
-            call: that has just been made.
-            result: of the heads' ``forward``.
-
-        Raises:
-            RuntimeError: names the heads and says what to do.
+        After a call with the result of the heads' ``forward``. Raises RuntimeError, which names the
+        heads and says what to do.
         """
-        if not call.sampled and call.targets is not None and losses_in(result):
+        if call.shown is None and call.targets is not None and losses_in(result):
             self._say_once(
                 f"{type(heads).__name__} was given targets and trained without a call of "
                 "label_and_sample_proposals(), so nothing was mined. If its forward() samples "
@@ -101,18 +90,27 @@ class Proof:
         if not call.mined or heads.ohem.implementation != "readonly":
             return  # a warm-up; or RoIs are ranked in the training pass itself
         self._num_steps += 1
-        state = [sum(self._num_steps > steps for steps in _AGAIN), *_state(heads)]
+        # What may change the predictions but for the parameters
+        patched = ("forward", "losses", "per_roi_losses")
+        state = [sum(self._num_steps > steps for steps in _AGAIN)]
+        state += [(m, m.training, *map(vars(m).get, patched)) for m in heads.modules()]
         wanted = state not in self._proven and any(len(rois) for rois in call.mined[0])
         if wanted:
             self._num_wanted += 1
-            late = self._num_wanted > _TRIES
-            wanted = not (late and self._num_wanted & (self._num_wanted - 1))
+            is_power_of_two = not self._num_wanted & (self._num_wanted - 1)
+            wanted = self._num_wanted <= _TRIES or is_power_of_two
         if agreed_number(heads, int(wanted), itself=True):
             with nothing_compiled():
                 first, second = (_go_through(heads, call, seed) for seed in (0, 1))
             if wanted and self._holds(heads, first, second):
                 self._proven = [*self._proven[-_TRIES:], state]
-                self._say_what_rested(heads)
+                if names := sorted({type(m).__name__ for m in depending_on_chance(heads)}):
+                    self._say_once(
+                        f"{type(heads).__name__} is proven to be ranked by what it trains on but "
+                        f"for {', '.join(names)}: dropout rested, and batch normalization took its "
+                        "running statistics",
+                        "info",
+                    )
 
     def _holds(self, heads: nn.Module, seen: Seen, other: Seen) -> bool:
         """False: there was too little to compare."""
@@ -175,21 +173,16 @@ class Proof:
         # whoever set the weights of the ranking.
         factors = [trained[name] / mean for name, mean in means.items() if mean > 1e-6]
         as_set = (heads.ohem.rank_cls_weight, heads.ohem.rank_loc_weight) != (1, 1)
-        if (
-            len(factors) == 2
-            and not as_set
-            and abs(factors[0] - factors[1]) > CLOSE * max(map(abs, factors))
-        ):
+        both = len(factors) == 2
+        unequal = both and abs(factors[0] - factors[1]) > CLOSE * max(map(abs, factors))
+        if unequal and not as_set:
             ratio = factors[1] / factors[0] if factors[0] else math.inf
-            self._refuse_losses(
-                heads,
-                parts,
-                f"their means are {means}, and not {trained}. If forward() weights them, "
-                f"MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT {ratio:.3g} ranks as it trains",
-            )
+            said = f"their means are {means}, and not {trained}. If forward() weights them, "
+            said += f"MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT {ratio:.3g} ranks as it trains"
+            self._refuse_losses(heads, parts, said)
         # A loss that hardly differs from RoI to RoI would have this mean whatever it is.
         sure = seen.slopes or seen.ranked["loss_cls"].std(correction=0) > 0.1 * means["loss_cls"]
-        return bool(sure) and (len(factors) == 2 or as_set)
+        return bool(sure) and (both or as_set)
 
     def _refuse_losses(self, heads: nn.Module, parts: str, what: str) -> None:
         raise RuntimeError(
@@ -199,32 +192,10 @@ class Proof:
             "predictions, proposals); a loss that draws at random cannot be ranked by"
         )
 
-    def _say_what_rested(self, heads: nn.Module) -> None:
-        if names := sorted({type(module).__name__ for module in depending_on_chance(heads)}):
-            self._say_once(
-                f"{type(heads).__name__} is proven to be ranked by what it trains on but for "
-                f"{', '.join(names)}: dropout rested, and batch normalization took its running "
-                "statistics",
-                "info",
-            )
-
     def _say_once(self, message: str, level: str = "warning") -> None:
         if message not in self._said:
             self._said.add(message)
             getattr(logger, level)(message)
-
-
-def _as_is(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
-
-
-def _state(heads: nn.Module) -> list:
-    """What may change the predictions but for the parameters."""
-    patched = ("forward", "losses", "per_roi_losses")
-    return [
-        (module, module.training, *(vars(module).get(name) for name in patched))
-        for module in heads.modules()
-    ]
 
 
 def _go_through(heads: nn.Module, call: TrainingCall, seed: int) -> Seen:
@@ -257,7 +228,8 @@ def _watched_losses(predictor: nn.Module, rois: list, seen: Seen) -> Iterator[No
 
     def watched(predictions: Any, *args: Any, **kwargs: Any) -> Any:
         # What is kept for these derivatives is no concern of a checkpoint around the heads.
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_is, _as_is):
+        as_is = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x)
+        with torch.enable_grad(), as_is:
             leaves = leaves_of(predictions)
             found = losses(leaves, *args, **kwargs)
             ranked = {}

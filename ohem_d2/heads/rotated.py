@@ -1,6 +1,4 @@
-"""
-OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part.
-"""
+"""OHEM for rotated boxes: what differs is their overlap. It needs Detectron2's compiled part."""
 
 from typing import Any
 
@@ -27,21 +25,14 @@ def batched_nms_of_rotated(
 @ROI_HEADS_REGISTRY.register()
 class OHEMRROIHeads(LossLayerMixin, RROIHeads):
     """
-    ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes.
-
-    SCREENING, BG_IOU_LOW, crowd regions and pictures of the mining (VIS_PERIOD) are for upright
-    boxes only.
+    ``RROIHeads`` with OHEM: RoIs are labelled, scored and suppressed as rotated boxes. SCREENING,
+    BG_IOU_LOW, crowd regions and pictures of the mining (VIS_PERIOD) are for upright boxes only.
     """
 
     batched_nms = staticmethod(batched_nms_of_rotated)
 
     def __init__(self, *args: Any, watcher: MiningWatcher | None = None, **kwargs: Any):
-        """
-        See the parent.
-
-        Raises:
-            ImportError: also if Detectron2's compiled part does not load.
-        """
+        """Raises ImportError if Detectron2's compiled part does not load."""
         if not has_compiled_ops():
             raise ImportError(
                 f"{type(self).__name__} has rotated boxes, which take Detectron2's compiled part. "

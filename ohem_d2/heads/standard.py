@@ -27,7 +27,6 @@ class OHEMRes5ROIHeads(LossLayerMixin, Res5ROIHeads):
     def score_rois(
         self, features: dict[str, torch.Tensor], proposals: list[Instances], stage: int = 0
     ) -> tuple[nn.Module, Any]:
-        """See the parent."""
         box_features = self._shared_roi_transform(
             [features[f] for f in self.in_features], [p.proposal_boxes for p in proposals]
         )

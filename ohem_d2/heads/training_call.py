@@ -1,7 +1,8 @@
 """One training call of ROI heads: what the sampler hook has to know and is not told."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,12 +23,12 @@ class TrainingCall:
         images, features, targets: what the parent's ``forward`` gets, after forward pre-hooks; None
             where it has none.
         extras: its other arguments, by name.
-        sampled: whether the sampler hook was reached.
-        shown: the proposals and targets that the hook was called with last.
+        shown: the proposals and targets that the sampler hook was called with last; None if it was
+            not reached.
         num_labelled: while the parent labels, the images that are labelled so far; else None.
         mined: the batches that the hook returned; none in a warm-up.
-        repeats: when the call is gone through again, and the hook answers with these, what it calls
-            first; else None.
+        repeats: these again, while the call is gone through again and the hook answers with them;
+            else None.
         state: what a subclass of the heads has to keep from one of its seams to the next.
     """
 
@@ -38,32 +39,29 @@ class TrainingCall:
         self.features: dict[str, torch.Tensor] | None = None
         self.targets: list[Instances] | None = None
         self.extras: dict[str, Any] = {}
-        self.sampled = False
         self.num_labelled: int | None = None
         self.shown: tuple[list[Instances], list[Instances]] | None = None
         self.mined: list[list[Instances]] = []
-        self.repeats: Callable[[], None] | None = None
-        self._num_answers = 0
+        self.repeats: Iterator[list[Instances]] | None = None
         self.state: dict[str, Any] = {}
 
     @not_compiled
     def before_forward(self, heads: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A forward pre-hook."""
-        arguments = self._signature.bind(heads, *args, **kwargs).arguments
-        extras: dict[str, Any] = {}
-        for name, value in list(arguments.items())[1:]:  # without the heads
-            kind = self._signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_KEYWORD:
-                extras.update(value)
-            elif kind is not inspect.Parameter.VAR_POSITIONAL:
-                extras[name] = value
+        extras = self._signature.bind(heads, *args, **kwargs).arguments
+        own, *others = self._signature.parameters.values()
+        del extras[own.name]
+        for parameter in others:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                extras |= extras.pop(parameter.name, {})
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                extras.pop(parameter.name, None)
         # Where they have other names, it goes by their places.
         named = {name: extras.pop(name) for name in _KNOWN if name in extras}
         if "features" not in named:
             named = {**dict(zip(_KNOWN, args)), **named}
         self.images, self.features = named.get("images"), named.get("features")
-        self.targets = named.get("targets")
-        self.extras = extras
+        self.targets, self.extras = named.get("targets"), extras
 
     def extras_for(self, function: Callable) -> dict[str, Any]:
         """Those of the other arguments that the function takes."""
@@ -75,14 +73,16 @@ class TrainingCall:
 
     def again(self, heads: nn.Module, first: Callable[[], None]) -> Any:
         """
-        What the parent's ``forward`` returns for the same arguments and the mined RoIs. Buffers are
-        as before afterwards.
-
-        Args:
-            first: is called when the sampler hook is reached.
+        What the parent's ``forward`` returns for the same arguments and the mined RoIs; ``first``
+        is called when it reaches the sampler hook. Buffers are as before afterwards.
         """
+
+        def repeats() -> Iterator[list[Instances]]:
+            first()
+            yield from itertools.cycle(self.mined)
+
         buffers = [(buffer, buffer.clone()) for buffer in heads.buffers()]
-        self.repeats, self._num_answers = first, 0
+        self.repeats = repeats()
         try:
             return nn.Module.__call__(heads, *_copied(self._args), **_copied(self._kwargs))
         finally:
@@ -92,11 +92,7 @@ class TrainingCall:
 
     def answer(self) -> list[Instances]:
         """Of the sampler hook when the call is gone through again."""
-        if self._num_answers == 0:
-            self.repeats()
-        batch = self.mined[self._num_answers % len(self.mined)]
-        self._num_answers += 1
-        return _copied(batch)
+        return _copied(next(self.repeats))
 
 
 def _copied(value: Any) -> Any:

@@ -1,10 +1,7 @@
 """
 From RoIs with labels to candidates: which of them may be mined.
 
-Shape shorthand in this module:
-
-    R: number of RoIs of an image
-    K: number of foreground classes; class K is background, class -1 "ignore"
+Shape shorthand: R RoIs of an image, K foreground classes; class K is background, -1 "ignore".
 """
 
 from collections.abc import Sequence
@@ -43,10 +40,8 @@ def classes_of(
 
 def most_objectlike(proposals: Instances, num: int) -> Instances:
     """
-    The ``num`` proposals of an image with the highest objectness; 0: all.
-
-    Raises:
-        ValueError: if they have no ``objectness_logits``.
+    The ``num`` proposals of an image with the highest objectness; 0: all. Raises ValueError if they
+    have no ``objectness_logits``.
     """
     if not 0 < num < len(proposals):
         return proposals
@@ -73,17 +68,15 @@ def candidates(
 
     Returns:
         int64, the indices of the RoIs in each image that may be mined: all but those to be
-        ignored, background in a crowd region, and background below BG_IOU_LOW.
+        ignored, background in a crowd region, and background below BG_IOU_LOW in images with
+        objects.
     """
     keep = []
     for roi, target in zip(rois, targets):
         excluded = inside_ignore_region(roi.proposal_boxes, target, settings.ignore_ioa_thresh)
-        if settings.bg_iou_low > 0:
-            if roi.has("gt_boxes"):
-                iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
-                excluded = excluded | (iou < settings.bg_iou_low)
-            else:
-                excluded = torch.ones_like(excluded)
+        if settings.bg_iou_low > 0 and roi.has("gt_boxes"):
+            iou = matched_pairwise_iou(roi.proposal_boxes, roi.gt_boxes)
+            excluded |= iou < settings.bg_iou_low
         foreground = roi.gt_classes < num_classes
         keep.append((roi.gt_classes >= 0) & (foreground | ~excluded))
     sizes = [len(roi) for roi in rois]
@@ -93,13 +86,8 @@ def candidates(
 
 def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> torch.Tensor:
     """
-    Args:
-        boxes: R boxes of an image, absolute XYXY pixels.
-        target: the ground truth of the image, with ``ignore_regions`` or without.
-        ioa_thresh: share of a box's own area that lies in one region.
-
-    Returns:
-        bool of shape (R,): whether at least that share does.
+    bool of shape (R,): which of R boxes, in absolute XYXY pixels, lie by at least this share of
+    their own area in one of the ``ignore_regions`` of the ground truth, if it has any.
     """
     if not target.has("ignore_regions") or len(target.ignore_regions.boxes) == 0:
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
@@ -108,10 +96,7 @@ def inside_ignore_region(boxes: Boxes, target: Instances, ioa_thresh: float) -> 
 
 def shallow_copy(instances: Instances) -> Instances:
     """With the same fields; others can be set on it."""
-    ret = Instances(instances.image_size)
-    for name, value in instances.get_fields().items():
-        ret.set(name, value)
-    return ret
+    return Instances(instances.image_size, **instances.get_fields())
 
 
 class _Deferred:
@@ -159,14 +144,12 @@ def with_deferred_masks(targets: Sequence[Instances]) -> list[Instances]:
     The ground truth, to label all RoIs of an image with: each gets the mask of its object, which
     for thousands of RoIs would be gigabytes. See :func:`with_copied_masks`.
     """
-    light = []
-    for target in targets:
-        target = shallow_copy(target)
+    light = [shallow_copy(target) for target in targets]
+    for target in light:
         for name, value in target.get_fields().items():
             if isinstance(value, (BitMasks, PolygonMasks)):
                 index = torch.arange(len(value), device=target.gt_classes.device)
                 target.set(name, _deferred(value, index))
-        light.append(target)
     return light
 
 

@@ -1,10 +1,7 @@
 """
 The loss of each RoI, as the box predictor defines it, before it takes the mean.
 
-Shape shorthand in this module:
-
-    R: number of RoIs, over all images
-    K: number of foreground classes; class K is background
+Shape shorthand: R RoIs over all images, K foreground classes; class K is background.
 """
 
 import functools
@@ -58,12 +55,8 @@ def per_roi_losses(
     float32 whatever the predictions' type and autocast say, so that a ranking does not depend on
     rounding.
 
-    It is a generic function, as of ``functools.singledispatch``: a predictor with losses of its own
-    is described from outside by ::
-
-        @ohem_d2.per_roi_losses.register(TheirPredictor)
-        def _(box_predictor, predictions, proposals):
-            return {"loss_cls": ..., "loss_box_reg": ...}
+    It is a generic function, as of ``functools.singledispatch``: docs/other-heads.md describes a
+    predictor with losses of its own from outside.
 
     Args:
         box_predictor: a ``FastRCNNOutputLayers``, a predictor of a registered class, one with a
@@ -133,11 +126,7 @@ def weighted(
 ) -> dict[str, torch.Tensor]:
     """
     What :func:`per_roi_losses` returns, for predictors that differ from ``FastRCNNOutputLayers`` in
-    the classification loss alone.
-
-    Args:
-        loss_cls: of shape (R,), not weighted yet.
-        deltas, proposals: see :func:`per_roi_losses`.
+    the classification loss alone, which is of shape (R,) and not weighted yet.
     """
     loss_box_reg = box_regression(
         deltas,
@@ -160,11 +149,9 @@ def described(box_predictor: nn.Module) -> nn.Module:
 
 def check_predictor(box_predictor: nn.Module) -> None:
     """
-    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on.
-
-    Raises:
-        CannotMine: if the predictor has losses of its own and does not say what each RoI's is.
-        NotImplementedError: for the federated loss.
+    Make sure that :func:`per_roi_losses` ranks by the loss that ``box_predictor`` trains on. Raises
+    CannotMine if it has losses of its own and does not say what each RoI's is, and
+    NotImplementedError for the federated loss.
     """
     box_predictor = described(box_predictor)
     cls = type(box_predictor)
@@ -175,7 +162,7 @@ def check_predictor(box_predictor: nn.Module) -> None:
             f"does not know the loss of a single RoI: {_HOW_TO_DESCRIBE.format(cls.__name__)}"
         )
     for method in _KNOWN_METHODS:
-        definer = _definer(cls, method)
+        definer = next((base for base in cls.__mro__ if method in vars(base)), None)
         # A class that replaces the losses again, below the one that describes them, voids the
         # description.
         if definer is not None and not issubclass(describer, definer):
@@ -194,28 +181,22 @@ def check_predictor(box_predictor: nn.Module) -> None:
 
 def _describer(cls: type) -> type | None:
     """The class among ``cls`` and its bases that says what the loss of a RoI is."""
-    known = [c for c in cls.__mro__ if c in _describe.registry and c is not object]
+    known = _describe.registry.keys() - {object}
     return next((c for c in cls.__mro__ if c in known or "per_roi_losses" in vars(c)), None)
 
 
 def _float32(predictions: Any) -> Any:
     if isinstance(predictions, torch.Tensor):
         return predictions.float() if predictions.is_floating_point() else predictions
-    if isinstance(predictions, (tuple, list)) and type(predictions) in (tuple, list):
+    if type(predictions) in (tuple, list):
         return type(predictions)(_float32(part) for part in predictions)
     return predictions
 
 
 def sigmoid_cross_entropy(scores: torch.Tensor, gt_classes: torch.Tensor) -> torch.Tensor:
     """
-    One binary cross entropy for each of the K classes, summed; background is all zeros.
-
-    Args:
-        scores: logits of shape (R, K + 1); the last column is not used.
-        gt_classes: int64 of shape (R,), in [0, K].
-
-    Returns:
-        Tensor of shape (R,).
+    Of logits (R, K + 1), the last column of which is not used, and classes (R,) in [0, K]: one
+    binary cross entropy for each of the K classes, summed, (R,); background is all zeros.
     """
     target = F.one_hot(gt_classes, scores.shape[1])[:, :-1].to(scores.dtype)
     return F.binary_cross_entropy_with_logits(scores[:, :-1], target, reduction="none").sum(dim=1)
@@ -255,30 +236,21 @@ def box_regression(
     gt_boxes = torch.where(foreground, gt_boxes, harmless)
     if deltas.shape[1] != size:
         every = torch.arange(len(deltas), device=deltas.device)
-        deltas = deltas.view(len(deltas), num_classes, size)[
-            every, gt_classes.clamp(0, num_classes - 1)
-        ]
+        classes = gt_classes.clamp(0, num_classes - 1)
+        deltas = deltas.view(len(deltas), num_classes, size)[every, classes]
     deltas = torch.where(foreground, deltas, 0.0)
 
     if loss_type == "smooth_l1":
         target = box2box_transform.get_deltas(proposal_boxes, gt_boxes)
-        loss = smooth_l1_loss(deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
-    elif loss_type in _IOU_LOSSES:
-        boxes = box2box_transform.apply_deltas(deltas, proposal_boxes)
-        # The IoU losses assert that boxes are in order, which a NaN is not. Such a RoI gets its
-        # NaN back afterwards.
-        finite = torch.isfinite(boxes).all(dim=1)
-        boxes = torch.where(finite[:, None], boxes, proposal_boxes)
-        loss = _IOU_LOSSES[loss_type](boxes, gt_boxes, reduction="none")
-        loss = torch.where(finite, loss, float("nan"))
-    else:
-        raise ValueError(
-            f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = {loss_type!r}; allowed: smooth_l1, "
-            + ", ".join(_IOU_LOSSES)
-        )
-    return loss
-
-
-def _definer(cls: type, method: str):
-    """The class among ``cls`` and its bases that a method comes from; None if it has none."""
-    return next((base for base in cls.__mro__ if method in vars(base)), None)
+        return smooth_l1_loss(deltas, target, beta=smooth_l1_beta, reduction="none").sum(dim=1)
+    if loss_type not in _IOU_LOSSES:
+        allowed = ", ".join(["smooth_l1", *_IOU_LOSSES])
+        name = "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
+        raise ValueError(f"{name} = {loss_type!r}; allowed: {allowed}")
+    boxes = box2box_transform.apply_deltas(deltas, proposal_boxes)
+    # The IoU losses assert that boxes are in order, which a NaN is not. Such a RoI gets its NaN
+    # back afterwards.
+    finite = torch.isfinite(boxes).all(dim=1)
+    boxes = torch.where(finite[:, None], boxes, proposal_boxes)
+    loss = _IOU_LOSSES[loss_type](boxes, gt_boxes, reduction="none")
+    return torch.where(finite, loss, float("nan"))

@@ -45,7 +45,10 @@ class Miner:
         rois = self.candidates(rois, targets)
         if self.settings.screening > 0:
             with record_function("ohem/screen"):
-                rois = self._promising(rois, self.rank(scorer.coarse_losses(rois)))
+                ranking = self.rank(scorer.losses(rois, coarse=True))
+                most = round(self.settings.screening * self.num_samples)
+                parts = ranking.split([len(roi) for roi in rois])
+                rois = [r[selection.order_by_loss(part)[:most]] for r, part in zip(rois, parts)]
         return self.select(rois, scorer.losses(rois))
 
     def candidates(
@@ -54,12 +57,6 @@ class Miner:
         """Those of each image that may be mined."""
         kept = labelling.candidates(rois, targets, self.num_classes, self.settings)
         return [roi[index] for roi, index in zip(rois, kept)]
-
-    def _promising(self, rois: Sequence[Instances], ranking: torch.Tensor) -> list[Instances]:
-        """Of each image the highest of these, SCREENING times as many as are mined."""
-        most = round(self.settings.screening * self.num_samples)
-        parts = ranking.split([len(roi) for roi in rois])
-        return [r[selection.order_by_loss(part)[:most]] for r, part in zip(rois, parts)]
 
     def rank(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """
@@ -80,15 +77,16 @@ class Miner:
         boxes = torch.cat([roi.proposal_boxes.tensor for roi in rois])
         gt_classes = torch.cat([roi.gt_classes for roi in rois])
         image_index = selection.image_of_each(sizes, boxes.device)
+        is_foreground = gt_classes < self.num_classes
         ranking = self.rank(losses)
         survivors, chosen = selection.hardest(
             ranking,
             boxes,
             gt_classes,
             image_index,
-            num_samples=self.num_samples,
+            is_foreground,
             num_images=len(rois),
-            num_classes=self.num_classes,
+            num_samples=self.num_samples,
             nms_thresh=self.settings.nms_thresh,
             nms_scope=self.settings.nms_scope,
             budget=self.settings.budget,
@@ -97,7 +95,6 @@ class Miner:
             batched_nms=self.batched_nms,
         )
         hard = selection.split_by_image(chosen, image_index, sizes)
-        is_foreground = gt_classes < self.num_classes
         return Record(
             list(rois), image_index, is_foreground, losses, ranking, survivors, chosen, hard
         )

@@ -16,10 +16,7 @@ class QuietStorage(EventStorage):
     """
 
     def __init__(self, only: tuple[str, ...] = ()):
-        """
-        Args:
-            only: keep back scalars whose names end like this, and nothing else; empty: everything.
-        """
+        """Keep back scalars whose names end like ``only``, and nothing else; empty: everything."""
         below = get_event_storage()
         self._below, self._only, self._thread = below, only, threading.get_ident()
         super().__init__(below.iter)

@@ -47,12 +47,8 @@ class Mining:
         proposals: all that the ROI heads were given; at a later stage of a cascade the boxes that
             reach it. Absolute XYXY pixels of ``image``, like all boxes here.
         target: the ground truth.
-        rois: the R candidates, with ``proposal_boxes`` and ``gt_classes``.
-        is_foreground: bool of shape (R,).
-        losses: "loss_cls" and "loss_box_reg", each of shape (R,).
-        ranking: (R,), what the candidates were ranked by.
-        survivors: int64, the candidates that the NMS by loss left, hardest first.
-        hard: int64, those that were mined, hardest first.
+        rois, is_foreground, losses, ranking, survivors, hard: of a :class:`Record`, the image's
+            own; places are among its R candidates.
         stage: of a cascade; else 0.
     """
 

@@ -18,9 +18,8 @@ from .quiet import QuietStorage
 # RoIs, one ``Instances`` for each image -> box predictor, its predictions
 Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
 
-# With CHUNK_SIZE 0 the pooled RoIs of a chunk take as much as this, or are as many as those that
-# the training pass takes at a time anyway. On a GPU, where every chunk makes the host wait, that
-# is 4,000 RoIs of an FPN head in float32.
+# Of the pooled RoIs of a chunk with CHUNK_SIZE 0, unless more are trained on at a time anyway. On a
+# GPU, where every chunk makes the host wait, that is 4,000 RoIs of an FPN head in float32.
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
 
 # Pixels of a side, and more than there are in a row. Smaller ones were no faster.
@@ -30,10 +29,9 @@ _DROPOUTS = nn.modules.dropout._DropoutNd
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
-@contextlib.contextmanager
 def read_only(
     network: nn.Module, *, seed: int | None = None, precision: torch.dtype | None = None
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager:
     """
     Within the context the network can be run without leaving a trace: no gradient is recorded, no
     statistic of a normalization is updated, no event is logged, no random state moves, and
@@ -49,22 +47,17 @@ def read_only(
             this seed; None: they rest.
         precision: of autocast; None leaves autocast as it is.
     """
-    resting = [m for m in network.modules() if m.training]
-    if seed is not None:
-        resting = [m for m in resting if not isinstance(m, _DROPOUTS)]
-    with _no_trace(network, resting, seed or 0, precision):
-        yield
+    active = () if seed is None else _DROPOUTS
+    resting = [m for m in network.modules() if m.training and not isinstance(m, active)]
+    return _no_trace(network, resting, seed or 0, precision)
 
 
-@contextlib.contextmanager
-def in_training_mode(network: nn.Module, seed: int = 0) -> Iterator[None]:
+def in_training_mode(network: nn.Module, seed: int = 0) -> contextlib.AbstractContextManager:
     """
-    As :func:`read_only`, but the network is in training mode, except for what makes a result
-    depend on chance or on the batch: dropout and batch normalization. Other layers draw from the
-    seed.
+    As :func:`read_only`, but in training mode, except for what makes a result depend on chance or
+    on the batch: dropout and batch normalization. Other layers draw from the seed.
     """
-    with _no_trace(network, depending_on_chance(network), seed, None):
-        yield
+    return _no_trace(network, depending_on_chance(network), seed, None)
 
 
 def depending_on_chance(network: nn.Module) -> list[nn.Module]:
@@ -101,11 +94,9 @@ def _no_trace(
 
 def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
     """
-    Split the RoIs of N images into parts of at most ``chunk_size`` RoIs.
-
-    Each part again has N ``Instances``, as poolers expect, most of them empty; joined in order,
-    image by image, the parts give back all RoIs in their order. There is at least one part, so
-    that a network is also called if there is no RoI.
+    Split the RoIs of N images into parts of at most ``chunk_size`` RoIs, in their order. Each again
+    has N ``Instances``, as poolers expect, most of them empty. There is at least one part, so that
+    a network is also called if there is no RoI.
     """
     starts = list(itertools.accumulate((len(p) for p in proposals), initial=0))
     for begin in range(0, max(starts[-1], 1), chunk_size):
@@ -117,16 +108,10 @@ def in_chunks(proposals: list[Instances], chunk_size: int) -> Iterator[list[Inst
 
 def by_location(centers: torch.Tensor) -> torch.Tensor:
     """
-    RoIs of an image in the order of their centers, tile of the image by tile.
-
-    Neighbours share cells of the feature maps. Pooled one after another, they find them in the
-    processor's cache, where proposals in the order of an RPN's scores jump about the maps.
-
-    Args:
-        centers: of shape (R, 2), x and y in absolute pixels.
-
-    Returns:
-        int64 indices of shape (R,).
+    RoIs of an image in the order of their centers, tile of the image by tile. Neighbours share
+    cells of the feature maps. Pooled one after another, they find them in the processor's cache,
+    where proposals in the order of an RPN's scores jump about the maps. Centers, (R, 2), are x and
+    y in absolute pixels; int64 indices of shape (R,).
     """
     column, row = (centers // TILE).unbind(dim=1)
     return torch.sort(row * _MAX_TILES + column, stable=True).indices
@@ -134,10 +119,8 @@ def by_location(centers: torch.Tensor) -> torch.Tensor:
 
 def automatic_chunk_size(network: nn.Module, feature: torch.Tensor, num_trained: int) -> int:
     """
-    Args:
-        network: that pools RoIs.
-        feature: a map that it pools from, of shape (N, C, H, W).
-        num_trained: RoIs that the training pass takes at a time.
+    For a network that pools RoIs, from maps such as ``feature`` of shape (N, C, H, W), and trains
+    on so many at a time.
     """
     pooler = next((m for m in network.modules() if isinstance(m, ROIPooler)), None)
     if pooler is None:
@@ -174,22 +157,17 @@ class Scorer:
     look: Callable[[nn.Module, Any, list[Instances]], None] | None = None
     agreed: Callable[[int], int] = int
 
-    def losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
+    def losses(self, rois: list[Instances], coarse: bool = False) -> dict[str, torch.Tensor]:
         """
         Args:
             rois: labelled, see :func:`ohem_d2.per_roi_losses`; R in all.
+            coarse: by the stand-in; without dropout, so that chance has no part.
 
         Returns:
             the losses that they are ranked by, each float32 of shape (R,). Without dropout they
             do not depend on the chunks.
         """
-        return self._losses(rois, self.score, self.seed, self.look)
-
-    def coarse_losses(self, rois: list[Instances]) -> dict[str, torch.Tensor]:
-        """As :meth:`losses`, of the stand-in; without dropout, so that chance has no part."""
-        return self._losses(rois, self.coarse_score, None, None)
-
-    def _losses(self, rois, score, seed, look):
+        score, seed = (self.coarse_score, None) if coarse else (self.score, self.seed)
         orders = [by_location(roi.proposal_boxes.get_centers()) for roi in rois]
         rois = [roi[order] for roi, order in zip(rois, orders)]
         chunks = list(in_chunks(rois, self.chunk_size))
@@ -198,8 +176,8 @@ class Scorer:
         with read_only(self.network, seed=seed, precision=self.precision):
             for chunk in chunks:
                 predictor, predictions = score(chunk)
-                if look is not None:
-                    look(predictor, predictions, chunk)
+                if self.look is not None and not coarse:
+                    self.look(predictor, predictions, chunk)
                 with record_function("ohem/loss"):
                     losses.append(losses_to_rank_by(predictor, predictions, chunk))
             for _ in range(num_idle):

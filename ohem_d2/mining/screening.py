@@ -1,16 +1,12 @@
 """
 Screening: which RoIs are worth an exact score? A stand-in for the box head that costs a fraction.
 
-RoIs are pooled to fewer bins with one sample each. The first layer of the head expects more bins;
-what it would give on the bilinear interpolation of the few is again linear in them, so that
-interpolation is folded into its weights, once for each read-only pass. The rest of the head is
-untouched, and nothing has to be trained or kept up to date.
+RoIs are pooled to fewer bins with one sample each. What the first layer of the head would give on
+their bilinear interpolation is folded into its weights, once for each read-only pass, see
+docs/benchmark.md.
 
-Shape shorthand in this module:
-
-    R: number of RoIs
-    C: channels of a pooled RoI
-    S, T: bins along a side of a RoI, as the head expects them and as the screening pools them
+Shape shorthand: R RoIs, C channels of a pooled RoI; S bins along a side of a RoI as the head has
+them, T as the screening pools them.
 """
 
 import copy
@@ -40,14 +36,9 @@ def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
 
 def fold_interpolation(weight: torch.Tensor, side: int, bins: int) -> torch.Tensor:
     """
-    Args:
-        weight: of a linear layer on flattened RoIs, of shape (outputs, C * S * S).
-        side: S.
-        bins: T.
-
-    Returns:
-        the weight, of shape (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what
-        ``weight`` gives for their bilinear interpolation to (R, C, S, S).
+    Of the weight of a linear layer on flattened RoIs, (outputs, C * S * S): the weight, of shape
+    (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what this gives for their
+    bilinear interpolation to (R, C, S, S).
     """
     basis = torch.eye(bins * bins, device=weight.device, dtype=weight.dtype)
     basis = basis.view(bins * bins, 1, bins, bins)
@@ -81,14 +72,8 @@ def coarse_head(
     box_head: nn.Module, side: int, bins: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """
-    The box head for coarsely pooled RoIs.
-
-    Args:
-        box_head: one that has a :func:`first_linear`.
-        side, bins: S and T.
-
-    Returns:
-        a function from RoIs of shape (R, C, T, T) to what ``box_head`` makes of them.
+    A box head that has a :func:`first_linear` on S x S bins, as a function of RoIs pooled to T x T,
+    of shape (R, C, T, T).
     """
     box_head, name = _layers(box_head), first_linear(box_head, side)
     weight = box_head.get_parameter(f"{name}.weight")
@@ -100,12 +85,8 @@ def coarse_scorer(
     pooler: nn.Module, box_head: nn.Module, box_predictor: nn.Module, maps: Sequence[torch.Tensor]
 ) -> Callable[[list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
     """
-    Args:
-        pooler, box_head, box_predictor: of a branch that :func:`can_fold` holds for.
-        maps: feature maps, as the pooler takes them.
-
-    Returns:
-        a stand-in for scoring with these modules: from RoIs to the predictor and its predictions.
+    A stand-in for scoring with a branch that :func:`can_fold` holds for, on feature maps as the
+    pooler takes them: from RoIs to the predictor and its predictions.
     """
     head = coarse_head(box_head, pooler.output_size[0], BINS)
     pooler = coarse_pooler(pooler, BINS)

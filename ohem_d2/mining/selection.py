@@ -1,11 +1,8 @@
 """
 Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors.
 
-Shape shorthand in this module:
-
-    R: number of candidate RoIs, over all images
-    N: number of images
-    U: number of units that have a budget of their own: N, or 1 if the batch shares one
+Shape shorthand: R candidate RoIs over all N images, U units with a budget of their own: N, or 1 if
+the batch shares one.
 """
 
 import itertools
@@ -59,6 +56,8 @@ def select_hard_examples(
         boxes[candidates],
         gt_classes[candidates],
         torch.zeros_like(candidates),
+        torch.zeros_like(candidates, dtype=torch.bool),  # without a cap it does not matter
+        num_images=1,
         num_samples=num_samples,
         nms_thresh=nms_thresh,
         nms_scope=nms_scope,
@@ -71,10 +70,10 @@ def hardest(
     boxes: torch.Tensor,
     gt_classes: torch.Tensor,
     image_index: torch.Tensor,
+    is_foreground: torch.Tensor,
     *,
+    num_images: int,
     num_samples: int,
-    num_images: int = 1,
-    num_classes: int = 0,
     nms_thresh: float,
     nms_scope: str,
     budget: str = "image",
@@ -83,16 +82,15 @@ def hardest(
     batched_nms: BatchedNMS | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The hard examples of all images (paper Sec. 4.2), see :func:`nms_by_loss` and
-    :func:`cut_to_budget`.
+    The hard examples of all images: :func:`nms_by_loss`, then :func:`cut_to_budget`, which say what
+    the arguments are.
 
     Args:
-        num_classes: K; classes below are foreground. Only MAX_FG_FRACTION asks for it.
         draw_from: the budget is drawn at random, by PyTorch's default generator, among so many
             times as many of the hardest.
 
     Returns:
-        int64, into the R RoIs, hardest first: the survivors of the NMS, and those that are chosen.
+        int64 indices into the R RoIs, hardest first: the survivors of the NMS, and the chosen ones.
     """
     with record_function("ohem/nms"):
         survivors = nms_by_loss(
@@ -106,14 +104,8 @@ def hardest(
         )
 
     def cut(rois: torch.Tensor, num: int) -> torch.Tensor:
-        return cut_to_budget(
-            gt_classes[rois] < num_classes,
-            image_index[rois],
-            num_images,
-            num,
-            budget=budget,
-            max_fg_fraction=max_fg_fraction,
-        )
+        how = {"budget": budget, "max_fg_fraction": max_fg_fraction}
+        return cut_to_budget(is_foreground[rois], image_index[rois], num_images, num, **how)
 
     with record_function("ohem/cut"):
         if draw_from == 1:
@@ -129,8 +121,7 @@ def order_by_loss(losses: torch.Tensor) -> torch.Tensor:
     Indices that sort ``losses`` (R,) from high to low. NaN and infinity of either sign come
     first; ties keep their order, so that the result is the same on every device.
     """
-    hardest = losses.new_full((), float("inf"))
-    ranked = torch.where(torch.isfinite(losses), losses, hardest)
+    ranked = torch.where(torch.isfinite(losses), losses, float("inf"))
     return torch.sort(ranked, descending=True, stable=True).indices
 
 
@@ -166,8 +157,10 @@ def nms_by_loss(
     group = _groups(gt_classes, image_index, nms_scope)
     # The ranks serve as scores: they have no ties and no NaN.
     rank = torch.arange(len(order), device=order.device, dtype=torch.float64)
-    batched_nms = batched_nms or _batched_nms
-    return order[batched_nms(boxes[order], -rank, group[order], nms_thresh)]
+    boxes, group = boxes[order], group[order]
+    if batched_nms is None:
+        return order[nms(_in_places_of_their_own(boxes, group), -rank, nms_thresh)]
+    return order[batched_nms(boxes, -rank, group, nms_thresh)]
 
 
 def suppressors(
@@ -180,22 +173,15 @@ def suppressors(
     nms_scope: str,
 ) -> torch.Tensor:
     """
-    Who suppresses whom in :func:`nms_by_loss`, to explain a choice: it takes memory for S x R
-    numbers, S being the number of survivors.
-
-    Args:
-        see :func:`nms_by_loss`.
-
-    Returns:
-        int64 of shape (R,): the index of the RoI that suppresses each, which is the hardest
-        survivor that overlaps it by more than the threshold; -1 for the survivors.
+    Who suppresses each RoI in :func:`nms_by_loss`, to explain a choice: int64 of shape (R,), the
+    index of the hardest survivor that overlaps it by more than the threshold; -1 for the survivors.
+    It takes memory for S x R numbers, S being the number of survivors.
     """
     survivors = nms_by_loss(
         losses, boxes, gt_classes, image_index, nms_thresh=nms_thresh, nms_scope=nms_scope
     )
-    culprits = torch.full_like(image_index, -1)
-    if len(survivors) == len(culprits):
-        return culprits
+    if len(survivors) == len(losses):
+        return torch.full_like(image_index, -1)
     shifted = _in_places_of_their_own(boxes, _groups(gt_classes, image_index, nms_scope))
     overlaps = box_iou(shifted[survivors], shifted) > nms_thresh
     # argmax finds the first, thus the hardest.
@@ -209,12 +195,6 @@ def _groups(gt_classes: torch.Tensor, image_index: torch.Tensor, nms_scope: str)
     if nms_scope == "class":
         return image_index * (gt_classes.max() + 1) + gt_classes
     return image_index
-
-
-def _batched_nms(
-    boxes: torch.Tensor, scores: torch.Tensor, group: torch.Tensor, nms_thresh: float
-) -> torch.Tensor:
-    return nms(_in_places_of_their_own(boxes, group), scores, nms_thresh)
 
 
 def _in_places_of_their_own(boxes: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
@@ -276,13 +256,9 @@ def split_by_image(
     indices: torch.Tensor, image_index: torch.Tensor, sizes: Sequence[int]
 ) -> list[torch.Tensor]:
     """
-    Args:
-        indices: int64, into the R RoIs of all images together.
-        image_index: int64 of shape (R,), see :func:`image_of_each`.
-        sizes: how many RoIs each image has.
-
-    Returns:
-        for each image its part of ``indices``, in their order, as indices into the image's RoIs.
+    From int64 indices into the R RoIs of all images together to each image's part of them, in their
+    order, as indices into the image's RoIs. For ``image_index`` and ``sizes`` see
+    :func:`image_of_each`.
     """
     image_index = image_index[indices]
     order = torch.sort(image_index, stable=True).indices
@@ -299,5 +275,5 @@ def _one_hot(index: torch.Tensor, num: int) -> torch.Tensor:
 
 def _rank_within(unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
     """For RoIs of a ``kind`` in their order: how many of the same unit come before each, (R,)."""
-    count = (unit * kind[:, None]).cumsum(dim=0)  # (R, U)
+    count = (unit * kind[:, None]).cumsum(dim=0)
     return count.gather(1, image_index[:, None]).squeeze(1) - 1

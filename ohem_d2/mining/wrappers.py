@@ -8,10 +8,8 @@ from torch import nn
 def unwrapped(module: nn.Module, known: Callable[[nn.Module], bool]) -> nn.Module:
     """
     What ``torch.compile``, ``checkpoint_wrapper`` and the like are wrapped around: as long as a
-    module is not ``known`` and has a single child, the child is looked at.
-
-    Returns:
-        the first known one; the given module if there is none.
+    module is not ``known`` and has a single child, the child is looked at. The first known one; the
+    given module if there is none.
     """
     inner = module
     while not known(inner):

@@ -21,11 +21,8 @@ def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
 ) -> np.ndarray:
     """
-    Outlines on a copy of the image that is ``scale`` times as large.
-
-    Args:
-        image: (H, W, 3), uint8.
-        boxes: (M, 4), absolute XYXY pixels of the image.
+    Outlines of boxes (M, 4), in absolute XYXY pixels of the image, (H, W, 3) and uint8, on a copy
+    of it that is ``scale`` times as large.
     """
     picture = _scaled(image, scale)
     _outline(picture, boxes * scale, color, thickness)

@@ -31,10 +31,8 @@ class MiningPictures:
         input_format: str,
     ):
         """
-        Args:
-            period: in iterations; at least 1.
-            pixel_mean, pixel_std: what the model normalizes its input with.
-            input_format: of the model's input, "BGR" or another of Detectron2's INPUT.FORMAT.
+        Every ``period`` iterations, at least 1, of a model's input in "BGR" or another of
+        Detectron2's INPUT.FORMAT, normalized with this mean and standard deviation.
         """
         self._period = period
         self._mean = torch.tensor(pixel_mean).view(-1, 1, 1)
@@ -71,11 +69,9 @@ class MiningPictures:
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    A picture of what was mined, uint8 and RGB, with a caption that says what is what.
-
-    Args:
-        image: (H, W, 3), uint8, RGB, of any size: boxes are scaled to it.
-        labels: what to write at the first of the mined RoIs.
+    A picture of what was mined, uint8 and RGB, with a caption that says what is what. The image is
+    such a one, (H, W, 3), of any size: boxes are scaled to it. Labels are written at the first of
+    the mined RoIs.
     """
     height, width = image.shape[:2]
     factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)

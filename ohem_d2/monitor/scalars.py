@@ -1,6 +1,4 @@
-"""
-What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong.
-"""
+"""What was mined, as scalars of Detectron2's event storage, and warnings when it looks wrong."""
 
 import logging
 
@@ -58,10 +56,8 @@ class MiningEvents:
 
     def log(self, record: Record, stage: int = 0, prefix: str = "") -> None:
         """
-        Args:
-            record: of a selection.
-            stage: of a cascade, as Detectron2 counts the RoIs of each.
-            prefix: of our scalars' names.
+        Of a selection at a stage of a cascade, as Detectron2 counts the RoIs of each. Our scalars'
+        names begin with the prefix.
         """
         losses, ranking, chosen = record.losses, record.ranking, record.chosen
         num_images = len(record.rois)
@@ -130,6 +126,12 @@ class MiningEvents:
         if iteration - self._window_start < _WINDOW:
             return
         total = sum(self._mined.values())
+        if self._available["foreground"] == 0:
+            self._warn_once(
+                "no foreground",
+                f"In the last {_WINDOW} iterations no RoI was foreground: there was no object that "
+                "one could overlap. Look at the boxes of the training data",
+            )
         for kind in mined:
             few = self._mined[kind] <= _STARVING_SHARE[kind] * total
             if few and self._mined[kind] < _STARVING_USE * self._available[kind]:

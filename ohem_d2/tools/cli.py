@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from detectron2.utils.logger import setup_logger
 
-from .errors import InputError
+from ..trust import trusting
+from .errors import told
 
 COMMANDS = {
     "inspect": "what OHEM picks on images, and why",
@@ -42,10 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
-    try:
+    with told(parser.prog), trusting(getattr(args, "trust", False)):
         command.run(args)
-    except InputError as e:  # Anything else is a bug, here or in a model of one's own.
-        raise SystemExit(f"{parser.prog}: {e}") from e
 
 
 def main_of_old_name(name: str) -> None:

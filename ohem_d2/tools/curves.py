@@ -1,6 +1,7 @@
 """What a training run logged, as curves."""
 
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,9 +9,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..errors import InputError
 from ..monitor.drawing import BACKGROUND, FOREGROUND
-from .errors import InputError
 from .runs import read_metrics
+
+# The largest value that is drawn. No model computes a larger one, and Matplotlib fails on some.
+_LARGEST = 1e38
 
 # iterations and values by name of the scalar
 Series = dict[str, tuple[list[int], list[float]]]
@@ -86,6 +90,8 @@ def metrics_notes(series: Series, broken: int) -> list[str]:
             "metrics.json has no ohem/ scalars: the run had no OHEM heads, or did not get past "
             "WARMUP_ITERS."
         )
+    if not all(abs(v) <= _LARGEST for _, values in series.values() for v in values):
+        notes.append(f"Values that are no numbers, or above {_LARGEST:.0e}, are not drawn.")
     if any(v > 0 for n, (_, values) in series.items() if "num_nonfinite" in n for v in values):
         notes.append("Some RoIs had a NaN or infinite loss: see ohem/num_nonfinite.")
     return notes
@@ -111,7 +117,7 @@ def plot(names: Sequence[str], series: Series) -> str:
         label = "".join(c if c.isprintable() else "?" for c in f"{stage}{scalar}")
         axes.plot(
             iterations,
-            values,
+            [value if abs(value) <= _LARGEST else math.nan for value in values],
             label=label.replace("$", r"\$"),  # it is no mathematics
             color=color and tuple(c / 255 for c in color),
             linestyle=_STYLES.get(stage, "solid"),

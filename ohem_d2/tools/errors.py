@@ -1,54 +1,33 @@
-"""
-Wrong input of a command, which is told in a line, apart from bugs, which keep their traceback.
-"""
+"""What a command does about wrong input, and about output that cannot be written."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from yaml import YAMLError
+from torch.multiprocessing.spawn import ProcessRaisedException
 
+from ..errors import InputError
 from ..files import write_atomically
-from ..mining.losses import CannotMine
-
-# Their texts are enough. Those of others are often short, and are told with what the error is.
-_PLAIN_ERRORS = (CannotMine, ImportError, NotImplementedError, OSError, ValueError, YAMLError)
-
-
-class InputError(ValueError):
-    """What was given to a command is wrong; the text says what, to whoever gave it."""
 
 
 @contextlib.contextmanager
-def naming(what: str = "", bugs: tuple[type, ...] = ()) -> Iterator[None]:
+def told(command: str) -> Iterator[None]:
     """
-    For where input is read, which may raise anything; a model's forward pass, whose errors are no
-    matter of input, does not belong in the context.
-
-    Args:
-        what: the input, a file, say. The message begins with it.
-        bugs: these very errors are left as they are; ones that derive from them are not.
+    For all that a command does, whose name is given.
 
     Raises:
-        InputError: in the place of any other error, which is its ``__cause__``.
+        SystemExit: says in one line what of the input is wrong; its ``__cause__`` is the error.
+            Anything else is a bug, here or in a model of one's own, and is left as it is.
     """
     try:
         yield
-    # An InputError has been told what it is about, and the others are never due to input.
-    except (InputError, AttributeError, NameError):
-        raise
-    except Exception as e:
-        if type(e) in bugs:
+    except InputError as e:
+        raise SystemExit(f"{command}: {e}") from e
+    except ProcessRaisedException as e:  # one of several, which sends its traceback as text
+        told_by = f"{InputError.__module__}.InputError: "
+        if not str(e).strip().rpartition("\n")[2].startswith(told_by):
             raise
-        raise InputError(f"{what}: {message(e)}" if what else message(e)) from e
-
-
-def message(error: Exception) -> str:
-    """What an error says, in words for the one who gave the input."""
-    if isinstance(error, KeyError) and error.args:
-        said = str(error.args[0])  # a sentence, or only the key that is not in a dict
-        return said if " " in said else f"key {error.args[0]!r} is missing"
-    return str(error) if isinstance(error, _PLAIN_ERRORS) else f"{type(error).__name__}: {error}"
+        raise SystemExit(f"{command}: {InputError(str(e))}") from e
 
 
 def write_output(path: Path, content: bytes | str) -> None:

@@ -8,9 +8,9 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..errors import InputError, message
 from ..mining.record import Mining
 from ..mining.selection import order_by_loss, suppressors
-from .errors import InputError, message
 
 # of what explain() returns
 COLUMNS = (
@@ -21,17 +21,12 @@ COLUMNS = (
 
 def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     """
-    What the model's heads mine on an image, as after their warm-up. Nothing is learned.
+    What the model's heads mine on an image, as after their warm-up; one for each stage of a cascade
+    with CASCADE_STAGES "all". Nothing is learned. Raises InputError if the weights have diverged.
 
     Args:
         model: of :func:`ohem_d2.tools.load_model.load_model`.
         inputs: of :func:`ohem_d2.tools.load_data.image_mapper`.
-
-    Returns:
-        one, or one for each stage of a cascade with CASCADE_STAGES "all".
-
-    Raises:
-        InputError: if the weights have diverged.
     """
     heads, minings = model.roi_heads, []
     before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)

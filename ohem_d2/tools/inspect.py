@@ -27,10 +27,11 @@ from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
 from ..data.datasets import FORMS
+from ..errors import InputError
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
 from .cli import at_least
-from .errors import InputError, write_output
+from .errors import write_output
 from .explain import COLUMNS, explain, mine
 from .load_data import image_mapper, load_image_record, load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
 from ..data.crowds import CrowdDatasetMapper
-from ..data.datasets import FORMS, must_exist, register_datasets
+from ..data.datasets import check_class_names, must_exist, register_datasets
+from ..data.records import check_records, described, records_of
 from ..data.voc import read_voc
-from .errors import InputError, naming
+from ..errors import InputError, naming
+from ..monitor.scalars import logger
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
@@ -29,19 +31,14 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     with naming():
         # Data sets of the configuration belong together, as they did when it was trained.
         register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
-    for name in names:
-        if name not in DatasetCatalog.list():
-            raise InputError(
-                f"Data set {name!r} is not registered. Name it {FORMS}, or name the module that "
-                "registers it with --import"
-            )
-    together, proposal_files = ", ".join(names), _proposal_files(cfg, names)
-    with naming(f"Data set {together}"):
-        records = get_detection_dataset_dicts(
-            list(names), filter_empty=False, proposal_files=proposal_files
-        )
-    for name in names:
-        _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
+    together, records = ", ".join(names), []
+    with naming():
+        for name in names:
+            found = records_of(cfg, name)
+            _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
+            for fault in check_records(cfg, name, found)[0]:
+                logger.warning(f"{described(name)}: {fault}")
+            records += found
     for record in records:
         if "annotations" not in record:
             raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
@@ -99,13 +96,7 @@ def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     ground truth as in training. It raises InputError, which names the image.
     """
     augmentations = build_augmentation(cfg, is_train=False)
-    mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-
-    def to_inputs(record: dict) -> dict:
-        with naming(record["file_name"]):
-            return mapper(record)
-
-    return to_inputs
+    return CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
 
 
 def spread(records: Sequence[dict], num: int) -> list[dict]:
@@ -114,20 +105,9 @@ def spread(records: Sequence[dict], num: int) -> list[dict]:
     return [records[i] for i in places]
 
 
-def _proposal_files(cfg: CfgNode, names: Sequence[str]) -> list[str] | None:
-    if not cfg.MODEL.LOAD_PROPOSALS:
-        return None
-    files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
-    files.update(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
-    if missing := [name for name in names if name not in files]:
-        raise InputError(
-            f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {missing[0]}; "
-            "add it to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN"
-        )
-    return [files[name] for name in names]
-
-
 def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> None:
+    with naming():
+        check_class_names(classes or (), name)
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import argparse
 import importlib
-import logging
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -11,20 +11,19 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.roi_heads import RROIHeads
 from torch import nn
 
 from ..config import add_ohem_config
-from ..data.datasets import must_exist
+from ..data.checks import must_be_file
+from ..errors import InputError, naming
 from ..heads.mixin import OHEMMixin
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from ..training.accumulation import add_accumulation_config
-from .errors import InputError, naming
-
-logger = logging.getLogger(LOGGER_NAME)
+from ..training.checkpoint import Checkpointer
+from ..trust import add_trust_argument, merge_file
 
 _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",
@@ -46,8 +45,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
     add("--config-file", required=config_required, metavar="FILE", help=files)
     add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     add_import_argument(parser)
-    order = "of Pascal VOC data that may not have all of them, in the order of their ids"
-    add("--classes", nargs="+", default=(), metavar="NAME", help=order)
+    add_trust_argument(parser)
+    add_classes_argument(parser)
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
 
 
@@ -62,6 +61,22 @@ def add_import_argument(parser: argparse.ArgumentParser) -> None:
         help="import it first, as it registers parts of the model or data sets; its functions "
         "add_..._config(cfg) are called; may be repeated",
     )
+
+
+def add_classes_argument(parser: argparse.ArgumentParser) -> None:
+    """--classes NAME,NAME: a list."""
+    help_ = (
+        "with commas between; of Pascal VOC data that may not have all, in the order of their ids"
+    )
+    type_, metavar = _class_names, "NAME,NAME..."
+    parser.add_argument("--classes", type=type_, default=[], metavar=metavar, help=help_)
+
+
+def _class_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; allowed: cat,traffic light")
+    return names
 
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
@@ -103,6 +118,24 @@ def find_config_file(name: str) -> str:
         raise FileNotFoundError(message) from None
 
 
+def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """
+    Into the configuration, in place. InputError names the file or the key, and what is wrong.
+
+    Args:
+        config_file: see :func:`find_config_file`; "": none.
+        overrides: KEY, VALUE, KEY, VALUE...
+    """
+    if config_file:
+        with naming("--config-file"):
+            config_file = find_config_file(config_file)
+        with naming(config_file):
+            _merge_file(cfg, config_file)
+    with naming():
+        _merge_overrides(cfg, overrides)
+    return cfg
+
+
 def load_cfg(
     config_file: str,
     *,
@@ -120,17 +153,11 @@ def load_cfg(
         overrides: KEY, VALUE, KEY, VALUE...
         modules: see :func:`default_cfg`.
     """
-    cfg = default_cfg(modules)
-    if len(overrides) % 2:
-        raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(overrides)}")
-    with naming():
-        config_file = find_config_file(config_file)
-        with naming(config_file):
-            _merge_file(cfg, config_file)
-        _merge_overrides(cfg, overrides)
-        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
-        if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
-            must_exist(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
+    cfg = merge(default_cfg(modules), config_file, overrides)
+    cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        with naming():
+            must_be_file(cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS, the checkpoint")
     heads = cfg.MODEL.ROI_HEADS
     if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
         logger.info(
@@ -153,16 +180,30 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
         )
     try:
-        cfg.merge_from_file(path)
+        merge_file(cfg, path)
     except KeyError as e:
         raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
     except (AttributeError, TypeError) as e:
-        raise ValueError("there are no lines KEY: VALUE, as a configuration in YAML has") from e
+        said = (
+            "there are no lines KEY: VALUE, as a configuration in YAML has, or not in a node of it"
+        )
+        raise ValueError(said) from e
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    texts = list(map(str, overrides))
+    words = itertools.takewhile(lambda text: "." not in text and text not in cfg, texts)
+    if words := [word for word in words if not word.startswith("--")]:
+        raise InputError(
+            f"{' '.join(words)}: the KEY VALUE pairs begin there, and this is no key. Classes are "
+            f"named in one word of the command, with commas: --classes {','.join(['...', *words])}"
+        )
+    if flags := [text for text in texts if re.match("--[a-z]", text)]:
+        raise InputError(f"{flags[0]} stands after KEY VALUE pairs, and has to stand before them")
+    if len(overrides) % 2:
+        raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(texts)}")
     # A misspelt key of OHEM comes as far as OHEMSettings, which says what it should be.
-    for key in overrides[::2]:
+    for key in texts[::2]:
         if key.startswith("MODEL.ROI_HEADS.OHEM."):
             cfg.MODEL.ROI_HEADS.OHEM.setdefault(key.rpartition(".")[2], None)
     try:
@@ -197,7 +238,7 @@ def heads_that_mine(name: str) -> str:
     return name
 
 
-class _Checkpointer(DetectionCheckpointer):
+class _Checkpointer(Checkpointer):
     """Remembers which parameters a checkpoint left as they were initialized."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -228,7 +269,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
         checkpointer = _Checkpointer(model)
-        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
+        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint", only_data=True):
             checkpointer.load(cfg.MODEL.WEIGHTS)
         untrained = [name for name in untrained if name in checkpointer.untrained]
     model.train()

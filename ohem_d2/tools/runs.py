@@ -172,7 +172,7 @@ def read_metrics(folder: str | Path) -> list[dict]:
     """Of Detectron2's ``metrics.json``, without a line that a kill has cut short."""
     file, records = Path(folder) / "metrics.json", []
     for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             record = json.loads(line)
             records += [record] if isinstance(record, dict) else []
     return records

@@ -1,7 +1,6 @@
 """What OHEM mines over many images: the share of each class, and the hardest images."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Sequence
 
@@ -12,11 +11,9 @@ from torch import nn
 
 from ..monitor.drawing import encode
 from ..monitor.pictures import draw_mining
-from ..monitor.scalars import LOGGER_NAME
+from ..monitor.scalars import logger
 from .explain import mine
 from .load_data import image_mapper
-
-logger = logging.getLogger(LOGGER_NAME)
 
 _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 
@@ -54,17 +51,13 @@ def sweep_images(
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
     Mine on each image; in a cascade, at its first stage. InputError names the image that cannot be
-    mined on.
+    mined on. The counts of all classes that occur, from the most to the least mined, and so many of
+    the hardest images, those with the highest mean ranking loss of mined RoIs, with their pictures.
 
     Args:
         model: of :func:`ohem_d2.tools.load_model.load_model`.
         records: of :func:`ohem_d2.tools.load_data.load_records`.
         classes: names of the classes; None: their numbers are their names.
-        num_hardest: of so many images pictures are drawn.
-
-    Returns:
-        the counts of all classes that occur, from the most to the least mined, and the hardest
-        images, those with the highest mean ranking loss of mined RoIs.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]

@@ -6,9 +6,7 @@ what does it cost? On tiles of the tree crowns and checkpoints of that project's
     python projects/tree_crowns/demo.py --output output/screening SOLVER.CHECKPOINT_PERIOD 250
     python projects/benchmark/agreement.py output/screening/model_*.pth
 
-Each stand-in ranks the 2,000 or so RoIs of a tile; those with the highest ranking, k x B/N of them,
-are then scored exactly and selected from. The agreement is the share of the RoIs mined without
-screening that are mined with it too.
+docs/benchmark.md says what the figures are.
 """
 
 import argparse
@@ -19,7 +17,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from torch import nn
@@ -28,6 +25,7 @@ from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.runs import markdown_table
+from ohem_d2.training.checkpoint import Checkpointer
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup
 
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
     records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]
     for checkpoint in args.checkpoints:
-        DetectionCheckpointer(model).load(str(checkpoint))
+        Checkpointer(model).load(str(checkpoint))
         tiles = [rois_of(model, mapper(record)) for record in records]
         with torch.no_grad():
             print(table(checkpoint.name, model.roi_heads, tiles, args.budget))

@@ -12,6 +12,7 @@ Prints tables of ratios; writes ``bench.json`` and ``bench.png`` (time and memor
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import statistics
@@ -27,8 +28,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch  # noqa: E402
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import Step, interleaved, machine, parts, peak_bytes, process_peak_bytes, ratio
-from plots import plot
+from matplotlib.figure import Figure
+from measure import Step, in_words, interleaved, machine, parts, peak_bytes, process_peak_bytes
 from whole_step import MODELS, model_steps
 
 from ohem_d2.files import write_atomically
@@ -144,9 +145,7 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         ordered = inputs if order == "as they come" else inputs.tile_by_tile()
         steps[name] = scoring_forward(readonly, ordered, size or 10**9)
 
-    def reset() -> None:
-        clear_gradients(readonly, inputs)
-
+    reset = functools.partial(clear_gradients, readonly, inputs)
     names = ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
     modules = {name: getattr(readonly, name) for name in names if hasattr(readonly, name)}
     found = {}
@@ -205,14 +204,11 @@ def in_own_process(variant: str) -> int:
     return int(subprocess.check_output(command, text=True, env=environment).split()[-1])
 
 
-# ---- tables --------------------------------------------------------------------------------
-
-
 def point_table(result: dict) -> str:
     bases = {"readonly": result["times"]["readonly"], "bound": result["bound"]}
     rows = [str(Point(**result["point"])), *variants_table(result, bases)]
-    scoring = {name: statistics.median(taken) for name, taken in result["scoring"].items()}
-    rows += [f"  {name}: {taken:.3f}" for name, taken in scoring.items()]
+    for name, taken in result["scoring"].items():
+        rows.append(f"  {name}: {statistics.median(taken):.3f}")
     rows.append(f"  bound: {result['fastest']}, and plain")
     for variant, found in result["parts"].items():
         shares = (f"{key} {1e3 * value:.1f}" for key, value in sorted(found.items()))
@@ -278,8 +274,23 @@ def targets_table(report: dict) -> str:
     return "\n".join(markdown_table(["target", "wanted", "measured"], rows))
 
 
-def in_words(numerator: list[float], denominator: list[float]) -> str:
-    return "{:.2f} ± {:.2f}".format(*ratio(numerator, denominator))
+def plot(report: dict, path: Path) -> None:
+    """Time and memory against the number of RoIs: FPN head, one image, 128 mined RoIs."""
+    same = {"head": "fpn", "N": 1, "B": 128}
+    points = [p for p in report["points"] if p["point"].items() >= same.items()]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rois = [p["point"]["R"] for p in points]
+    for variant in points[0]["times"] if points else ():
+        times = [statistics.median(p["times"][variant]) for p in points]
+        left.plot(rois, times, marker="o", label=variant)
+        right.plot(rois, [p["peak"][variant] / 2**20 for p in points], marker="o")
+    left.plot(rois, [statistics.median(p["bound"]) for p in points], "k--", label="bound")
+    left.set(xlabel="RoIs of an image", ylabel="seconds of the RoI part of a step")
+    right.set(xlabel="RoIs of an image", ylabel="peak of tensors in the step, MB")
+    left.legend()
+    figure.suptitle(f"{report['machine']}, {report['date']}", fontsize=9)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes, ImageList, Instances
-from quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 from torch import nn
 from torch.profiler import record_function
 from torchvision.ops import nms
 
+from ohem_d2.mining.labelling import shallow_copy
 from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.load_model import default_cfg
+from projects.benchmark.quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 
 IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
@@ -52,14 +53,11 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 }
 
 
-def config(head: str, variant: str, budget: int) -> CfgNode:
-    file, overrides, _ = HEADS[head]
-    name, settings = VARIANTS[variant]
-    cfg = default_cfg()
-    cfg.merge_from_file(model_zoo.get_config_file(file))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
-    plain = cfg.MODEL.ROI_HEADS.NAME
-    name = name.format(plain.replace("Standard", "") if name.startswith("OHEM") else plain)
+def with_variant(plain: CfgNode, variant: str, budget: int) -> CfgNode:
+    """The configuration of a plain detector with the ROI heads of a variant."""
+    cfg, (name, settings) = plain.clone(), VARIANTS[variant]
+    own = cfg.MODEL.ROI_HEADS.NAME
+    name = name.format(own.replace("Standard", "") if name.startswith("OHEM") else own)
     for key, value in {"NAME": name, "BATCH_SIZE_PER_IMAGE": budget, **settings}.items():
         cfg.merge_from_list([f"MODEL.ROI_HEADS.{key}", value])
     return cfg
@@ -67,12 +65,14 @@ def config(head: str, variant: str, budget: int) -> CfgNode:
 
 def build(head: str, variants: list[str], budget: int, device: str) -> dict[str, nn.Module]:
     """ROI heads for each variant, all with the very same parameters."""
-    shapes = {
-        name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in HEADS[head][2].items()
-    }
+    file, overrides, maps = HEADS[head]
+    cfg = default_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(file))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
+    shapes = {name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in maps.items()}
     built: dict[str, nn.Module] = {}
     for variant in variants:
-        heads = build_roi_heads(config(head, variant, budget), shapes)
+        heads = build_roi_heads(with_variant(cfg, variant, budget), shapes)
         first = next(iter(built.values()), heads)
         for name, child in first.named_children():
             setattr(heads, name, child)
@@ -105,7 +105,7 @@ class Inputs:
     @property
     def proposals(self) -> list[Instances]:
         """New ones for each use, as heads add fields to them."""
-        return [copy.copy(p) for p in self._proposals]
+        return [shallow_copy(p) for p in self._proposals]
 
 
 def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from heads import Inputs, build, scoring_forward
-from measure import Step, interleaved, machine, ratio
+from measure import Step, in_words, interleaved, machine
 
 from ohem_d2.tools.runs import markdown_table
 
@@ -30,14 +30,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[float]]:
     inputs = Inputs("fpn", 1, args.rois, device)
     times = interleaved(means(heads, inputs), args.rounds, device, lambda: None)
     print(f"{machine(device)}; scoring forward over {args.rois} RoIs, medians of {args.rounds}\n")
-    rows = [
-        [
-            name,
-            f"{statistics.median(taken):.3f}",
-            "{:.2f} ± {:.2f}".format(*ratio(taken, times["chunks of 256"])),
-        ]
-        for name, taken in times.items()
-    ]
+    rows = []
+    for name, taken in times.items():
+        over = in_words(taken, times["chunks of 256"])
+        rows.append([name, f"{statistics.median(taken):.3f}", over])
     print("\n".join(markdown_table(["mean", "s", "of chunks of 256"], rows)))
     return times
 

@@ -1,5 +1,6 @@
 """Time, peak memory and the parts of a step; the same on a CPU and on a GPU."""
 
+import functools
 import platform
 import random
 import resource
@@ -23,14 +24,14 @@ def synchronize(device: str) -> None:
 
 
 def interleaved(
-    steps: dict[str, Step], rounds: int, device: str, reset: Step, seed: int = 0
+    steps: dict[str, Step], rounds: int, device: str, reset: Step
 ) -> dict[str, list[float]]:
     """
     Seconds of each step, round by round, after one round of warm-up. A round runs every step once,
     in random order, so that whatever slows the machine down slows all alike. ``reset`` is called
     before each step, and not timed.
     """
-    order = random.Random(seed)
+    order = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name in order.sample(list(steps), len(steps)):
@@ -51,6 +52,10 @@ def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, floa
         return ratios[0], 0.0
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return statistics.median(ratios), (high - low) / 2
+
+
+def in_words(numerator: list[float], denominator: list[float]) -> str:
+    return "{:.2f} ± {:.2f}".format(*ratio(numerator, denominator))
 
 
 def peak_bytes(step: Step, device: str) -> int:
@@ -92,20 +97,17 @@ def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[
     """
     ranges, handles = [], []
 
-    def marked(name: str, module: torch.nn.Module) -> None:
-        def enter(*_) -> None:
-            kind = "training" if torch.is_grad_enabled() else "scoring"
-            ranges.append(record_function(f"forward/{kind}/{name}"))
-            ranges[-1].__enter__()
+    def enter(name: str, *_) -> None:
+        kind = "training" if torch.is_grad_enabled() else "scoring"
+        ranges.append(record_function(f"forward/{kind}/{name}"))
+        ranges[-1].__enter__()
 
-        def leave(*_) -> None:
-            ranges.pop().__exit__(None, None, None)
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
+    def leave(*_) -> None:
+        ranges.pop().__exit__(None, None, None)
 
     for name, module in modules.items():
-        marked(name, module)
+        handles.append(module.register_forward_pre_hook(functools.partial(enter, name)))
+        handles.append(module.register_forward_hook(leave))
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     try:
         with profile(activities=activities) as profiler:

@@ -7,7 +7,8 @@ Where OHEM helps: variants of the sampler on several data sets, over seeds. ::
 
 Every run is a process of its own. Finished runs are kept in the output folder, and one that was
 killed goes on from its last checkpoint: the same command again goes on where it was. Runs that
-``--record`` has are not repeated. ``--show`` prints the tables of what is there, and runs nothing.
+``--record`` has are not repeated. ``--show`` runs nothing: it records what is finished, as while
+another process is at work, and prints the tables.
 """
 
 import argparse
@@ -43,32 +44,38 @@ def main() -> None:
     add("--devices", nargs="+", default=[device], help="cuda:0 cuda:1, cpu cpu")
     add("--threads", type=int, help="of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
-    add("--record", type=Path, default=ROOT / "docs/evidence.json", help="of all finished runs")
-    add("--show", action="store_true", help="print tables; run nothing")
+    add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
+    add(
+        "--show", action="store_true", help="record what is finished, print the tables; run nothing"
+    )
     add("--quick", action="store_true", help="two iterations: does everything run?")
     args = parser.parse_args()
     data = dict(map(data_of, args.data))
     if "trees" in data and not args.show:
         prepare_data.prepare(prepare_data.DATA)  # now, so that no two runs do
-    extra = QUICK if args.quick else ""
+    extra, record = "", args.record or ROOT / "docs/evidence.json"
+    if args.quick:
+        extra, record = QUICK, args.record or args.output / "quick.json"
     variants = {
-        (table, name): [variant_of(name, fields, *item, extra) for item in TABLES[table].items()]
+        (table, name): [
+            variant_of(name, fields, *item, extra)
+            for item in TABLES[table].items()
+            if fields.train_negatives or not item[1].with_negatives
+        ]
         for table in args.tables
         for name, fields in data.items()
     }
-    records, failed = read(args.record), []
+    # once, in however many tables it is
+    everything = {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
+    records, failed = read(record), []
+    recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
     if not args.show:
-        # once, in however many tables it is
-        everything = list(
-            {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
-        )
-        recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
         how = args.devices, args.threads, recorded
-        failed = runs.run_all(everything, args.seeds, args.output, *how)
-        for v in everything:
-            new = runs.results_of(v, args.seeds, args.output)
-            records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
-        write(args.record, records)
+        failed = runs.run_all(list(everything), args.seeds, args.output, *how)
+    for v in everything:
+        new = runs.results_of(v, args.seeds, args.output)
+        records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
+    write(record, records)
     for (table, name), compared in variants.items():
         print(f"\n{table}, {name}\n")
         print("\n".join(table_of([of_variant(records, v) for v in compared])))
@@ -128,7 +135,9 @@ def table_of(compared: Sequence[dict[int, dict]]) -> list[str]:
     rows = []
     for records in filter(None, compared):
         first = next(iter(records.values()))
-        cells = [runs.mean_and_spread([r[key] for r in records.values()], 2) for key in keys]
+        cells = [
+            runs.mean_and_spread([r[key] for r in records.values() if key in r], 2) for key in keys
+        ]
         rows.append([first["variant"], str(len(records)), *cells, difference(records, compared[0])])
     header = ["variant", "seeds", *keys, "AP beyond the first row, 95 %"]
     return runs.markdown_table(header, rows)

@@ -39,9 +39,8 @@ class IoUBalancedHeads(StandardROIHeads):
         background = torch.nonzero(matched_labels == 0).squeeze(1)
         num = self.batch_size_per_image - len(foreground)
         chosen = torch.cat([foreground, background[balanced(iou[background], num)]])
-        return chosen, classes_of(matched_idxs, matched_labels, gt_classes, self.num_classes)[
-            chosen
-        ]
+        classes = classes_of(matched_idxs, matched_labels, gt_classes, self.num_classes)
+        return chosen, classes[chosen]
 
 
 def balanced(iou: torch.Tensor, num: int) -> torch.Tensor:
@@ -55,9 +54,9 @@ def balanced(iou: torch.Tensor, num: int) -> torch.Tensor:
     Returns:
         int64 indices of shape (min(num, R),).
     """
-    interval = (
-        (iou / iou.max().clamp(min=1e-6) * BINS).long().clamp(max=BINS - 1) if len(iou) else iou
-    )
+    if len(iou) == 0:
+        return torch.zeros_like(iou, dtype=torch.int64)
+    interval = (iou / iou.max().clamp(min=1e-6) * BINS).long().clamp(max=BINS - 1)
     parts = [drawn(torch.nonzero(interval == i).squeeze(1), num // BINS) for i in range(BINS)]
     chosen = torch.cat(parts)
     rest = torch.ones_like(iou, dtype=torch.bool)

@@ -70,8 +70,10 @@ def main(arguments: str) -> None:
         loader = build_detection_test_loader(cfg, negatives)
         scores = inference_on_dataset(trainer.model, loader, Scores())["scores"]
         found = Path(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")
-        threshold = score_that_finds(Path(data.folder, data.test), found, RECALL)
-        record["false_alarms"] = round(np.mean([(s >= threshold).sum() for s in scores]).item(), 3)
+        # Of a detector that never finds so many there is no such number.
+        if threshold := score_that_finds(Path(data.folder, data.test), found, RECALL):
+            num = np.mean([(s >= threshold).sum() for s in scores])
+            record["false_alarms"] = round(num.item(), 3)
     seconds = runs.seconds_per_iteration(runs.read_metrics(folder))
     if not math.isnan(seconds):  # a run of a few iterations
         record["seconds"] = round(seconds, 3)
@@ -107,6 +109,8 @@ def score_that_finds(truth: Path, found: Path, recall: float) -> float:
     Args:
         truth, found: annotations and detections in COCO format.
     """
+    if not json.loads(found.read_text()):  # which COCO cannot load
+        return 0.0
     coco = COCO(str(truth))
     evaluation = COCOeval(coco, coco.loadRes(str(found)), "bbox")
     evaluation.params.useCats = 0

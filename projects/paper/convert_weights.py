@@ -18,6 +18,7 @@ import torch
 from ohem_paper.networks.convert import NETWORKS, convert
 
 from ohem_d2.files import write_atomically
+from ohem_d2.trust import add_trust_argument, trusting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,9 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     try:
-        weights = convert(args.network, args.source)
+        with trusting(args.trust):
+            weights = convert(args.network, args.source)
     except (OSError, ValueError) as e:
         raise SystemExit(str(e)) from e
     checkpoint = {"model": weights, "__author__": args.source.name}

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # which spares each of them seconds and hundreds of megabytes.
     from ohem_paper.proposals import making
 
+    from ohem_d2.trust import trusting
+
     run = {
         "selective-search": making.by_selective_search,
         "rpn": making.by_rpn,
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "check": making.check,
     }[args.pop("command")]
     try:
-        run(**args)
+        with trusting(args.pop("trust")):
+            run(**args)
     except (OSError, ValueError, ImportError, RuntimeError) as e:
         raise SystemExit(str(e)) from e
 
@@ -47,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         show_defaults = argparse.ArgumentDefaultsHelpFormatter
         new = commands.add_parser(name, help=help, formatter_class=show_defaults)
         new.add_argument("data", help="name of a data set")
+        new.add_argument("--trust", action="store_true", help="files that are read may run code")
         for file in files:
             new.add_argument(file, type=Path)
         add = new.add_argument

@@ -7,9 +7,9 @@ CPU cores train. ::
     make table1-mini ARGS=--quick                                        # does everything run?
     PYTHONPATH=. python projects/paper/mini.py --deeppcb FOLDER          # rows 2, 4, 10, 13
 
-FOLDER is of DeepPCB (Tang et al. 2019) in COCO format: ``images/``, ``instances_train.json`` and
-``instances_test.json``. Selective search finds none of its defects, which are changes of thin
-lines; an RPN proposes there. Interrupted, the same command goes on where it was.
+FOLDER is of DeepPCB in COCO format: ``images/``, ``instances_train.json`` and
+``instances_test.json``; docs/table1-mini.md says more. Interrupted, the same command goes on where
+it was.
 """
 
 import argparse

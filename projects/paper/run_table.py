@@ -21,13 +21,16 @@ from pathlib import Path
 
 from ohem_paper.rows import PROJECT, find_rows, on_data, run_table
 
+from ohem_d2.trust import add_trust_argument
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     devices = () if args.only_report else args.devices
+    how = (args.title, args.threads, ["--trust"] * args.trust)
     try:
         rows = find_rows(args.configs, args.rows)
-        run_table(rows, args.seeds, args.output, devices, args.overrides, args.title, args.threads)
+        run_table(rows, args.seeds, args.output, devices, args.overrides, *how)
     except (OSError, RuntimeError, ValueError) as e:
         raise SystemExit(str(e)) from e
 
@@ -42,6 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of each process")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
     parser.add_argument("--title", default="Table 1", help="of the report")
+    add_trust_argument(parser)
     for split in ("train", "test"):
         parser.add_argument(f"--{split}-data", nargs="+", help="instead of the configurations'")
         parser.add_argument(f"--{split}-proposals", nargs="+", help="a file for each of them")

@@ -9,27 +9,38 @@ Data sets may be named by where they lie, as in ``train_net.py`` of the project'
 
 import argparse
 
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
+from ohem_d2.errors import naming
+from ohem_d2.tools.check import check_output
+from ohem_d2.tools.errors import told
 from ohem_d2.tools.runs import end_with_parent, write_result
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.training.folder import add_overwrite_argument, claim
+from ohem_d2.training.launching import launch
+from ohem_d2.trust import add_trust_argument, trusting
 
 
 def main(args: argparse.Namespace) -> dict:
     if args.result:
         end_with_parent()
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
-    default_setup(cfg, args)
-    check_files(cfg)
+    with naming():
+        cfg = load_config(args.config_file, args.opts)
+        cfg.freeze()
+        check_output(cfg.OUTPUT_DIR)
+        if not args.eval_only:
+            claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
+        default_setup(cfg, args)
+        check_files(cfg)
     if args.eval_only:
         model = PaperTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return PaperTrainer.test(cfg, model)
-    trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
+    with naming("The training cannot be set up", bugs=(TypeError, IndexError)):
+        trainer = TRAINERS[cfg.SOLVER.TRAINER](cfg)
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
     if args.result:
@@ -37,8 +48,17 @@ def main(args: argparse.Namespace) -> dict:
     return results
 
 
+def run(args: argparse.Namespace) -> dict:
+    """Of each process."""
+    with trusting(args.trust):
+        return main(args)
+
+
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
+    add_trust_argument(parser)
+    add_overwrite_argument(parser)
     a = parser.parse_args()
-    launch(main, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))
+    with told("train.py"):
+        launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

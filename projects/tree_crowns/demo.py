@@ -20,6 +20,7 @@ from ohem_d2.files import write_atomically
 from ohem_d2.monitor.drawing import FOREGROUND, GROUND_TRUTH, draw_boxes, encode, with_caption
 from ohem_d2.monitor.pictures import draw_mining
 from ohem_d2.tools.explain import mine
+from ohem_d2.training.folder import claim
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup, train
 
@@ -35,8 +36,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args()
     start = time.monotonic()
+    claim(args.output, overwrite=True)
     cfg = setup("ohem.yaml", args.data, args.output, args.seed, args.overrides)
-    (args.output / "metrics.json").unlink(missing_ok=True)  # of an earlier run
     trainer = train(cfg)
     results, model = trainer.last_results["bbox"], trainer.model
     pictures = [

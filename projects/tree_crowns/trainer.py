@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
@@ -20,6 +19,7 @@ from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -80,7 +80,7 @@ class TreeTrainer(OHEMTrainer):
         return super().test(cfg, cls.for_test(cfg, model), evaluators)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
+    def build_train_mapper(cls, cfg: CfgNode) -> CrowdDatasetMapper:
         # Not flipped upside down: the sun is never in the north, and shadows help to find a crown.
         augmentations = [
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
@@ -90,8 +90,7 @@ class TreeTrainer(OHEMTrainer):
             T.RandomContrast(0.7, 1.3),
             T.RandomSaturation(0.5, 1.5),
         ]
-        mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
-        return build_detection_train_loader(cfg, mapper=mapper)
+        return CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -126,7 +125,7 @@ def setup(
     """
     prepare_data.prepare(data)
     cfg = default_cfg()
-    cfg.merge_from_file(str(CONFIGS / config))
+    merge_file(cfg, CONFIGS / config)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = str(data / "efficientnet_lite0.pth")
     cfg.DATASETS.TRAIN = (f"coco:{data / 'train.json'}:{data / 'tiles'}",)

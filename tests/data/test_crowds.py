@@ -121,6 +121,19 @@ def test_the_mapper_without_crowds_or_objects(record):
     assert "instances" not in CrowdDatasetMapper(config("fpn"), is_train=False)(record)
 
 
+def test_boxes_made_of_masks_where_there_are_none(record):
+    """Detectron2's mapper fails on an image without objects whose boxes it is to recompute."""
+    settings = {"use_instance_mask": True, "recompute_boxes": True, "augmentations": []}
+    mapper = CrowdDatasetMapper(True, image_format="BGR", **settings)
+    for _ in range(2):
+        assert len(mapper({**record, "annotations": []})["instances"]) == 0
+        triangle = [
+            {**a, "segmentation": [[10, 10, 30, 10, 30, 25]]} for a in record["annotations"]
+        ]
+        boxes = mapper({**record, "annotations": triangle})["instances"].gt_boxes.tensor
+        assert boxes.unique(dim=0).tolist() == [[10, 10, 30, 25]]
+
+
 def test_refined_background_in_a_crowd_is_not_mined():
     """Later stages of a cascade, too, each among the boxes that the one before has moved."""
     cfg = config("cascade", budget=500, ohem={"nms_scope": "none", "cascade_stages": "all"})

@@ -5,8 +5,11 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from photographs import voc_xml
+from PIL import Image
 
-from ohem_d2.data.datasets import register_datasets
+from ohem_d2.data.datasets import name_of_negatives, register_datasets
+from ohem_d2.data.records import training_records
+from ohem_d2.errors import InputError
 from ohem_d2.training.trainer import OHEMTrainer
 
 
@@ -89,7 +92,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         with pytest.raises(ValueError, match="broken.json is not in COCO format"):
             register_datasets([f"coco:{tmp_path}/broken.json:{tmp_path}"])
     for name, shown in ((5, "5"), (None, "None"), ("\ud800", "'.ud800'")):
-        with pytest.raises(ValueError, match=f"named.json: .* category is {shown}; it should be"):
+        with pytest.raises(ValueError, match=f"named.json: a class is called {shown}; it sh"):
             register_datasets([write_coco(tmp_path, "named", ("cat", name))])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
@@ -125,3 +128,69 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "Annotations/000001.xml").unlink()
     with pytest.raises(FileNotFoundError, match="000001.xml does not exist"):
         register_datasets([voc])
+
+
+@pytest.mark.parametrize("name", ["\x1b[31ma", "a\n", "a\rb", "\x9bcat", "\u202ecat", "a\u2028b"])
+def test_names_of_classes_that_a_terminal_would_obey(name, tmp_path):
+    with pytest.raises(ValueError, match="train.json: a class is called ") as error:
+        register_datasets([write_coco(tmp_path, classes=("dog", name))])
+    assert repr(name) in str(error.value) and str(error.value).isprintable()
+    if name[0] != "\x1b":  # which XML cannot have
+        with pytest.raises(ValueError, match=r"000001.xml: a class is called .*; it should be"):
+            register_datasets([write_voc(tmp_path, names=["dog", name.replace("\r", "&#13;")])])
+    with pytest.raises(ValueError, match="that were given: a class is called "):
+        register_datasets([write_voc(tmp_path)], ["dog", name])
+
+
+def test_names_of_classes_in_any_script(tmp_path):
+    names = ["大型\u3000トラック", "می\u200cشود", "👩\u200d🚒", "café", "traffic light"]
+    assert register_datasets([write_coco(tmp_path, classes=names)]) == names
+
+
+def test_a_folder_of_images_without_objects(tmp_path):
+    folder = tmp_path / "none"
+    with pytest.raises(FileNotFoundError, match="none does not exist; it should be a folder"):
+        register_datasets([f"images:{folder}"])
+    folder.mkdir()
+    (folder / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="none has no images"):
+        register_datasets([f"images:{folder}"])
+    for name in ("b.png", "a.JPG"):
+        (folder / name).write_bytes(b"read later")
+    names = [write_coco(tmp_path), f"images:{folder}"]
+    assert register_datasets(names) == ["cat", "dog"] == register_datasets(names)
+    records = DatasetCatalog.get(names[1])
+    assert [r["file_name"] for r in records] == [str(folder / "a.JPG"), str(folder / "b.png")]
+    assert all(r["annotations"] == [] for r in records)
+
+
+def test_negatives_are_named_by_their_folder(tmp_path):
+    name = write_coco(tmp_path)
+    register_datasets([name])
+    for known in (name, "voc:folder:train", "images:folder", "coco_2017_train"):
+        assert name_of_negatives(known) == known
+    # a folder whose name begins like that of a data set
+    assert name_of_negatives("coco_2017_train_empty") == "images:coco_2017_train_empty"
+
+
+def test_classes_have_to_agree_with_images_without_objects_among_them(tmp_path):
+    """Which have no classes themselves."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "empty.png")
+    cfg = get_cfg()
+    for place, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        (tmp_path / place).mkdir()
+        name = write_coco(tmp_path / place, classes=classes)
+        Image.new("RGB", (20, 10)).save(tmp_path / place / "images/a.jpg")
+        register_datasets([name])
+        cfg.DATASETS.TRAIN = (*cfg.DATASETS.TRAIN, name)
+    first, second = cfg.DATASETS.TRAIN[-2:]
+    negatives = f"images:{tmp_path}"
+    register_datasets([negatives])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATASETS.TRAIN = (first, negatives)
+    records, left_out = training_records(cfg)
+    assert [len(record["annotations"]) for record in records] == [1, 0] and left_out == []
+    cfg.DATASETS.TRAIN = (first, second, negatives)
+    with pytest.raises(InputError, match="thing_classes"):
+        training_records(cfg)

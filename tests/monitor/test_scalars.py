@@ -71,7 +71,6 @@ def test_each_window_counts_anew(caplog):
     [
         [(32, 32)] * 450,
         [(3, 61, 3, 400)] * 450,  # all the foreground there is
-        [(0, 64, 0, 400)] * 450,  # there is none
         [(64, 0, 64, 0)] * 450,  # there is no background
         [(63, 1, 100, 400)] * 60 + [(32, 32)] * 390,  # for a while at the start
         # Of the second window all its background was mined: the first one's is forgotten.
@@ -80,6 +79,12 @@ def test_each_window_counts_anew(caplog):
 )
 def test_no_false_alarm(caplog, steps):
     assert warnings_of(caplog, steps) == []
+
+
+def test_no_foreground_to_mine_is_told(caplog):
+    """As when all boxes of the data are unusable: nothing is left of nothing."""
+    (message,) = warnings_of(caplog, [(0, 64, 0, 400)] * 450)
+    assert "200 iterations no RoI was foreground" in message and "training data" in message
 
 
 def test_nothing_mined():

@@ -16,6 +16,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from hostile import Payload
 from models import ROOT, config, detector
 from ohem_paper.bootstrapping import steps
 from ohem_paper.bootstrapping import trainer as training
@@ -28,6 +29,7 @@ from ohem_d2 import IgnoreRegions
 from ohem_d2.compat import features
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.trust import UntrustedFile
 
 
 def overlap(a, b):
@@ -303,6 +305,15 @@ def test_batches_are_of_the_set_and_of_its_round(data, tmp_path, num_workers):
     working_set.indices = [torch.arange(10 + i) for i in range(3)]
     working_set.round = 1
     check()
+
+
+def test_the_working_set_runs_nothing_from_proposals(data, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([Payload(tmp_path / "canary")]))
+    cfg = load_config(QUICK, overrides(data, tmp_path))
+    cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(tmp_path / "x.pkl"),)
+    with pytest.raises(UntrustedFile, match="x.pkl holds posix.mkdir"):
+        WorkingSet(cfg)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_state_of_a_working_set(data, tmp_path):

@@ -22,6 +22,7 @@ from detectron2.data.datasets import register_pascal_voc
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import BoxMode
+from hostile import Payload
 from make_proposals import main
 from models import ROOT, config, detector
 from ohem_paper.proposals import making, mat, selective_search
@@ -343,11 +344,6 @@ def test_data_set_that_is_not_there(tmp_path):
 RECORDS = [{"image_id": i, "height": 50, "width": 60} for i in ("000012", "7")]
 
 
-class Harmful:
-    def __reduce__(self):
-        return os.mkdir, ("harmed",)
-
-
 def proposals(**changes):
     boxes = [np.array([[1, 2, 30, 40], [0, 0, 60, 50]], np.float32), np.zeros((0, 4), np.float32)]
     logits = [np.array([0.5, 2], np.float32), np.zeros(0, np.float32)]
@@ -391,10 +387,10 @@ def test_sound_files(kind, protocol, tmp_path):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"not a pickle", "is no proposal file that is safe to load"),
-        (b"", "is no proposal file that is safe to load"),
-        (pickle.dumps(proposals())[:-30], "is no proposal file that is safe to load"),
-        (proposals(extra=Harmful()), "safe to load: it contains posix.mkdir, which may be harmful"),
+        (b"not a pickle", "is no pickle that can be read"),
+        (b"", "is no pickle that can be read"),
+        (pickle.dumps(proposals())[:-30], "is no pickle that can be read"),
+        (proposals(extra=Payload("harmed")), "holds posix.mkdir, which may run code or crash"),
         ([1, 2], "it holds a list"),
         (proposals(ids=None), "the key 'ids' is missing"),
         (proposals(objectness_logits=None), "the key 'objectness_logits' is missing"),

@@ -18,6 +18,8 @@ from models import ROOT
 from ohem_paper.report import PAPER_COST, PAPER_MAP
 from ohem_paper.rows import find_rows, logged, peak_memory, settings_of
 
+from ohem_d2.tools import runs
+
 MINI = ROOT / "projects/paper/configs/mini"
 MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
 ENVIRONMENT = processes.environment()
@@ -125,6 +127,19 @@ def test_rows_of_a_folder_without_numbers():
 def test_what_is_named_twice_is_run_once():
     assert run_table.parse(["--seeds", "1", "2", "1"]).seeds == [1, 2]
     assert len(find_rows(MINI, ["13", "13_ohem_vgg16_n2"])) == 1
+
+
+def test_trust_reaches_the_runs(tmp_path, monkeypatch):
+    commands = []
+
+    def run_all(variants, *_):
+        commands.extend(variant.command(1, "cpu", tmp_path) for variant in variants)
+        return []
+
+    monkeypatch.setattr(runs, "run_all", run_all)
+    for flags in ([], ["--trust"]):
+        run_table.main(["--rows", "13", "--output", str(tmp_path), *flags])
+    assert ["--trust" in command for command in commands] == [False, True]
 
 
 def documented_commands():

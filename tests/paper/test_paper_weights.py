@@ -165,3 +165,6 @@ def test_a_file_runs_no_code(suffix, tmp_path, capsys):
     with pytest.raises(ValueError, match=f"harmful{suffix}"):
         convert("vgg16", path)
     assert "harm\n" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):  # it is no network
+        main(["vgg16", str(path), str(tmp_path / "out.pth"), "--trust"])
+    assert "harm\n" in capsys.readouterr().out

@@ -14,8 +14,7 @@ from photographs import crowded_tile, voc_corners, voc_xml
 
 from ohem_d2.compat import features
 
-# A small detector of real photographs that trains in seconds; no proposals are sampled at random
-# and images come one by one, so that runs are the same to the last bit.
+# A small detector of real photographs that trains in seconds
 OVERRIDES = [
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "100"),
     *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "1000000"),
@@ -109,6 +108,18 @@ def test_a_name_of_the_model_zoo_and_voc_data(voc, tmp_path):
     assert re.search(r"copypaste: AP,AP50,AP75", out)
 
 
+def test_images_without_objects(coco, tree_crowns, tmp_path):
+    folder = tmp_path / "negatives"
+    folder.mkdir()
+    for file in sorted((tree_crowns / "tiles").iterdir())[:3]:
+        (folder / file.name).symlink_to(file)
+    output = tmp_path / "output"
+    out = run(QUICK, coco, output, "SOLVER.MAX_ITER", "11", flags=("--negatives", str(folder)))
+    assert "3 of 4 images show no object" in out
+    assert "FILTER_EMPTY_ANNOTATIONS: false" in (output / "config.yaml").read_text()
+    assert losses(output)
+
+
 MODULE = """
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from ohem_d2 import OHEMMixin
@@ -122,24 +133,28 @@ class MyHeads(OHEMMixin, StandardROIHeads):
 """
 
 
-def test_heads_and_keys_of_ones_own(coco, tmp_path):
+def test_heads_and_keys_of_ones_own_and_an_old_run_set_aside(coco, tmp_path):
     (tmp_path / "my_heads.py").write_text(MODULE)
+    (tmp_path / "metrics.json").write_text("old")
     overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
     out = processes.run(
-        command(QUICK, coco, tmp_path, *overrides, flags=("--import", "my_heads")),
+        command(QUICK, coco, tmp_path, *overrides, flags=("--overwrite", "--import", "my_heads")),
         PYTHONPATH=processes.python_path(ROOT, tmp_path),
     )
     (line,) = re.findall(r".*OHEM is active.*", out)
     assert "MyHeads" in line
     saved = (tmp_path / "config.yaml").read_text()
     assert "MY_KEY: 2" in saved and "ACCUMULATION_STEPS" not in saved
+    assert (tmp_path / "earlier_1/metrics.json").read_text() == "old"
 
 
-def test_wrong_names_are_told(coco, tmp_path):
+def test_wrong_names_and_used_folders_are_told(coco, tmp_path):
+    (tmp_path / "model_0000004.pth").write_bytes(b"of another run")
     for config, data, flags, message in (
         ("configs/nothing.yaml", coco, (), "configs/nothing.yaml: no such file"),
         (QUICK, ("coco:missing.json:images", coco[1]), (), "missing.json does not exist"),
         (QUICK, coco, ("--import", "no_such_module"), "is its folder in PYTHONPATH?"),
+        (QUICK, coco, (), f"OUTPUT_DIR {tmp_path} has a run already (model_0000004.pth). --resume"),
     ):
         done = subprocess.run(
             command(config, data, tmp_path, flags=flags),
@@ -149,24 +164,30 @@ def test_wrong_names_are_told(coco, tmp_path):
             text=True,
         )
         assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / "config.yaml").exists()
 
 
 @pytest.mark.skipif(
     not features()["checkpoints with the optimizer"], reason="not in this version of Detectron2"
 )
-def test_killed_and_resumed_as_if_never_interrupted(coco, tmp_path):
+def test_killed_and_resumed_as_if_never_interrupted(coco, tree_crowns, tmp_path):
+    """With images, flips and RoIs at random, in the warm-up and after it."""
+    name = f"coco:{tree_crowns / 'train.json'}:{tree_crowns / 'tiles'}"
     settings = [
         *("SOLVER.MAX_ITER", "41", "SOLVER.CHECKPOINT_PERIOD", "5"),
-        *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "8", "MODEL.ROI_HEADS.POSITIVE_FRACTION", "1.0"),
+        *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "18", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "64"),
+        *("INPUT.RANDOM_FLIP", "horizontal", "SOLVER.IMS_PER_BATCH", "2"),
+        *("DATALOADER.NUM_WORKERS", "1"),
     ]
-    run(QUICK, coco, tmp_path / "whole", *settings)
+    data = (name, coco[1])
+    run(QUICK, data, tmp_path / "whole", *settings)
     marker = tmp_path / "killed/last_checkpoint"
     processes.kill_when(
         lambda: marker.exists() and marker.read_text() >= "model_0000014.pth",
-        command(QUICK, coco, tmp_path / "killed", *settings),
+        command(QUICK, data, tmp_path / "killed", *settings),
     )
     assert not (tmp_path / "killed/model_final.pth").exists()
-    run(QUICK, coco, tmp_path / "killed", *settings, flags=["--resume"])
+    run(QUICK, data, tmp_path / "killed", *settings, flags=["--resume"])
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
     assert resumed[39] == whole[39] and len(whole[39]) > 10
     weights = [torch.load(tmp_path / f / "model_final.pth")["model"] for f in ("whole", "killed")]

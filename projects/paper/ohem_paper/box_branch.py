@@ -28,13 +28,9 @@ Scorer = Callable[[Features, list[Instances]], tuple[list[torch.Tensor], list[to
 
 def box_branch(heads: nn.Module, user: str) -> Predict:
     """
-    Args:
-        heads: Detectron2's or OHEM's standard or C4 heads or some that build on them, or any with a
-            ``score_rois`` such as that of ``OHEMMixin``; no cascade.
-        user: what takes them, for the error.
-
-    Raises:
-        TypeError: for heads whose box branch is not known.
+    Of Detectron2's or OHEM's standard or C4 heads or some that build on them, or of any with a
+    ``score_rois`` such as that of ``OHEMMixin``; no cascade. Raises TypeError, which names the
+    ``user``, for heads whose box branch is not known.
     """
     if not isinstance(heads, CascadeROIHeads):
         if hasattr(heads, "score_rois"):
@@ -53,18 +49,13 @@ def box_branch(heads: nn.Module, user: str) -> Predict:
 def box_scorer(heads: nn.Module, user: str) -> Scorer:
     """
     What detects in given RoIs as :func:`box_branch`'s heads do before NMS, or a cascade with all
-    its stages.
-
-    Raises:
-        TypeError: for heads whose box branch or predictor is not known.
+    its stages. Raises TypeError for heads whose box branch or predictor is not known.
     """
-    for predictor in predictors(heads):
-        inference = getattr(type(predictor), "inference", None)
-        if inference is not FastRCNNOutputLayers.inference:
+    for kind in map(type, predictors(heads)):
+        if getattr(kind, "inference", None) is not FastRCNNOutputLayers.inference:
             raise TypeError(
                 f"{user} take a box predictor that detects as FastRCNNOutputLayers does; "
-                f"{type(heads).__name__} has {type(predictor).__name__}, whose inference() is "
-                "another"
+                f"{type(heads).__name__} has {kind.__name__}, whose inference() is another"
             )
     is_cascade = isinstance(heads, CascadeROIHeads)
     if is_cascade and type(heads)._forward_box is CascadeROIHeads._forward_box:
@@ -73,8 +64,8 @@ def box_scorer(heads: nn.Module, user: str) -> Scorer:
 
     def score(features: Features, proposals: list[Instances]):
         predictor, predictions = predict(features, proposals)
-        parts = predictor.predict_probs, predictor.predict_boxes
-        return tuple(part(predictions, proposals) for part in parts)
+        args = predictions, proposals
+        return predictor.predict_probs(*args), predictor.predict_boxes(*args)
 
     return score
 

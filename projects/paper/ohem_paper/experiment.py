@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
 from ohem_d2.data.datasets import must_exist, register_datasets
-from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.tools.load_model import default_cfg, merge
 from ohem_d2.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
@@ -38,11 +38,11 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     The configuration of an experiment, with overrides KEY, VALUE, KEY, VALUE...; also registers its
     data sets. Raises ValueError for a trainer that there is not.
     """
-    cfg = paper_cfg()
-    cfg.merge_from_file(str(file))
-    cfg.merge_from_list(list(overrides))
+    cfg = merge(paper_cfg(), str(file), overrides)
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise ValueError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
+    for settings in (MultiScale, BoxVoting, TrainingLoss):  # Some are not read before the test.
+        settings.from_cfg(cfg)
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
@@ -58,10 +58,9 @@ def import_networks(cfg: CfgNode) -> None:
 
 def check_files(cfg: CfgNode) -> None:
     """
-    Raises, before hours are spent:
-        FileNotFoundError, ValueError: for weights or proposals that are missing, proposals that do
-            not fit the data, and data sets that differ in their classes.
-        RuntimeError: for a GPU that there is not.
+    Raises, before hours are spent, FileNotFoundError or ValueError for weights or proposals that
+    are missing, proposals that do not fit the data, and data sets that differ in their classes, and
+    RuntimeError for a GPU that there is not.
     """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise RuntimeError(

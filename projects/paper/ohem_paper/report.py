@@ -27,7 +27,7 @@ COSTS = ("seconds", "sweep_seconds", "peak_bytes")
 def number_of(stem: str) -> int | None:
     """Of a row by the name of its file."""
     head = stem.partition("_")[0]
-    return int(head) if head.isdigit() else None
+    return int(head) if head.isdecimal() else None
 
 
 def write_report(results: Results, output: Path, title: str) -> str:
@@ -89,29 +89,22 @@ def draw_table(finished: Results, title: str, target: Path) -> None:
         axes.plot(values, [place] * len(values), "k.", markersize=5)
     axes.set_yticks(range(len(finished)), list(finished))
     axes.invert_yaxis()
-    axes.set_xlabel("AP50 (bars: mean; dots: seeds)")
-    axes.set_title(title)
+    axes.set(xlabel="AP50 (bars: mean; dots: seeds)", title=title)
     figure.savefig(target, dpi=120)
 
 
 def draw_training_loss(finished: Results, target: Path) -> None:
     """Where it was taken; nothing is written if nowhere."""
-    curves = {
-        row: [run["training_loss"] for run in runs.values() if run["training_loss"]]
-        for row, runs in finished.items()
-    }
-    curves = {row: runs for row, runs in curves.items() if runs}
-    if not curves:
-        return
     figure = Figure(figsize=(6, 4), layout="tight")
     axes = figure.subplots()
-    for row, runs in curves.items():
-        # those that every seed has, as numbers
-        iterations = sorted(set.intersection(*(set(map(int, run)) for run in runs)))
-        means = [statistics.mean(run[str(i)] for run in runs) for i in iterations]
-        axes.plot(iterations, means, "o-", label=row)
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("mean loss over all RoIs of the training set")
-    axes.set_yscale("log")
-    axes.legend()
-    figure.savefig(target, dpi=120)
+    for row, by_seed in finished.items():
+        if runs := [run["training_loss"] for run in by_seed.values() if run["training_loss"]]:
+            # those that every seed has, as numbers
+            iterations = sorted(set.intersection(*(set(map(int, run)) for run in runs)))
+            means = [statistics.mean(run[str(i)] for run in runs) for i in iterations]
+            axes.plot(iterations, means, "o-", label=row)
+    if axes.lines:
+        label = "mean loss over all RoIs of the training set"
+        axes.set(xlabel="iteration", ylabel=label, yscale="log")
+        axes.legend()
+        figure.savefig(target, dpi=120)

@@ -42,11 +42,11 @@ def on_data(split: str, data: Sequence[str], proposals: Sequence[str]) -> list[s
     return [w for key, value in values.items() for w in (f"DATASETS.{key}", str(tuple(value)))]
 
 
-def variant_of(row: Path, overrides: Sequence[str]) -> runs.Variant:
+def variant_of(row: Path, overrides: Sequence[str], flags: Sequence[str] = ()) -> runs.Variant:
     def command(seed: int, device: str, folder: Path) -> list[str]:
         train = [sys.executable, "-W", "ignore", str(PROJECT / "train.py"), "--result", "--resume"]
         own = ["OUTPUT_DIR", str(folder), "SEED", str(seed), "MODEL.DEVICE", device]
-        return [*train, "--config-file", str(row), *own, *overrides]
+        return [*train, *flags, "--config-file", str(row), *own, *overrides]
 
     return runs.Variant(row.stem, settings_of(row, overrides), command)
 
@@ -67,18 +67,14 @@ def run_table(
     overrides: Sequence[str] = (),
     title: str = "Table 1",
     threads: int | None = None,
+    flags: Sequence[str] = (),
 ) -> None:
     """
-    Do what is missing in the output folder, then write and print the report.
-
-    Args:
-        devices, threads: see :func:`ohem_d2.tools.runs.run_all`; without devices nothing is run.
-        overrides: KEY, VALUE, KEY, VALUE...
-
-    Raises:
-        RuntimeError: after the report, if runs failed; says where to look.
+    Do what is missing in the output folder, see :func:`ohem_d2.tools.runs.run_all`, without devices
+    nothing, then write and print the report. The flags are of ``train.py``. Raises RuntimeError
+    afterwards, which says where to look, if runs failed.
     """
-    variants = [variant_of(row, overrides) for row in rows]
+    variants = [variant_of(row, overrides, flags) for row in rows]
     failed = runs.run_all(variants, seeds, output, devices, threads) if devices else []
     results = {variant.name: runs.results_of(variant, seeds, output) for variant in variants}
     print(write_report(results, output, title))

@@ -1,81 +1,17 @@
-"""
-The checked keys of the project. A node of the configuration is a dataclass, which checks its values
-when it is made.
-"""
+"""The checked keys of the project."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
 
 from detectron2.config import CfgNode
 
-S = TypeVar("S", bound="Settings")
-
-
-def key(default: Any, holds: Callable[[Any], bool], allowed: str) -> Any:
-    """A field: its default, which values may be, and which in words."""
-    return dataclasses.field(default=default, metadata={"holds": holds, "allowed": allowed})
-
-
-def switch(default: bool = False) -> Any:
-    return key(default, lambda value: isinstance(value, bool), "True or False")
-
-
-def whole(default: int, least: int) -> Any:
-    return key(default, lambda value: is_whole(value, least), f"a whole number >= {least}")
-
-
-def number(default: float, holds: Callable[[float], bool], allowed: str) -> Any:
-    return key(default, lambda value: type(value) in (int, float) and holds(value), allowed)
-
-
-def is_whole(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """
-    Base of the nodes: a field is the key of that name in upper case.
-
-    Raises:
-        ValueError: names the key, its value and what is allowed.
-    """
-
-    NODE: ClassVar[str]  # its name in the configuration, with those of the nodes that it is in
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            holds = field.metadata["holds"](getattr(self, field.name))
-            self.require(field.name, holds, field.metadata["allowed"])
-
-    @classmethod
-    def add_to(cls, cfg: CfgNode) -> None:
-        """Add the node with its defaults, in place."""
-        *nodes, name = cls.NODE.split(".")
-        for node in nodes:
-            cfg = cfg[node]
-        cfg[name] = CfgNode({f.name.upper(): f.default for f in dataclasses.fields(cls)})
-
-    @classmethod
-    def from_cfg(cls: type[S], cfg: CfgNode) -> S:
-        """Keys or the whole node may be missing (defaults)."""
-        for name in cls.NODE.split("."):
-            cfg = cfg.get(name, {})
-        return cls(**{name.lower(): value for name, value in cfg.items()})
-
-    def require(self, name: str, holds: bool, allowed: str) -> None:
-        """Raises ValueError about a field, unless its value holds."""
-        if not holds:
-            value = getattr(self, name)
-            raise ValueError(f"{self.NODE}.{name.upper()} = {value!r}; allowed: {allowed}")
+from ohem_d2.config import Settings, is_whole, key, number, switch, whole
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiScale(Settings):
-    NODE: ClassVar[str] = "TEST.MULTI_SCALE"
+    NODE = "TEST.MULTI_SCALE"
 
-    enabled: bool = switch()
+    enabled: bool = switch(False)
     # Short sides to which each image is resized (the paper's for testing; for training they are
     # 480, 576, 688, 864, 900). Sizes that come out equal under the cap are run once. Empty: the
     # size in which the image comes, for flips alone.
@@ -86,7 +22,7 @@ class MultiScale(Settings):
     # memory; 1000 is Fast R-CNN's at a single scale, which caps several scales at 2000.
     max_size: int = whole(1000, 1)
     # Run each scale a second time with the image mirrored. The paper does not.
-    flip: bool = switch()
+    flip: bool = switch(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,9 +33,9 @@ class MultiScale(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class BoxVoting(Settings):
-    NODE: ClassVar[str] = "TEST.BOX_VOTING"
+    NODE = "TEST.BOX_VOTING"
 
-    enabled: bool = switch()
+    enabled: bool = switch(False)
     # How often boxes are scored and regressed: 1 for voting alone, 2 for R1 and R2 (the paper).
     iterations: int = whole(2, 1)
     # Of boxes of a class that overlap by more than this IoU, the highest scoring one is kept; in
@@ -111,7 +47,7 @@ class BoxVoting(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class BootstrapSettings(Settings):
-    NODE: ClassVar[str] = "BOOTSTRAP"
+    NODE = "BOOTSTRAP"
 
     # Rounds of training on a fixed working set; between them are ROUNDS - 1 sweeps.
     rounds: int = whole(4, 1)
@@ -144,7 +80,7 @@ class BootstrapSettings(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingLoss(Settings):
-    NODE: ClassVar[str] = "TRAINING_LOSS"
+    NODE = "TRAINING_LOSS"
 
     # Every so many iterations, from before the first to after the last, the loss over all RoIs of
     # the training set is taken. 0: never.

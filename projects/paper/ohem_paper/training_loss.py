@@ -26,8 +26,6 @@ from ohem_d2.mining.labelling import classes_of
 from .box_branch import box_branch
 from .settings import TrainingLoss
 
-FOREGROUND_IOU = 0.5
-
 
 def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
     """
@@ -35,7 +33,7 @@ def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Ins
     from IoU 0.5 on, all others background, whatever the heads' own sampler counts.
     """
     boxes = Boxes.cat([proposals.proposal_boxes, targets.gt_boxes])
-    matched, labels = Matcher([FOREGROUND_IOU], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
+    matched, labels = Matcher([0.5], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
     return Instances(
         proposals.image_size,
         proposal_boxes=boxes,
@@ -104,10 +102,7 @@ class TrainingLossHook(HookBase):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._cfg, self._period = cfg, TrainingLoss.from_cfg(cfg).period
-
-    def before_train(self) -> None:
-        self._images = TrainingImages(self._cfg)
+        self._images, self._period = TrainingImages(cfg), TrainingLoss.from_cfg(cfg).period
 
     def before_step(self) -> None:
         if self.trainer.iter % self._period == 0:

@@ -17,14 +17,9 @@ def label_proposals(
     boxes: Boxes, target: Instances, matcher: Matcher, ioa_thresh: float
 ) -> torch.Tensor:
     """
-    Args:
-        boxes: R proposals, absolute XYXY pixels.
-        target: the ground truth, with ``gt_boxes`` and perhaps ``ignore_regions``.
-        matcher: the heads', which turns IoUs into labels.
-        ioa_thresh: background inside a crowd region by this share of its area is ignored.
-
-    Returns:
-        int8 of shape (R,).
+    int8 of shape (R,): what the heads' matcher makes of the IoUs of R boxes, in absolute XYXY
+    pixels, with the ``gt_boxes`` of the target. Background that lies in a crowd region, if there
+    are ``ignore_regions``, by this share of its area is ignored.
     """
     labels = matcher(pairwise_iou(target.gt_boxes, boxes))[1]
     crowd = inside_ignore_region(boxes, target, ioa_thresh)

@@ -1,6 +1,5 @@
 """Rounds of training, with sweeps between them."""
 
-import logging
 import time
 from typing import Any
 
@@ -8,19 +7,15 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
-from detectron2.utils import comm
-from detectron2.utils.env import seed_all_rng
 
 from ohem_d2 import OHEMMixin
-from ohem_d2.monitor.scalars import LOGGER_NAME
+from ohem_d2.monitor.scalars import logger
 from ohem_d2.training.trainer import OHEMTrainer
 
 from ..proposals.files import files_by_data
 from ..settings import BootstrapSettings
 from .steps import round_of
 from .working_set import WorkingSet, WorkingSetLoader, sweep
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -64,22 +59,17 @@ class SweepBetweenRounds(HookBase):
         if iteration >= trainer.max_iter:
             return False
         rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
-        last, here = (round_of(i, trainer.max_iter, rounds) for i in (iteration - 1, iteration))
-        before = trainer.working_set.round
-        if here > before:
-            trainer.end_round(next_round=here)
-        if iteration > 0 and last < here:
-            trainer.seed_round()
-        return here > before
+        here = round_of(iteration, trainer.max_iter, rounds)
+        if here <= trainer.working_set.round:
+            return False
+        trainer.end_round(next_round=here)
+        return True
 
 
 class BootstrapTrainer(OHEMTrainer):
     """
-    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is.
-
-    The working set is a part of every checkpoint. With a SEED each round but the first starts from
-    a random state of its own, so that a run that is resumed after a sweep goes on as if it had not
-    been interrupted.
+    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is. The working
+    set is a part of every checkpoint.
 
     Attributes:
         history: for each round that has ended the numbers that are logged, by name.
@@ -91,11 +81,10 @@ class BootstrapTrainer(OHEMTrainer):
         self.history: list[dict[str, float]] = []
         self._train_seconds = 0.0  # of this round
         super().__init__(cfg)
-        rounds, counts = BootstrapSettings.from_cfg(cfg).rounds, self.working_set.count()
+        rounds, first = BootstrapSettings.from_cfg(cfg).rounds, self.working_set
         logger.info(
-            f"Bootstrapping is active: {rounds} rounds; the first working set has {counts}, of "
-            f"{sum(map(len, self.working_set.labels))} proposals in "
-            f"{len(self.working_set.records)} images"
+            f"Bootstrapping is active: {rounds} rounds; the first working set has {first.count()}, "
+            f"of {sum(map(len, first.labels))} proposals in {len(first.records)} images"
         )
 
     @property
@@ -143,11 +132,6 @@ class BootstrapTrainer(OHEMTrainer):
             f"Bootstrapping: {trained:.1f} s of training and {swept:.1f} s of sweeps, "
             f"{share:.0%} of the time"
         )
-
-    def seed_round(self) -> None:
-        if self.cfg.SEED >= 0:
-            # Far from the seeds of other runs, which are usually SEED + 1, SEED + 2...
-            seed_all_rng(self.cfg.SEED + 10_007 * self.working_set.round + comm.get_rank())
 
     def state_dict(self) -> dict[str, Any]:
         own = {"history": self.history, "train_seconds": self._train_seconds}

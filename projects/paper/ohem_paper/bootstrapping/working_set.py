@@ -1,4 +1,4 @@
-"""Which proposals are trained on, the loader of these, and the sweep that finds the next ones."""
+"""Which proposals are trained on, and the sweep that finds the next ones."""
 
 import zlib
 from collections import Counter
@@ -11,15 +11,17 @@ from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
     build_detection_test_loader,
-    build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
+from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
+from ohem_d2.data.unpickling import rehearsed
+from ohem_d2.training.batches import ResumableLoader
 
 from ..box_branch import box_branch
 from ..proposals.recall import objects_of
@@ -44,7 +46,7 @@ class WorkingSet:
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN,
+            proposal_files=rehearsed(cfg.DATASETS.PROPOSAL_FILES_TRAIN),
         )
         heads, topk = cfg.MODEL.ROI_HEADS, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
         matcher = Matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS)
@@ -59,10 +61,6 @@ class WorkingSet:
         num_background = BootstrapSettings.from_cfg(cfg).initial_background
         self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
-
-    def records_to_train_on(self) -> list[dict]:
-        """The records with the proposals of the set alone."""
-        return [_with_proposals(r, i.numpy()) for r, i in zip(self.records, self.indices)]
 
     def count(self) -> dict[str, int]:
         """Of RoIs in the set, ``num_foreground`` and ``num_background``."""
@@ -124,22 +122,35 @@ def _ground_truth(record: dict) -> Instances:
     return target
 
 
-class WorkingSetLoader:
+class _InTheSet(Dataset):
+    """The records with the proposals of the set alone, as it is now."""
+
+    def __init__(self, working_set: WorkingSet):
+        self._working_set = working_set
+
+    def __len__(self) -> int:
+        return len(self._working_set.records)
+
+    def __getitem__(self, place: int) -> dict:
+        indices = self._working_set.indices[place].numpy()
+        return _with_proposals(self._working_set.records[place], indices)
+
+
+class WorkingSetLoader(ResumableLoader):
     """
     Endless batches of images with the proposals of the working set. When the set moves on to
-    another round, the next batch is of the new one: the loader behind this, whose worker processes
-    hold copies of the old one, is built anew.
+    another round, the next batch is of the new one: worker processes, which hold copies of the old
+    one, are started anew.
     """
 
     def __init__(self, cfg: CfgNode, working_set: WorkingSet):
-        self.cfg, self.working_set = cfg, working_set
+        self.working_set = working_set
+        super().__init__(cfg, CrowdDatasetMapper(cfg, is_train=True), _InTheSet(working_set))
 
     def __iter__(self) -> Iterator[list[dict]]:
         while True:
-            current, records = self.working_set.round, self.working_set.records_to_train_on()
-            mapper = CrowdDatasetMapper(self.cfg, is_train=True)
-            loader = build_detection_train_loader(self.cfg, mapper=mapper, dataset=records)
-            for batch in loader:
+            current = self.working_set.round
+            for batch in super().__iter__():
                 yield batch
                 if self.working_set.round != current:
                     break
@@ -150,8 +161,7 @@ def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Te
     For each image, with ``proposals``, the highest score of an object class of each of them, of
     shape (R,), by a ``GeneralizedRCNN`` in evaluation mode.
     """
-    images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
+    features = model.backbone(model.preprocess_image(inputs).tensor)
     proposals = [x["proposals"].to(model.device) for x in inputs]
     predictor, predictions = box_branch(model.roi_heads, "Bootstrapping")(features, proposals)
     scores = predictor.predict_probs(predictions, proposals)
@@ -163,11 +173,8 @@ def sweep(
 ) -> tuple[list[torch.Tensor], dict[str, int]]:
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
-    processes share the images. The model and ``working_set`` stay as they are.
-
-    Returns:
-        the indices of the next working set; and how many false positives there are in the data set,
-        and RoIs are added and dropped.
+    processes share the images. The indices of the next working set; and how many false positives
+    there are in the data set, and RoIs are added and dropped.
     """
     settings = BootstrapSettings.from_cfg(cfg)
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
 from torch import nn
@@ -21,10 +21,10 @@ def with_test_time_extras(cfg: CfgNode, model: nn.Module) -> nn.Module:
     The model, whose weights have to be loaded, in a :class:`RCNNWithTestTimeExtras`; the model
     itself if the configuration enables nothing. Bad values are found even then.
     """
-    extras = RCNNWithTestTimeExtras.from_config(cfg, model)
-    if not (extras["multi_scale"].enabled or extras["box_voting"].enabled):
+    multi_scale, box_voting = MultiScale.from_cfg(cfg), BoxVoting.from_cfg(cfg)
+    if not (multi_scale.enabled or box_voting.enabled):
         return model
-    return RCNNWithTestTimeExtras(**extras)
+    return RCNNWithTestTimeExtras(model, multi_scale=multi_scale, box_voting=box_voting)
 
 
 class RCNNWithTestTimeExtras(nn.Module):
@@ -46,7 +46,6 @@ class RCNNWithTestTimeExtras(nn.Module):
     scales; that takes one more pass of the backbone.
     """
 
-    @configurable
     def __init__(
         self,
         model: nn.Module,
@@ -55,14 +54,9 @@ class RCNNWithTestTimeExtras(nn.Module):
         box_voting: BoxVoting | None = None,
     ):
         """
-        With a ``CfgNode``: ``RCNNWithTestTimeExtras(cfg, model)``.
-
-        Args:
-            model: also in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
-            multi_scale, box_voting: off if None.
-
-        Raises:
-            TypeError: for a model or heads of another kind, which says what is missing.
+        The model may be in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
+        What is None is off. Raises TypeError, which says what is missing, for a model or heads of
+        another kind.
         """
         super().__init__()
         if isinstance(model, DistributedDataParallel):
@@ -78,19 +72,12 @@ class RCNNWithTestTimeExtras(nn.Module):
         self.box_voting = box_voting or BoxVoting()
         self._score = box_scorer(model.roi_heads, "TEST.MULTI_SCALE and TEST.BOX_VOTING")
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        settings = {"multi_scale": MultiScale.from_cfg(cfg), "box_voting": BoxVoting.from_cfg(cfg)}
-        return {"model": model, **settings}
-
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """
         See ``GeneralizedRCNN.forward``. As many images as are given are run at a time, at each
-        scale.
-
-        Raises:
-            ValueError: if the model takes precomputed proposals and a record has none that fit it.
+        scale. Raises ValueError if the model takes precomputed proposals and a record has none that
+        fit it.
         """
         if self.training:
             raise RuntimeError(
@@ -122,20 +109,13 @@ class RCNNWithTestTimeExtras(nn.Module):
             proposals = [record["proposals"].to(model.device) for record in records]
         else:
             proposals, _ = model.proposal_generator(images, features, None)
-
-        found = self._score(features, proposals)
+        found = zip(images.image_sizes, *self._score(features, proposals))
         return [
-            self._of_image({n: f[i : i + 1] for n, f in features.items()}, size, probs, boxes)
-            for i, (size, probs, boxes) in enumerate(zip(images.image_sizes, *found))
+            self._of_image({name: f[i : i + 1] for name, f in features.items()}, *of_image)
+            for i, of_image in enumerate(found)
         ]
 
-    def _of_image(
-        self,
-        features: dict[str, torch.Tensor],
-        size: tuple[int, int],
-        probs: torch.Tensor,
-        boxes: torch.Tensor,
-    ) -> Candidates:
+    def _of_image(self, features, size, probs, boxes) -> Candidates:
         """From what its R proposals give, (R, K + 1) and (R, 4B), to R1 or the union with R2..."""
 
         def predict(again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

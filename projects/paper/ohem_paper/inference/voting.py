@@ -32,8 +32,6 @@ class Candidates(NamedTuple):
 
 def union(parts: Sequence[Candidates]) -> Candidates:
     """All candidates of all parts, in this order; at least one part."""
-    if len(parts) == 1:
-        return parts[0]
     return Candidates(*(torch.cat(columns) for columns in zip(*parts)))
 
 

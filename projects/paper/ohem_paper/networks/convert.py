@@ -1,13 +1,8 @@
 """
 Weights of the paper's networks by the names that they have in a detector, from the formats in which
-they can be had. Files from strangers are read without running what they may contain: ``.pth`` with
-``weights_only=True``, ``.caffemodel`` by OpenCV, and ``.pkl`` by :class:`.ArrayUnpickler`.
-
-Images are expected as in Caffe: BGR in 8-bit units less the mean. The first layer of torchvision's
-network, which expects RGB of unit variance, is converted to that.
+they can be had. None of them runs code when it is read.
 """
 
-import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from ..unpickling import ArrayUnpickler
+from ohem_d2.data.unpickling import read_pickle
+from ohem_d2.training.checkpoint import load_torch
+
 from . import vgg
 
 # Shapes of fc6 and fc7: (outputs, inputs)
@@ -24,7 +21,7 @@ NETWORKS = {
     "vgg16": (vgg.vgg16_blocks, {"fc6": (4096, 512 * 7 * 7), "fc7": (4096, 4096)}),
     "vgg_m": (vgg.vgg_m_blocks, {"fc6": (4096, 512 * 6 * 6), "fc7": (1024, 4096)}),
 }
-# Standard deviations of torchvision's input, BGR
+# Standard deviations of torchvision's input, in BGR, which is converted to Caffe's
 TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
 
 Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight" or "bias"
@@ -33,11 +30,8 @@ Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight"
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
     The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
-    .caffemodel, or a .pkl of Detectron.
-
-    Raises:
-        ValueError, FileNotFoundError: names the file and what is missing, has another shape or is
-            not allowed.
+    .caffemodel, or a .pkl of Detectron. Raises ValueError or FileNotFoundError, which names the
+    file and what is missing, has another shape or is not allowed.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
@@ -83,9 +77,9 @@ def read_torchvision(source: Path, network: str) -> Layers:
     if network != "vgg16":
         raise ValueError(f"{source}: torchvision has no {network}; use its .caffemodel")
     try:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{source} is no state dict that is safe to load: {e}") from e
+        state = load_torch(str(source))
+    except (RuntimeError, EOFError) as e:
+        raise ValueError(f"{source} cannot be read: {e}") from e
     if not isinstance(state, dict):
         raise ValueError(f"{source} is no state dict")
     # Its layers are numbered, those of activation and pooling included.
@@ -141,7 +135,7 @@ def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def read_detectron(source: Path, network: str) -> Layers:
-    data = ArrayUnpickler.read(source, "weights file of Detectron")
+    data = read_pickle(source)
     blobs = data.get("blobs", data) if isinstance(data, dict) else {}
     layers = {}
     for name, value in blobs.items():

@@ -30,10 +30,8 @@ class CaffeTrunk(Backbone):
 
     def __init__(self, blocks: Blocks, channels: int, freeze_at: int):
         """
-        Args:
-            blocks: by name, ``conv1`` to ``conv5``; the pooling after a block is a part of it.
-            channels: of the last block.
-            freeze_at: the first so many blocks are not trained.
+        Of blocks by name, ``conv1`` to ``conv5``, with the pooling after each, the last of so many
+        channels. The first ``freeze_at`` of them are not trained.
         """
         super().__init__()
         if not 0 <= freeze_at <= len(blocks):

@@ -21,9 +21,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
+from ohem_d2.data.unpickling import read_pickle
 from ohem_d2.files import write_atomically
-
-from ..unpickling import ArrayUnpickler
 
 # Files of others round, or count pixels from 1.
 TOLERANCE = 1.0
@@ -88,7 +87,7 @@ def read_proposal_file(path: Path) -> dict[str, list]:
             f"{path} does not exist; it should be a proposal file, which "
             "projects/paper/make_proposals.py makes"
         )
-    data = ArrayUnpickler.read(path, "proposal file")
+    data = read_pickle(path)
     if not isinstance(data, dict):
         raise ValueError(f"{path} is no proposal file: it holds a {type(data).__name__}")
     old_names = {"indexes": "ids", "scores": "objectness_logits"}  # Detectron's

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,11 @@ def by_selective_search(
     **limits: float,
 ) -> None:
     """
-    A search that is killed goes on where it was when it is called again.
-
-    Args:
-        data: name of a data set, see :func:`load_records`.
-        output: the file, which must not be there yet.
-        mode, width, seed: see :func:`.selective_search.search_image`.
-        workers: processes; as many as the computer has cores if None.
-        limits: ``min_size`` of both sides, in pixels (2), ``max_proposals`` of an image (2000).
-
-    Raises:
-        ValueError, OSError, ImportError, RuntimeError: say what is wrong and what to do.
+    For a data set by name, see :func:`load_records`, to a file that must not be there yet. A search
+    that is killed goes on where it was when it is called again. For mode, width and seed see
+    :func:`.selective_search.search_image`; it takes as many workers as the computer has cores if
+    None. The limits are ``min_size`` of both sides, in pixels (2), and ``max_proposals`` of an
+    image (2000). Errors say what is wrong and what to do.
     """
     head = {"mode": mode, "width": width, "seed": seed}
 
@@ -60,30 +54,17 @@ def by_selective_search(
 
 
 def by_rpn(
-    data: str,
-    output: Path,
-    *,
-    config_file: str,
-    weights: str = "",
-    opts: Sequence[str] = (),
-    **limits: float,
+    data: str, output: Path, *, config_file: str, weights: str, opts: Sequence[str], **limits: float
 ) -> None:
     """The same by an RPN, for whose arguments see :func:`.rpn.rpn_config`."""
     cfg = rpn_config(config_file, weights, opts)
     head = {"configuration": cfg.dump()}
     if os.path.isfile(cfg.MODEL.WEIGHTS):
         head["date of the weights"] = os.path.getmtime(cfg.MODEL.WEIGHTS)
-
-    def search(records: Sequence[dict]) -> Found:
-        for record, boxes, logits in propose_data_set(load_rpn(cfg), cfg, records):
-            yield record, boxes.cpu().numpy(), logits.cpu().numpy()
-
-    _make(data, output, head, search, **limits)
+    _make(data, output, head, lambda todo: propose_data_set(load_rpn(cfg), cfg, todo), **limits)
 
 
-def from_mat(
-    data: str, mat: Path, output: Path, *, min_size: float = 2, max_proposals: int = 2000
-) -> None:
+def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals: int) -> None:
     """The same from a file for :func:`.mat.read_mat`, at once."""
     _refuse_to_overwrite(output)
     records = load_records(data)
@@ -104,15 +85,8 @@ def check(data: str, file: Path) -> None:
     print(f"{file} has proposals for all {len(records)} images of {data}")
 
 
-def _make(
-    data: str,
-    output: Path,
-    head: dict[str, Any],
-    search: Callable[[Sequence[dict]], Found],
-    min_size: float = 2,
-    max_proposals: int = 2000,
-) -> None:
-    """Run a search, which ``head`` describes, over the data set and write its file."""
+def _make(data, output, head, search, min_size=2, max_proposals=2000) -> None:
+    """Run a search, from records to :data:`Found`, which ``head`` describes, and write its file."""
     _refuse_to_overwrite(output)
     records = load_records(data)
     head = {"data": data, "min_size": min_size, "max_proposals": max_proposals, **head}
@@ -164,10 +138,8 @@ def _refuse_to_overwrite(output: Path) -> None:
 def load_records(name: str, difficult: bool = True) -> list[dict]:
     """
     Of a data set that Detectron2 or ``ohem_paper.voc`` knows, coco:ANNOTATIONS.json:IMAGE_FOLDER or
-    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such data set, or nothing in it.
+    voc:FOLDER:SPLIT, with or without the difficult objects of VOC data. Raises ValueError or
+    FileNotFoundError if there is no such data set, or nothing in it.
     """
     register_datasets([name])
     if name not in DatasetCatalog.list():

@@ -15,10 +15,7 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
 
     The file has a cell array "boxes" of (n, 4) each, (y1, x1, y2, x2), first and last pixel,
     counted from 1; and perhaps a cell array "images" of the images' ids. Without it the images must
-    be those of the data set, in its order.
-
-    Raises:
-        FileNotFoundError, ImportError, ValueError: names the file and image, and what is wrong.
+    be those of the data set, in its order. Errors name the file and image, and what is wrong.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")

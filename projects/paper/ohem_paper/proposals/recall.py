@@ -21,10 +21,8 @@ def recall(
     """
     The share of objects, over all images, that have a proposal with at least some IoU among the
     first ones of their image, of shape (limits, thresholds); nan if there are no objects. A
-    proposal may count for several.
-
-    Args:
-        proposals, objects: for each image (n, 4) and (m, 4), XYXY, the best proposal first.
+    proposal may count for several. Of each image there are proposals (n, 4), the best first, and
+    objects (m, 4), XYXY.
     """
     best = [[np.zeros(0)] for _ in limits]  # best IoU of every object, by limit and image
     for arrays in zip(proposals, objects, strict=True):
@@ -51,11 +49,8 @@ def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray])
     rows = recall(proposals, objects, (*LIMITS, max(counts)))
     header = ["proposals", *(f"recall, IoU {t}" for t in THRESHOLDS)]
     cells = [[str(n), *(f"{100 * r:.1f} %" for r in row)] for n, row in zip((*LIMITS, "all"), rows)]
-    return "\n".join(
-        [
-            f"{sum(map(len, objects))} objects on {len(objects)} images; "
-            f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})",
-            "",
-            *markdown_table(header, cells),
-        ]
+    head = (
+        f"{sum(map(len, objects))} objects on {len(objects)} images; "
+        f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})"
     )
+    return "\n".join([head, "", *markdown_table(header, cells)])

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.modeling import build_model
@@ -11,24 +11,24 @@ from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 
 from ohem_d2.data.datasets import must_exist
-from ohem_d2.tools.errors import naming
+from ohem_d2.errors import naming
 from ohem_d2.tools.load_model import find_config_file
+from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.trust import merge_file
 
 from ..experiment import import_networks, paper_cfg
 
 
 def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgNode:
     """
-    Args:
-        config_file: a file, or the name of one in Detectron2's model zoo.
-        weights: in place of the file's MODEL.WEIGHTS; "" leaves these.
-        opts: KEY, VALUE, KEY, VALUE...
+    Of a file, or of a name in Detectron2's model zoo, with other weights unless they are "", and
+    overrides KEY, VALUE, KEY, VALUE...
     """
     cfg = paper_cfg()
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     with naming("--config-file"):
-        cfg.merge_from_file(find_config_file(config_file))
+        merge_file(cfg, find_config_file(config_file))
     with naming("--opts"):
         cfg.merge_from_list(list(opts))
     import_networks(cfg)
@@ -41,7 +41,7 @@ def rpn_config(config_file: str, weights: str, opts: Sequence[str] = ()) -> CfgN
     return cfg
 
 
-class _Checkpointer(DetectionCheckpointer):
+class _Checkpointer(Checkpointer):
     """Refuses files without the RPN, which Detectron2 would leave random with a warning."""
 
     def _load_model(self, checkpoint: dict) -> object:
@@ -71,7 +71,7 @@ def load_rpn(cfg: CfgNode) -> nn.Module:
 @torch.no_grad()
 def propose_data_set(
     model: nn.Module, cfg: CfgNode, records: Sequence[dict]
-) -> Iterator[tuple[dict, torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
     """
     Each record of a data set in Detectron2's format with its proposals, XYXY in pixels of the image
     on disk, float (n, 4), and their objectness logits, float (n,), decreasing. Images are resized
@@ -80,5 +80,5 @@ def propose_data_set(
     mapper = DatasetMapper(cfg, is_train=False)
     loader = build_detection_test_loader(list(records), mapper=mapper, num_workers=0)
     for record, inputs in zip(records, loader):
-        found = model(inputs)[0]["proposals"]
-        yield record, found.proposal_boxes.tensor, found.objectness_logits
+        found = model(inputs)[0]["proposals"].to("cpu")
+        yield record, found.proposal_boxes.tensor.numpy(), found.objectness_logits.numpy()

@@ -24,12 +24,9 @@ def search_data_set(
 ) -> Iterator[tuple[dict, np.ndarray]]:
     """
     Each record of a data set in Detectron2's format with its boxes, see :func:`search_image`, in
-    the order in which they are finished by so many processes.
-
-    Raises:
-        ImportError: OpenCV lacks its contributed modules.
-        ValueError: names an image that cannot be read.
-        RuntimeError: a process died.
+    the order in which they are finished by so many processes. Raises ImportError if OpenCV lacks
+    its contributed modules, ValueError, which names an image that cannot be read, and RuntimeError
+    if a process died.
     """
     if not hasattr(cv2, "ximgproc"):
         raise ImportError(
@@ -70,15 +67,14 @@ def _start_worker() -> None:
 
 def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.ndarray:
     """
+    float32 (n, 4), XYXY in pixels of the image on disk, the best first. Raises ValueError if the
+    image cannot be read or has another size than the record.
+
     Args:
         record: "file_name", "image_id", "height" and "width" as in Detectron2's format.
         mode: "fast", or "quality" with more colour spaces and similarities.
         width: to which the image is resized for the search; None leaves it as it is.
         seed: of the ranks, see :func:`rank`.
-
-    Returns:
-        float32 (n, 4), XYXY in pixels of the image on disk, the best first. Raises ValueError if
-        the image cannot be read or has another size than the record.
     """
     image = cv2.imread(record["file_name"], cv2.IMREAD_COLOR)
     if image is None:

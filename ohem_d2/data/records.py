@@ -1,0 +1,117 @@
+"""Data sets as Detectron2 loads them for a training or a test, checked."""
+
+import contextlib
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
+from detectron2.data.detection_utils import check_metadata_consistency
+
+from ..errors import InputError, naming
+from .checks import Fault, Needs, must_be_file, record_faults
+from .datasets import NEGATIVES, must_be_registered
+from .unpickling import rehearsed
+
+
+def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
+    """
+    Returns:
+        of DATASETS.TRAIN what a training takes, in Detectron2's format, with proposals if
+        MODEL.LOAD_PROPOSALS; and what of it is left out, in words.
+
+    Raises:
+        FileNotFoundError, InputError: names what would stop the training, or that nothing is left.
+    """
+    names, records, left_out, objects = cfg.DATASETS.TRAIN, [], [], 0
+    for name in names:
+        found = records_of(cfg, name)
+        if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
+            return get_detection_dataset_dicts(list(names), filter_empty=False), []
+        faults, number = check_records(cfg, name, found)
+        left_out += [f"{described(name)}: {fault}" for fault in faults]
+        objects += number
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            found = filter_images_with_only_crowd_annotations(found)
+        if cfg.MODEL.KEYPOINT_ON:
+            least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+            found = filter_images_with_few_keypoints(found, least)
+        records += found
+    if not objects or not records:
+        raise InputError(
+            f"{', '.join(map(described, names))}: no object is left to train on"
+            f"{''.join(f'; {fault}' for fault in left_out)}. See --check"
+        )
+    with_classes = [name for name in names if not name.startswith(NEGATIVES)]
+    with contextlib.suppress(AttributeError), naming():  # Not all have names of classes.
+        check_metadata_consistency("thing_classes", with_classes)
+    return records, left_out
+
+
+def records_of(cfg: CfgNode, name: str) -> list[dict]:
+    """
+    All images of a data set of the configuration.
+
+    Raises:
+        FileNotFoundError, InputError: names the data set, or its file, and what is wrong.
+    """
+    must_be_registered(name)
+    proposals = proposal_file(cfg, name)
+    what = f"Data set {described(name)}{f' with proposals of {proposals}' if proposals else ''}"
+    with naming(what, only_data=bool(proposals)):
+        return get_detection_dataset_dicts(
+            [name],
+            filter_empty=False,
+            proposal_files=rehearsed([proposals]) if proposals else None,
+        )
+
+
+def check_records(cfg: CfgNode, name: str, records: Sequence[dict]) -> tuple[list[Fault], int]:
+    """
+    Returns:
+        what is left out of a data set, and how many objects are not.
+
+    Raises:
+        InputError: names what of it would stop a run.
+    """
+    faults, objects = record_faults(records, needs_of(cfg))
+    for fault in faults:
+        if fault.stops:
+            raise InputError(f"{described(name)}: {fault}")
+    return faults, objects
+
+
+def needs_of(cfg: CfgNode) -> Needs:
+    """What the configuration's model takes of its data."""
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    return Needs(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.MASK_ON, keypoints)
+
+
+def described(name: str) -> str:
+    """With the file or folder of its annotations, as far as they are known."""
+    meta = MetadataCatalog.get(name)
+    file = meta.get("json_file") or meta.get("dirname")
+    return f"{name} ({file})" if file and file not in name else name
+
+
+def proposal_file(cfg: CfgNode, name: str) -> str:
+    """
+    Of a data set of the configuration; "" unless MODEL.LOAD_PROPOSALS.
+
+    Raises:
+        FileNotFoundError, InputError: if it has none, or there is no such file.
+    """
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return ""
+    files = dict(zip(cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
+    files.update(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST))
+    if name not in files:
+        raise InputError(
+            f"MODEL.LOAD_PROPOSALS is True, and DATASETS has no proposal file for {name}; add it "
+            "to DATASETS.TRAIN and its file to DATASETS.PROPOSAL_FILES_TRAIN, or to those of TEST"
+        )
+    must_be_file(files[name], f"the proposals for {name}")
+    return files[name]

@@ -1,0 +1,112 @@
+"""Batches of training data that go on where a run was interrupted."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MapDataset, build_detection_train_loader
+from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+from .chance import IMAGE, SAMPLER, drawing_from, run_seed, seed_at
+
+
+class ResumableLoader:
+    """
+    Endless batches, as of Detectron2's ``build_detection_train_loader``: its data, its sampler, its
+    grouping by aspect ratio. They follow from the seed and the number of images before them: so
+    they can go on anywhere, without loading what comes before. The order is Detectron2's without
+    worker processes, however many there are, and what is random in the mapper is the same as well.
+
+    Whoever iterates again gets the batches after the last one that was taken.
+    """
+
+    def __init__(self, cfg: CfgNode, mapper: Callable[[dict], Any], dataset: Any = None):
+        """
+        Args:
+            cfg: of the run. A negative ``SEED`` stands for a random one.
+            mapper: from a record of the data set to what the model takes.
+            dataset: records, a list or a map-style data set; None: those of ``DATASETS.TRAIN``.
+
+        Raises:
+            TypeError: if ``DATASETS.TRAIN`` is a data set that can only be iterated over.
+        """
+        self._cfg, self._mapper, self._records = cfg, mapper, dataset
+        self._batches = 0  # taken from here
+        self._begin_with(run_seed(cfg))
+
+    def _begin_with(self, seed: int) -> None:
+        """Have Detectron2 make a loader from this seed, for the sake of its parts."""
+        self._seed = seed
+        with drawing_from(seed_at(seed, SAMPLER)):
+            settings = {"mapper": _as_it_is, "dataset": self._records}
+            loader = build_detection_train_loader(self._cfg, **settings)
+        grouped = isinstance(loader, AspectRatioGroupedDataset)
+        images = (loader.dataset if grouped else loader).dataset
+        if not isinstance(images, ToIterableDataset):
+            raise TypeError(
+                f"DATASETS.TRAIN = {self._cfg.DATASETS.TRAIN}: data that can only be iterated over "
+                "cannot go on where it was; override OHEMTrainer.build_train_loader to train on it"
+            )
+        self._records, self._sampler = images.dataset, images.sampler
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch, in one process."""
+        return self._cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        size, workers = self.batch_size, self._cfg.DATALOADER.NUM_WORKERS
+        images = _Repeatable(MapDataset(self._records, self._mapper), self._seed)
+        places = itertools.islice(enumerate(self._indices()), self._batches * size, None)
+        # No batches here: each image is loaded by one of the workers, and they come in order. The
+        # loader would seed them from PyTorch's state, which a resumed run has at another place.
+        settings = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
+        loaded = iter(DataLoader(images, sampler=places, num_workers=workers, **settings))
+        while batch := list(itertools.islice(loaded, size)):
+            self._batches += 1
+            yield batch
+
+    def _indices(self) -> Iterator[int]:
+        """Of records, those of the first batch first."""
+        grouping = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
+
+        @functools.cache  # records are slow to come by
+        def wide(index: int) -> bool:
+            # Those that do not say so are of one kind, as all are without grouping.
+            record = self._records[index] if grouping else {}
+            return record.get("width", 0) > record.get("height", 0)
+
+        drawn = ({"index": i, "width": wide(i), "height": 0} for i in self._sampler)
+        for batch in AspectRatioGroupedDataset(drawn, self.batch_size):
+            yield from (image["index"] for image in batch)
+
+    def state_dict(self) -> dict[str, int]:
+        """The same in all processes: the seed, and the images that all of them have taken."""
+        return {"seed": self._seed, "images": self._batches * self._cfg.SOLVER.IMS_PER_BATCH}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on there. With another size of batches it is about there."""
+        if state["seed"] != self._seed:
+            self._begin_with(state["seed"])
+        self._batches = state["images"] // self._cfg.SOLVER.IMS_PER_BATCH
+
+
+class _Repeatable(Dataset):
+    """Images by place in the order of training and index; the random of each follows from both."""
+
+    def __init__(self, images: Dataset, seed: int):
+        self._images, self._seed, self._rank = images, seed, comm.get_rank()
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        place, index = item
+        with drawing_from(seed_at(self._seed, IMAGE, self._rank, place)):
+            return self._images[index]
+
+
+def _as_it_is(x: Any) -> Any:
+    return x

@@ -1,0 +1,140 @@
+"""
+Checkpoints that are there whole or not at all, the way back where one is not, and files of
+strangers, read without running what they may hold.
+"""
+
+import contextlib
+import pickle
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
+
+from ..data.unpickling import REHEARSED
+from ..files import write_atomically
+from ..trust import UntrustedFile, trusted
+
+_LAST = "last_checkpoint"
+
+
+class _TorchFiles(FvcoreCheckpointer):
+    """What is below DetectionCheckpointer, and reads ``.pth`` files."""
+
+    def _load_file(self, f: str) -> Any:
+        return load_torch(f)
+
+
+class Checkpointer(DetectionCheckpointer, _TorchFiles):
+    """
+    Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
+    cannot be read, the newest that can be takes its place. Loading raises UntrustedFile for a file
+    with more than tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.trust`).
+    """
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pyth"):
+            load_torch(filename)  # Detectron2 does it once more, by itself
+        return super()._load_file(REHEARSED * filename.endswith(".pkl") + filename)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """See the parent. Raises SystemExit, in a line, if the file cannot be written."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        content = {"model": self.model.state_dict(), **states, **kwargs}
+        file = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {file}")
+        try:
+            write_atomically(file, lambda opened: torch.save(content, opened))
+            self.tag_last_checkpoint(file.name)
+        except OSError as e:  # no matter of the training, which would log a traceback
+            raise SystemExit(f"{e}; what was saved before is whole, and --resume takes it") from e
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """See the parent."""
+        write_atomically(Path(self.save_dir, _LAST), last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one, which may be one that cannot be read."""
+        return super().has_checkpoint() or any(Path(self.save_dir).glob("model_*.pth"))
+
+    def get_checkpoint_file(self) -> str:
+        """
+        The last one; where that cannot be read, the newest that can. Raises SystemExit, in a line,
+        if there is none.
+        """
+        last, problem = Path(self.save_dir, _LAST), "does not exist"
+        if last.exists():
+            name = last.read_text(errors="replace").strip()
+            try:
+                file = last.with_name(name)
+                _check(file)
+                return str(file)
+            except Exception as e:
+                problem = f"names {name!r}, which cannot be read ({e})"
+        found = {}
+        for file in last.parent.glob("*.pth"):
+            with contextlib.suppress(Exception):  # it cannot be read, or is not of a training
+                _check(file)
+                found[_iteration_in(file)] = file
+        if not found:
+            raise SystemExit(
+                f"--resume: {last} {problem}, and there is no other checkpoint beside it that can. "
+                "Put one back, or begin anew with --overwrite"
+            )
+        newest = max(found)
+        self.logger.warning(
+            f"{last} {problem}. Going on from {found[newest]}: what was trained from iteration "
+            f"{newest + 1} on is lost, and trained again"
+        )
+        return str(found[newest])
+
+
+def _check(file: Path) -> None:
+    """Raises some error if it is not whole: each part is there, with the sum that it had."""
+    with zipfile.ZipFile(file) as parts:
+        if torn := parts.testzip():
+            raise zipfile.BadZipFile(f"{torn} is damaged")
+
+
+def _iteration_in(file: Path) -> int:
+    """The last one of the training that a checkpoint is of."""
+    return load_torch(str(file))["trainer"]["iteration"]
+
+
+def load_torch(file: str) -> Any:
+    """
+    ``torch.load`` onto the CPU; with ``weights_only`` unless the file is trusted.
+
+    Raises:
+        UntrustedFile: names the file and what it holds.
+        ValueError, ...: if it cannot be read.
+    """
+    if not trusted():
+        _refuse_programs(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=not trusted())
+    except pickle.UnpicklingError as e:
+        if trusted():
+            raise
+        found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
+        what = found[1] if found else "more than tensors and plain values"
+        raise UntrustedFile(file, f"holds {what}, which may run code") from e
+
+
+def _refuse_programs(file: str) -> None:
+    """What PyTorch before 2.6 runs in spite of ``weights_only``; and what is none of its files."""
+    with open(file, "rb") as opened:
+        begins = opened.read(4)
+    is_zip = begins == b"PK\x03\x04"  # as PyTorch finds out
+    if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
+        raise UntrustedFile(file, "holds a TorchScript, which is a program")
+    if not is_zip and tarfile.is_tarfile(file):
+        raise UntrustedFile(file, "is of PyTorch's old tar format, which may run code")
+    if not is_zip and not begins.startswith(b"\x80"):
+        raise ValueError(f"{file} is no file of PyTorch's")

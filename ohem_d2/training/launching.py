@@ -1,0 +1,95 @@
+"""Processes of a run, which end together."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import connection
+from typing import Any
+
+from detectron2 import engine
+from torch.multiprocessing import ProcessExitedException
+
+_PATIENCE = 5  # seconds
+SIGTERM_STATUS = 128 + signal.SIGTERM  # as shells have it of a process that SIGTERM has ended
+
+
+def launch(
+    main: Callable[..., Any],
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str | None = None,
+    args: tuple = (),
+) -> None:
+    """
+    Detectron2's ``launch``, with the same arguments. If it starts processes, these get the SIGTERM
+    that comes here, and none is left when this one ends, by a kill or an interrupt too.
+
+    Raises:
+        SystemExit: with the status of the first process that failed. It has said why, unless a
+            signal has ended it, which is then told.
+    """
+    machines = {"num_machines": num_machines, "machine_rank": machine_rank, "dist_url": dist_url}
+    if num_machines * num_gpus_per_machine <= 1:
+        return engine.launch(main, num_gpus_per_machine, args=args, **machines)
+    children = multiprocessing.active_children
+    on_sigterm(lambda *_: [child.terminate() for child in children()])
+    threading.Thread(target=_end_others, args=(num_gpus_per_machine,), daemon=True).start()
+    try:
+        engine.launch(
+            _with_parent, num_gpus_per_machine, args=(os.getpid(), main, args), **machines
+        )
+    except ProcessExitedException as e:
+        if e.exit_code > 0:
+            raise SystemExit(e.exit_code) from None
+        print(f"The run has ended: {e}", file=sys.stderr)
+        raise SystemExit(128 - e.exit_code) from None
+    finally:
+        for child in children():
+            child.kill()
+
+
+def on_sigterm(handler: Callable[..., Any]) -> bool:
+    """
+    Whether it is called from now on: a handler of somebody else's stays, and only the main thread
+    can have one.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    free = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if free:
+        signal.signal(signal.SIGTERM, handler)
+    return free
+
+
+def _end_others(number: int) -> None:
+    """
+    Of the children, when one has failed. PyTorch sends them SIGTERM, which a training takes for a
+    scheduler's; and some wait for the one that has failed.
+    """
+    children: list[multiprocessing.process.BaseProcess] = []
+    while len(children) < number:
+        time.sleep(0.1)
+        children = multiprocessing.active_children()
+    while children:
+        connection.wait([child.sentinel for child in children])
+        time.sleep(_PATIENCE)  # Most have ended by themselves then, and PyTorch has the status.
+        if any(child.exitcode for child in children):
+            for child in children:
+                child.kill()
+        children = [child for child in children if child.is_alive()]
+
+
+def _with_parent(parent: int, main: Callable[..., Any], args: tuple) -> None:
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    main(*args)
+
+
+def _end_after(parent: int) -> None:
+    """Whatever the main thread waits for: another process, say, that has ended already."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

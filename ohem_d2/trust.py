@@ -1,0 +1,70 @@
+"""
+Whether files may run code when they are read. A configuration, weights and proposals can all hold
+some, and come from strangers; nothing here runs it unless that is asked for.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+import detectron2
+from detectron2.config import CfgNode
+from yaml.constructor import ConstructorError
+
+from .errors import InputError
+
+_TRUSTED = ContextVar("trusted", default=False)
+
+
+class UntrustedFile(InputError):
+    """A file holds what could run code, and was not said to be trusted."""
+
+    def __init__(self, file: str | Path, what: str):
+        super().__init__(f"{file} {what}; if you trust where the file comes from, add --trust")
+
+
+@contextlib.contextmanager
+def trusting(trust: bool = True) -> Iterator[None]:
+    """Within the context files may run the code that they hold, if ``trust``."""
+    before = _TRUSTED.set(trust)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(before)
+
+
+def trusted() -> bool:
+    """Whether they may."""
+    return _TRUSTED.get()
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """--trust, of a command that does all its work within :func:`trusting`."""
+    help_ = "configuration, weights and proposals may run code: they come from where you trust"
+    parser.add_argument("--trust", action="store_true", help=help_)
+
+
+def merge_file(cfg: CfgNode, file: str | Path) -> None:
+    """
+    ``cfg.merge_from_file``, with the tags of YAML that call functions only in trusted files and in
+    Detectron2's own, one of which has some.
+
+    Raises:
+        UntrustedFile: names the file, which may be one that ``_BASE_`` names, and the line.
+    """
+    own = Path(os.path.abspath(file)).is_relative_to(Path(detectron2.__file__).parent)
+    try:
+        cfg.merge_from_file(str(file), allow_unsafe=own or trusted())
+    except ConstructorError as e:
+        tag = re.search(r"tag:yaml\.org,2002:(python/[^'\"]*)", e.problem or "")
+        if not tag:
+            raise
+        raise UntrustedFile(
+            f"{e.problem_mark.name}, line {e.problem_mark.line + 1}:",
+            f"the tag !!{tag[1]} makes an object of Python, and may run code. Write plain values, "
+            "a list for a tuple",
+        ) from e

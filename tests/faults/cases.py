@@ -1,0 +1,556 @@
+"""
+Wrong input and what is said of it, as a table. A line of it is a test; whoever finds a new fault
+adds one.
+"""
+
+import pickle
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from inputs import (
+    INF,
+    NAN,
+    all_annotations,
+    all_boxes,
+    all_turned_round,
+    annotation,
+    bomb,
+    box,
+    category,
+    cut,
+    data,
+    each,
+    folder_at,
+    image,
+    link_at,
+    many_images,
+    metrics,
+    move,
+    named,
+    noise,
+    nothing,
+    of_test,
+    one_more,
+    pipe_at,
+    proposals,
+    registered,
+    remove,
+    replace,
+    rows,
+    torn_png,
+    torn_two,
+    twice,
+    write,
+    xmin,
+)
+from models import ROOT
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # of the test
+    said: str  # a regular expression of the last line; of all that is printed if it is `listed`
+    args: str = ""  # after those of the command
+    spoil: Callable[[Path], object] = nothing  # the folder that the command is run in
+    command: tuple = ()
+    status: int = 1
+
+    @property
+    def words(self) -> list[str]:
+        return [*self.command, *shlex.split(self.args)]
+
+    @property
+    def listed(self) -> bool:
+        return self.status == 0 or "--check" in self.command
+
+
+BASE = (ROOT / "train_net.py", "--num-gpus", "0", "--config-file", "c.yaml")
+TRAIN = (*BASE, "--train-data", "coco:train.json:images", "--test-data", "coco:test.json:images")
+TRAIN_VOC = (*BASE, "--train-data", "voc:voc:train", "--test-data", "voc:voc:test")
+TABLE = []
+
+
+def cases(group, command, rows, status=1):
+    """
+    Args:
+        rows: by name what is said; or a tuple of that, how the folder is spoilt, and further
+            arguments. Without a way to spoil the name is the further arguments.
+    """
+    for name, row in rows.items():
+        said, spoil, args = (row, nothing, name) if isinstance(row, str) else (*row, "")[:3]
+        TABLE.append(Case(f"{group} {name}", said, args, spoil, command, status))
+
+
+cases(
+    "train:",
+    TRAIN,
+    {
+        "SOLVER.MAX_ITER 0": "SOLVER.MAX_ITER = 0; allowed: a whole number >= 1",
+        "SOLVER.MAX_ITER -5": "SOLVER.MAX_ITER = -5",
+        "SOLVER.MAX_ITER None": "SOLVER.MAX_ITER = None",
+        "SOLVER.MAX_ITER many": "Type mismatch .* SOLVER.MAX_ITER",
+        "SOLVER.MAX_ITER 1.5": "Type mismatch .* SOLVER.MAX_ITER",
+        "SOLVER.MAX_ITER": "KEY VALUE pairs; these are not: SOLVER.MAX_ITER",
+        "SOLVER.MAX_ITER=3": "KEY VALUE pairs; these are not: SOLVER.MAX_ITER=3",
+        "SOLVER.MAX_ITER 3 --resume": "--resume stands after KEY VALUE pairs",
+        "SOLVER.MAX_ITERS 3": "Non-existent key: SOLVER.MAX_ITERS.*--import",
+        "solver.max_iter 3": "Non-existent key: solver.max_iter",
+        "SOLVER 3": "SOLVER",
+        "SOLVER.IMS_PER_BATCH 0": "SOLVER.IMS_PER_BATCH = 0; allowed: a whole number >= 1",
+        "SOLVER.IMS_PER_BATCH -2": "SOLVER.IMS_PER_BATCH = -2",
+        "SOLVER.CHECKPOINT_PERIOD 0": "SOLVER.CHECKPOINT_PERIOD = 0; allowed: a whole number >= 1",
+        "SOLVER.BASE_LR -0.1": "SOLVER.BASE_LR = -0.1; allowed",
+        "SOLVER.BASE_LR 1e999": "SOLVER.BASE_LR = inf",
+        "SOLVER.BASE_LR nan": "Type mismatch .* SOLVER.BASE_LR",
+        "SOLVER.BASE_LR 1e30": "Lower SOLVER.BASE_LR or set",
+        "SOLVER.MOMENTUM -1.0": "momentum",
+        "SOLVER.WEIGHT_DECAY -1.0": "weight_decay",
+        "SOLVER.STEPS '(2,1)'": r"SOLVER.STEPS = \(2, 1\); allowed: rising",
+        "SOLVER.STEPS '(3,)'": r"SOLVER.STEPS = \(3,\); .* without SOLVER.MAX_ITER",
+        """SOLVER.STEPS '("a",)'""": r"SOLVER.STEPS = \('a',\); allowed",
+        "SOLVER.WARMUP_ITERS -1": "SOLVER.WARMUP_ITERS = -1; allowed",
+        "SOLVER.WARMUP_METHOD x": "SOLVER.WARMUP_METHOD = 'x'; allowed: 'constant' or 'linear'",
+        "SOLVER.LR_SCHEDULER_NAME No": "Unknown LR scheduler: No",
+        "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; allowed",
+        'SOLVER.CLIP_GRADIENTS \'{"ENABLED": True, "CLIP_TYPE": "x"}\'': "CLIP_",
+        "SOLVER.REFERENCE_WORLD_SIZE 8": "REFERENCE_WORLD_SIZE",
+        "SEED x": "Type mismatch .* SEED",
+        "SEED 99999999999": "SEED = 99999999999; allowed: a whole number below",
+        "OUTPUT_DIR ''": "OUTPUT_DIR = ''; allowed: the name of a folder",
+        "OUTPUT_DIR c.yaml": "OUTPUT_DIR = 'c.yaml' cannot be written to: .*exists",
+        "OUTPUT_DIR c.yaml/out": "OUTPUT_DIR = 'c.yaml/out' cannot be written to: ",
+        "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR = '/proc/nowhere' cannot be written to: ",
+        "DATALOADER.NUM_WORKERS -1": "DATALOADER.NUM_WORKERS = -1; allowed",
+        "DATALOADER.SAMPLER_TRAIN No": "Unknown training sampler: No",
+        "INPUT.FORMAT XYZ": "INPUT.FORMAT = 'XYZ'; allowed: 'BGR'",
+        "INPUT.MIN_SIZE_TRAIN '()'": r"INPUT.MIN_SIZE_TRAIN = \(\); allowed: one or more",
+        "INPUT.MIN_SIZE_TRAIN '(-1,)'": r"INPUT.MIN_SIZE_TRAIN = \(-1,\)",
+        "INPUT.MIN_SIZE_TRAIN 48": "Type mismatch .* INPUT.MIN_SIZE_TRAIN",
+        "INPUT.MIN_SIZE_TEST -3": "INPUT.MIN_SIZE_TEST = -3",
+        "INPUT.MAX_SIZE_TRAIN 0": "INPUT.MAX_SIZE_TRAIN = 0",
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING all": "AssertionError: all",
+        "INPUT.RANDOM_FLIP both": "INPUT.RANDOM_FLIP = 'both'; allowed: 'horizontal'",
+        "INPUT.MASK_FORMAT rle": "INPUT.MASK_FORMAT = 'rle'; allowed: 'polygon'",
+        "INPUT.CROP.ENABLED True INPUT.CROP.TYPE x": "AssertionError",
+        "MODEL.PIXEL_STD '[1.0,0.0,1.0]'": r"MODEL.PIXEL_STD = \[1.0, 0.0, 1.0\]; allowed",
+        "MODEL.PIXEL_MEAN '[1.0]'": "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length",
+        "MODEL.DEVICE abacus": "MODEL.DEVICE = 'abacus': .*abacus",
+        "MODEL.META_ARCHITECTURE No": "No object named 'No' found in 'META_ARCH' registry",
+        "MODEL.BACKBONE.NAME No": "No object named 'No' found in 'BACKBONE' registry",
+        "MODEL.PROPOSAL_GENERATOR.NAME No": "No object named 'No' found in 'PROPOSAL_GENERATOR'",
+        "MODEL.ROI_HEADS.NAME No": "No object named 'No' found in 'ROI_HEADS' registry",
+        "MODEL.ROI_BOX_HEAD.NAME No": "No object named 'No' found in 'ROI_BOX_HEAD' registry",
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE No": "Unknown pooler type: No",
+        "MODEL.RESNETS.DEPTH 77": "key 77",
+        "MODEL.RESNETS.DEPTH 18": "MODEL.RESNETS.RES2_OUT_CHANNELS = 64 for R18",
+        "MODEL.RESNETS.NORM No": "'No'",
+        "MODEL.ROI_HEADS.IN_FEATURES '(\"p9\",)'": "p9",
+        "MODEL.FPN.IN_FEATURES '(\"res9\",)'": "res9",
+        "MODEL.ANCHOR_GENERATOR.SIZES '[[8],[16]]'": "(?i:anchor)",
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 0": "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 0",
+        "MODEL.ROI_HEADS.OHEM 5": "MODEL.ROI_HEADS.OHEM",
+        "MODEL.ROI_HEADS.OHEM.NMS_TRESH 0.5": "NMS_TRESH.*did you mean NMS_THRESH",
+        "MODEL.ROI_HEADS.OHEM.NMS_THRESH 2.0": "MODEL.ROI_HEADS.OHEM.NMS_THRESH = 2.0; allowed",
+        "MODEL.ROI_HEADS.OHEM.WARMUP_ITERS 3": "WARMUP_ITERS = 3; allowed: below SOLVER.MAX_ITER",
+        "MODEL.ROI_HEADS.OHEM.BUDGET none": "MODEL.ROI_HEADS.OHEM.BUDGET = 'none'; allowed",
+        "MODEL.MASK_ON True": "annotations without a segmentation, such as images/a.jpg",
+        "MODEL.KEYPOINT_ON True": "keypoint",
+        "MODEL.LOAD_PROPOSALS True": "DATASETS has no proposal file for coco:train.json:images",
+        "TEST.EXPECTED_RESULTS '[[\"bbox\"]]'": "TEST.EXPECTED_RESULTS = .*; allowed: a list",
+        "MODEL.WEIGHTS gone.pth": "gone.pth does not exist; it should be MODEL.WEIGHTS",
+        "MODEL.WEIGHTS images": "images is no file; it should be MODEL.WEIGHTS",
+        "MODEL.WEIGHTS images/a.jpg": "images/a.jpg cannot be loaded",
+        "MODEL.WEIGHTS nope://x.pkl": "nope://x.pkl cannot be loaded",
+        "--classes cat dog SEED 1": "dog: .* this is no key.* --classes ...,dog",
+        "--classes cat dog": "dog: .* --classes ...,dog",
+        "--classes cat dog --resume": "dog: .* --classes ...,dog",
+        "--import no_such_module": "--import no_such_module: .* PYTHONPATH",
+        "--train-data gone": "Data set 'gone' is not registered. Name it coco:.*--import",
+        "--test-data gone": "Data set 'gone' is not registered",
+        "--train-data coco:train.json": "coco:train.json' is not of the form coco:",
+        "--train-data coco:gone.json:images": "gone.json does not exist; it should be the annot",
+        "--train-data coco:train.json:gone": "gone does not exist; it should be the folder of",
+        "--train-data coco:images:images": "images is no file; it should be the annotations",
+        "--train-data coco:c.yaml:images": "c.yaml is not in COCO format",
+        "--train-data coco_2017_val": "instances_val2017.json does not exist",
+        "--config-file gone.yaml": "--config-file: gone.yaml: no such file, and no such name",
+        "--config-file images": "images: no such file",
+        "--config-file images/a.jpg": "images/a.jpg: ",
+    },
+)
+cases(
+    "usage:",  # argparse's own errors
+    TRAIN,
+    {
+        "--classes ''": "argument --classes: '' has an empty name; allowed: cat,traffic light",
+        "--classes cat,,dog": "argument --classes: 'cat,,dog' has an empty name",
+        "--classes": "argument --classes: expected one argument",
+        "--num-gpus x": "argument --num-gpus: invalid int value: 'x'",
+    },
+    status=2,
+)
+cases(
+    "without data:",
+    BASE,
+    {
+        "--test-data coco:test.json:images": "DATASETS.TRAIN is empty: .* --train-data",
+        "--eval-only --train-data coco:train.json:images": "DATASETS.TEST is empty: .*--test-data",
+        "": "instances_train2017.json does not exist; it should be the annotations of coco_2017_tr",
+        "DATASETS.TRAIN '()'": "DATASETS.TRAIN is empty",
+        "DATASETS.TRAIN '(3,)'": "DATASETS.TRAIN = .3,.; allowed: names of data sets",
+    },
+)
+cases(
+    "config:",
+    TRAIN,
+    {
+        "empty": ("c.yaml: there are no lines KEY: VALUE", write("c.yaml", "")),
+        "a list": ("c.yaml: there are no lines KEY: VALUE", write("c.yaml", "- 1\n- 2\n")),
+        "a word": ("c.yaml: there are no lines KEY: VALUE", write("c.yaml", "MODEL")),
+        "torn": ("c.yaml: while parsing", write("c.yaml", "MODEL: {DEVICE: cpu")),
+        "binary": ("c.yaml: ", write("c.yaml", b"\x00\xff\xfe")),
+        "tabs": ("c.yaml: .*line 2", write("c.yaml", "MODEL:\n\tDEVICE: cpu\n")),
+        "unknown key": ("c.yaml: .*key: MODEL.MINE.*--import", write("c.yaml", "MODEL: {MINE: 1}")),
+        "wrong type": ("c.yaml: Type .*MODEL.DEVICE", write("c.yaml", "MODEL: {DEVICE: [1]}")),
+        "no node": ("c.yaml: .* in a node of it", write("c.yaml", "MODEL: 5")),
+        "NaN": ("BASE_LR = nan", replace("c.yaml", "MAX_ITER: 3", "MAX_ITER: 3, BASE_LR: .nan")),
+        "no base": ("c.yaml: .*gone.yaml", write("c.yaml", "_BASE_: gone.yaml")),
+        "its own base": ("c.yaml: .*or includes itself", write("c.yaml", "_BASE_: c.yaml")),
+        "nested": ("c.yaml: it is nested too deeply", write("c.yaml", "A: " + "[" * 5000)),
+        "a newer version": ("c.yaml: .*v9 config", write("c.yaml", "VERSION: 9")),
+        "a LazyConfig": ("c.py: this is a Lazy", write("c.py", "m = 1"), "--config-file c.py"),
+        "one saved": ("c.yaml: this is a LazyConfig", write("c.yaml", "model: {_target_: x}")),
+        "a pipe": ("p.yaml: no such file", pipe_at("p.yaml"), "--config-file p.yaml"),
+    },
+)
+FORMAT = "train.json is not in COCO format: "
+cases(
+    "COCO:",
+    TRAIN,
+    {
+        "text": (FORMAT, write("train.json", "hello")),
+        "empty": (FORMAT, write("train.json", "")),
+        "torn": (FORMAT, cut("train.json", 200)),
+        "binary": (FORMAT, write("train.json", b"\xff\xfe\x00")),
+        "nested": (FORMAT + "it is nested too deeply", write("train.json", "[" * 100_000)),
+        "a list": (FORMAT + ".*list", write("train.json", "[]")),
+        "a pipe": ("train.json is no file", pipe_at("train.json")),
+        "no images": (FORMAT + ".*'images'", data(images=None)),
+        "no categories": (FORMAT + ".*'categories'", data(categories=None)),
+        "no annotations": ("coco:train.json:images: no object is left", data(annotations=None)),
+        "empty categories": (FORMAT + ".*empty.*'categories'", data(categories=[])),
+        "empty images": ("coco:train.json:images.* is empty", data(images=[], annotations=[])),
+        "empty annotations": ("coco:train.json:images: no object is left", data(annotations=[])),
+        "images in a dict": (FORMAT + ".*'images'", data(images={})),
+        "images that are numbers": (FORMAT + ".*'images'", data(images=[1])),
+        "annotations that are text": (FORMAT + ".*'annotations'", data(annotations="x")),
+        "category id twice": (FORMAT + "1 .*several of the categories.* id 1", twice("categories")),
+        "image id twice": (FORMAT + ".*several of the images have, such as id 1", twice("images")),
+        "annotation id twice": ("train.json.* not unique", twice("annotations")),
+        "category id 1.5": (FORMAT + ".*ids of categories .* such as 1.5", category(id=1.5)),
+        "image ids of two kinds": (FORMAT + ".*ids of images .* such as 'b'", image(id="b")),
+        "image id a list": (FORMAT + ".*ids of images that are no whole numbers", image(id=[2])),
+        "category without a name": (FORMAT + ".*categories without 'name'", category(name=None)),
+        "category name 5": ("train.json: a class is called 5", category(name=5)),
+        "image without a name": (FORMAT + ".*images without 'file_name'", image(file_name=None)),
+        "image name 7": (FORMAT + ".*file_name.* 7 of image 2", image(file_name=7)),
+        "image without a width": (FORMAT + ".*images without 'width'", image(width=None)),
+        "width text": ("images/b.jpg: .*'64'", image(width="64")),
+        "width 0": ("images/b.jpg: .*0", image(width=0)),
+        "another width": (r"b.jpg: Mismatched image .* expect \(65, 48\)", image(width=65)),
+        "another file": ("images that are not there, .*images/no.jpg", image(file_name="no.jpg")),
+        "a file in no folder": ("that are not there, .*images/x/b", image(file_name="x/b.jpg")),
+        "a folder": ("not there, or are no files, such as images/", image(file_name="")),
+        "no id": (FORMAT + ".*without 'id'.* of b.jpg", annotation(id=None)),
+        "no image_id": (FORMAT + ".*annotations without 'image_id'", annotation(image_id=None)),
+        "no category_id": (FORMAT + ".*'category_id'.* of b.jpg", annotation(category_id=None)),
+        "no bbox": (FORMAT + ".*without 'bbox'.* of b.jpg", annotation(bbox=None)),
+        "category 9": (FORMAT + ".*such as 9, annotation 2 of b.jpg", annotation(category_id=9)),
+        "category text": (FORMAT + ".*'cat', annotation 2 of b", annotation(category_id="cat")),
+        "category list": (FORMAT + r".*\[1\], annotation 2 of b", annotation(category_id=[1])),
+        "bbox text": (FORMAT + ".*boxes .*, annotation 2 of b.jpg", annotation(bbox="1 2 3 4")),
+        "bbox dict": (FORMAT + ".*boxes .*, annotation 2 of b.jpg", annotation(bbox={"x": 1})),
+        "bbox empty": (FORMAT + ".*boxes .*, annotation 2 of b.jpg", annotation(bbox=[])),
+        "bbox of 3": (r"is not four numbers, such as images/b.jpg: \[1, 2, 3\]", box(1, 2, 3)),
+        "bbox of 5": ("bbox is not four numbers, such as images/b.jpg", box(1, 2, 3, 4, 5)),
+        "bbox of text": ("bbox is not four numbers, such as images/b.jpg", box("1", "2", 3, 4)),
+        "bbox of null": ("bbox is not four numbers, such as images/b.jpg", box(1, 2, 3, None)),
+        "bbox nested": ("bbox is not four numbers, such as images/b.jpg", box(1, 2, 3, [4])),
+        "bbox huge": ("bbox is not four numbers, such as images/b.jpg", box(1, 2, 3, 10**400)),
+        "iscrowd text": ("neither 0 nor 1, such as images/b.jpg: '0'", annotation(iscrowd="0")),
+        "iscrowd 2": ("iscrowd is neither 0 nor 1, .* images/b.jpg: 2", annotation(iscrowd=2)),
+        "ignored": ('train.json.*"ignore"', annotation(ignore=1)),
+        "no counts": ("train.json.*'counts'", annotation(segmentation={"size": [48, 64]})),
+        "all not finite": ("no object is left.*3 boxes .* images/a.jpg", all_boxes(NAN, 1, 2, 3)),
+        "all infinite": ("no object is left.*3 boxes that are not fin", all_boxes(1, 1, INF, 3)),
+        "all empty": ("no object is left.*3 boxes without an area", all_boxes(1, 1, 0, 3)),
+        "all negative": ("no object is left.*3 boxes without an area", all_boxes(20, 20, -5, -5)),
+        "all outside": ("no object is left.*3 boxes outside the image", all_boxes(99, 99, 5, 5)),
+        "all crowds": ("coco:train.json:images: no object is left", all_annotations(iscrowd=1)),
+        "all of no image": ("images: no object is left", all_annotations(image_id=77)),
+        "test: other classes": ("must share their classes", of_test(category(name="dog"))),
+        "test: no area": ("test.json .*without 'area'.* of b.jpg", of_test(annotation(area=None))),
+        "test: no iscrowd": ("test.json .*without 'iscrowd'", of_test(annotation(iscrowd=None))),
+        "test: area text": ("test.json .*area or iscrowd is no num", of_test(annotation(area="6"))),
+        "test: no file": (
+            "coco:test.json:images: .*images/n.jpg",
+            of_test(image(file_name="n.jpg")),
+        ),
+    },
+)
+cases(
+    "left out:",  # The training goes on, and this is said before it begins.
+    TRAIN,
+    {
+        "NaN": (r"coco:train.json:images: 1 boxes .*left out, .*b.jpg: \[nan", box(NAN, 1, 2, 3)),
+        "infinite": (r"1 boxes that are not finite, .*b.jpg: \[1, 1, inf", box(1, 1, INF, 3)),
+        "without an area": ("1 boxes without an area, .* images/b.jpg", box(1, 1, 0, 3)),
+        "negative": ("1 boxes without an area, .* images/b.jpg", box(9, 9, -3, 3)),
+        "outside": ("1 boxes outside the image, .* images/b.jpg", box(64, 1, 3, 3)),
+        "left of the image": ("1 boxes outside the image, .* images/b.jpg", box(-9, 1, 9, 3)),
+        "a crowd": ("1 boxes that are not finite", one_more(iscrowd=1, bbox=[NAN, 1, 2, 3])),
+        "of no image": ("3 annotations, but only 2 of them match", annotation(image_id=77)),
+        "of the test data": ("coco:test.json:images: 1 boxes without", of_test(box(1, 1, 0, 0))),
+    },
+    status=0,
+)
+PROPOSALS = [w for s in ("TRAIN", "TEST") for w in (f"DATASETS.PROPOSAL_FILES_{s}", "('p.pkl',)")]
+TWO = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+TORN = "images/b.jpg: .*(?i:truncated)"
+cases(
+    "image:",
+    TRAIN,
+    {
+        "torn": (TORN, cut("images/b.jpg", 500)),
+        "torn, in a worker": (TORN, cut("images/b.jpg", 500), "DATALOADER.NUM_WORKERS 2"),
+        "only a head": ("images/b.jpg: ", cut("images/b.jpg", 30)),
+        "empty": ("images/b.jpg: .*cannot identify", write("images/b.jpg", "")),
+        "text": ("images/b.jpg: .*cannot identify", write("images/b.jpg", "no picture")),
+        "gone": ("not there, .* images/b.jpg", remove("images/b.jpg")),
+        "a folder": ("are no files, such as images/b.jpg", folder_at("images/b.jpg")),
+        "a pipe": ("are no files, such as images/b.jpg", pipe_at("images/b.jpg")),
+        "a dangling link": ("not there, .* images/b.jpg", link_at("images/b.jpg", "no")),
+        "of another size": (r"b.jpg.*got \(8, 8\), expect", write("images/b.jpg", noise(8, 8))),
+        "turned": (r"b.jpg.*got \(48, 64\), expect", write("images/b.jpg", noise(64, 48))),
+        "a torn PNG": ("images/n.png: ", named("n.png", torn_png("images/n.png"))),
+        "a bomb": ("n.png: DecompressionBomb", named("n.png", bomb("images/n.png"), width=20000)),
+        "of the test data": (
+            "images/n: .*cannot identify",
+            of_test(named("n", write("images/n", "x"))),
+        ),
+        "of a test": ("images/n: ", of_test(named("n", write("images/n", "x"))), "--eval-only"),
+    },
+)
+cases(
+    "proposals:",
+    (*TRAIN, "MODEL.LOAD_PROPOSALS", "True", *PROPOSALS),
+    {
+        "none": ("p.pkl does not exist; it should be the proposals for coco:train", nothing),
+        "text": ("p.pkl: ", write("p.pkl", "text")),
+        "a pipe": ("p.pkl is no file", pipe_at("p.pkl")),
+        "a list": ("p.pkl: ", write("p.pkl", pickle.dumps([1, 2]))),
+        "of other images": ("p.pkl: key '1' is missing", proposals(ids=[7, 8, 9])),
+        "without ids": ("p.pkl: ", proposals(ids=None)),
+        "lists": ("p.pkl: ", proposals(objectness_logits=[[0], [0], [0]])),
+        "not finite": (
+            "3 images with proposals",
+            proposals(boxes=[np.float32([[0, 0, NAN, 9]])] * 3),
+        ),
+        "of 3 numbers": ("3 images with proposals", proposals(boxes=[np.float32([[0, 0, 9]])] * 3)),
+    },
+)
+cases(
+    "registered:",
+    (*BASE, "--import", "my_data", "--train-data", "mine", "--test-data", "mine"),
+    {
+        "more classes": (
+            "1 annotations whose category_id is no whole number from 0 to 0, .* images/b.jpg: 1",
+            registered(each(data(categories=TWO), annotation(category_id=2))),
+        ),
+        "no file": ("train.json does not exist", registered(remove("train.json"))),
+        "no JSON": ("train.json is not in COCO format", registered(write("train.json", "{"))),
+        "bbox of 3": ("mine .train.json.: .*images/b.jpg", registered(box(1, 2, 3))),
+        "no bbox": (
+            "train.json is not in COCO format: .* of b.jpg",
+            registered(annotation(bbox=None)),
+        ),
+        "all outside": ("mine .train.json.: no object", registered(all_boxes(99, 99, 5, 5))),
+        "torn": (TORN, registered(cut("images/b.jpg", 500))),
+    },
+)
+XML, LIST = "voc/Annotations/b.xml", "voc/ImageSets/Main/train.txt"
+cases(
+    "VOC:",
+    TRAIN_VOC,
+    {
+        "--classes dog": r"annotations name \['cat'\], .* not among the classes",
+        "--classes cat,cat": "--classes has 'cat' more than once",
+        "not XML": ("b.xml is not XML", write(XML, "hello")),
+        "empty": ("b.xml is not XML", write(XML, "")),
+        "torn": ("b.xml is not XML", cut(XML, 100)),
+        "an encoding": ("b.xml is not XML", write(XML, '<?xml version="1.0" encoding="x"?><a/>')),
+        "an entity": ("b.xml is not XML", write(XML, "<!DOCTYPE a [<!ENTITY x 'x'>]><a>&y;</a>")),
+        "another root": ("b.xml is not in .* format: <size/width> is None", write(XML, "<a/>")),
+        "no size": ("b.xml .*<size/width> is None", replace(XML, "<width>64</width>", "")),
+        "another size": (r"b.jpg.*expect \(65, 48\)", replace(XML, "<width>64<", "<width>65<")),
+        "no name": ("b.xml .*the <name> of an <object> is empty", replace(XML, ">cat<", "><")),
+        "no pose": ("b.xml .*no <pose>", replace(XML, "<pose>Unspecified</pose>", "")),
+        "no box": ("b.xml .*<bndbox/ymax> is None", replace(XML, "<ymax>30</ymax>", "")),
+        "a comma": ("b.xml .*<bndbox/xmin> is '1,5'", xmin("1,5")),
+        "two": ("b.xml .*<bndbox/xmin> is '²'", xmin("²")),
+        "two signs": ("b.xml .*<bndbox/xmin> is '--5'", xmin("--5")),
+        "a fraction": ("b.xml .*<bndbox/xmin> is '1.5'", xmin("1.5")),
+        "NaN": ("b.xml .*<bndbox/xmin> is 'nan'", xmin("nan")),
+        "a pipe": ("b.xml is no file", pipe_at(XML)),
+        "a folder": ("b.xml is no file", folder_at(XML)),
+        "annotation gone": ("b.xml does not exist; it should be the annotation of b", remove(XML)),
+        "no folder": ("voc/Annotations does not exist", move("voc/Annotations", "x")),
+        "image gone": ("test: .*not there, .*Images/b.jpg", remove("voc/JPEGImages/b.jpg")),
+        "torn image": ("JPEGImages/b.jpg: .*(?i:truncated)", cut("voc/JPEGImages/b.jpg", 500)),
+        "no list": ("train.txt does not exist; it should be the list of images", remove(LIST)),
+        "empty list": ("train.txt lists 0 image", write(LIST, "")),
+        "list of one": ("train.txt lists 1 image; Detectron2 reads two or more", write(LIST, "a")),
+        "two columns": ("Annotations/-1.xml does not exist", write(LIST, "a -1\nb 1\n")),
+        "a folder as the list": ("train.txt", folder_at(LIST)),
+        "all turned round": ("no object is left.*3 boxes without an area", all_turned_round),
+    },
+)
+cases(
+    "weights:",
+    (*TRAIN, "MODEL.WEIGHTS", "w.pth"),
+    {
+        "a list": ("w.pth cannot be loaded", write("w.pth", [1, 2])),
+        "a number": ("w.pth cannot be loaded", write("w.pth", 5)),
+        "of None": ("w.pth cannot be loaded", write("w.pth", {"model": None})),
+        "of a list": ("w.pth cannot be loaded", write("w.pth", {"model": [1]})),
+        "of numbers": ("w.pth cannot", write("w.pth", {"model": {"backbone.fpn_output2.bias": 5}})),
+        "empty": ("w.pth cannot be loaded", write("w.pth", "")),
+        "text": ("w.pth cannot be loaded", write("w.pth", "no weights at all")),
+        "torn": ("w.pth cannot be loaded", each(write("w.pth", {}), cut("w.pth", 300))),
+        "a pipe": ("w.pth is no file", pipe_at("w.pth")),
+    },
+)
+cases(
+    "check:",
+    (*TRAIN, "--check"),
+    {
+        "nothing": (r"coco:train.json:images: 3 images\n(?s:.*)found nothing", nothing),
+        "left out": (r"1 boxes .* which are left out\n    images/b.jpg: \[nan", box(NAN, 1, 2, 3)),
+    },
+    status=0,
+)
+cases(
+    "check finds:",
+    (*TRAIN, "--check"),
+    {
+        "images": (r"a.jpg: .*\n    images/b.jpg: (?s:.*)kinds: 2", torn_two),
+        "SEED 9999999999 SOLVER.MAX_ITER 0": r"SEED = .*\n    SOLVER.MAX_ITER = 0; (?s:.*)kinds: 1",
+        "data and keys": (
+            r"SEED = (?s:.*)several .*\n    id 1\n",
+            twice("images"),
+            "SEED 9999999999",
+        ),
+        "all of JSON": (
+            r"'height'\n(?s:.*)'bbox'\n",
+            each(annotation(bbox=None), image(height=None)),
+        ),
+        "--train-data coco:gone.json:images": "gone.json does not exist(?s:.*)kinds: 1",
+        "no object": ("data sets without an object", all_boxes(1, 1, 0, 0)),
+        "the first of many": ("21 images that are not there(?s:.*)and 1 more", many_images(21)),
+    },
+)
+cases(
+    "check finds of VOC:",
+    (*TRAIN_VOC, "--check"),
+    {
+        "all files": ("a.xml (?s:.*)b.xml ", each(cut("voc/Annotations/a.xml", 9), cut(XML, 9))),
+        "images": ("voc/JPEGImages/b.jpg: ", cut("voc/JPEGImages/b.jpg", 500)),
+    },
+)
+INSPECT = ("-m", "ohem_d2", "inspect", "--config-file", "c.yaml")
+cases(
+    "inspect:",
+    (*INSPECT, "--dataset", "coco:train.json:images"),
+    {
+        "torn image": (TORN, cut("images/b.jpg", 500)),
+        "category twice": ("several of the categories have, such as id 1", twice("categories")),
+        "bbox of 3": ("four numbers, such as images/b.jpg", box(1, 2, 3)),
+        "iscrowd text": ("iscrowd is neither 0 nor 1", annotation(iscrowd="0")),
+        "--classes cat dog": "dog: .* --classes ...,dog",
+    },
+)
+cases(
+    "inspect one:",
+    (*INSPECT, "--image", "images/a.jpg", "--no-objects", "--weights", "w.pth"),
+    {
+        "weights that are a list": ("w.pth cannot be loaded", write("w.pth", [1])),
+        "weights of None": ("w.pth cannot be loaded", write("w.pth", {"model": None})),
+        "weights in a pipe": ("w.pth is no file", pipe_at("w.pth")),
+    },
+)
+cases(
+    "inspect one:",
+    (*INSPECT, "--image"),
+    {
+        "a pipe": ("images/p.jpg is no file", pipe_at("images/p.jpg"), "images/p.jpg --no-objects"),
+        "a bomb": ("p.png: DecompressionBomb", bomb("images/p.png"), "images/p.png --no-objects"),
+        "a number": ("b.xml .*'²'", xmin("²"), f"images/b.jpg --annotations {XML} --classes cat"),
+        "images/a.jpg --no-objects MODEL.MINE 1": "Non-existent key: MODEL.MINE",
+        "images/a.jpg --no-objects --output c.yaml/x": "c.yaml.* cannot be written: .*--output",
+    },
+)
+GOOD = metrics(*rows(1, 1))
+REPORT = ("-m", "ohem_d2", "report", "run", "--images", "0")
+cases(
+    "report:",
+    REPORT,
+    {
+        "no folder": ("run/metrics.json does not exist", nothing),
+        "empty": ("run/metrics.json has no complete line", metrics("")),
+        "binary": ("run/metrics.json has no complete line", write("run/metrics.json", b"\xff\x00")),
+        "nested": ("run/metrics.json has no complete line", metrics("[" * 100_000)),
+        "a list": ("run/metrics.json has no complete line", metrics("[1, 2]")),
+        "a pipe": ("metrics.json does not exist", each(metrics(""), pipe_at("run/metrics.json"))),
+        "output in a folder": (
+            "run/report.html cannot be written",
+            each(GOOD, folder_at("run/report.html")),
+        ),
+    },
+)
+cases(
+    "report goes on:",
+    REPORT,
+    {
+        "huge values": ("above 1e.38, are not drawn", metrics(*rows(1e308, -1e308))),
+        "no values": ("report  run/report.html", metrics(*rows('"x"', 1))),
+        "NaN": ("report  run/report.html", metrics(*rows("NaN", "Infinity"))),
+        "a line that is nested": (r"1 line\(s\) of metrics", metrics(*rows(1, 1), "[" * 100_000)),
+        "no weights": (
+            "Without classes and .*model_final.pth",
+            each(GOOD, write("run/config.yaml", "")),
+            "--images 2",
+        ),
+    },
+    status=0,
+)
+cases(
+    "paper:",
+    (ROOT / "projects/paper/train.py", "--num-gpus", "0", "--config-file", "d.yaml"),
+    {
+        "--config-file gone.yaml": "gone.yaml: no such file",
+        "empty": ("d.yaml: there are no lines KEY: VALUE", write("d.yaml", "")),
+        "MINE.OWN 1": "Non-existent key: MINE",
+        "SOLVER.TRAINER No": "SOLVER.TRAINER = 'No'; allowed: ",
+        "data gone": ("train.json does not exist", remove("train.json")),
+        "classes that differ": ("share their classes", of_test(category(name="dog"))),
+        "torn image": (TORN, cut("images/b.jpg", 500)),
+        "all boxes outside": ("no object is left", all_boxes(99, 99, 5, 5)),
+        "MODEL.WEIGHTS gone.pth": "gone.pth does not exist",
+        "TEST.MULTI_SCALE.MAX_SIZE 0": "TEST.MULTI_SCALE.MAX_SIZE = 0; allowed",
+        "OUTPUT_DIR c.yaml": "OUTPUT_DIR = 'c.yaml' cannot be written to",
+        "MODEL.LOAD_PROPOSALS True": "PROPOSAL_FILES_TRAIN",
+    },
+)

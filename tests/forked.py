@@ -1,0 +1,84 @@
+"""Commands in processes that are forked from one that has imported what takes seconds to import."""
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import ROOT
+
+_IMPORTED = [
+    *("detectron2.engine", "detectron2.evaluation", "forked"),
+    *("ohem_d2.training.trainer", "ohem_d2.tools.inspect", "ohem_d2.tools.report"),
+    *("torch.utils.cpp_extension", "torch.utils.tensorboard"),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int  # negative: killed by that signal, SIGKILL if it took too long
+    stdout: str
+    stderr: str
+
+
+class ForkServer:
+    def __init__(self):
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_IMPORTED)
+        # Of the server, so of all commands.
+        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PYTHONPATH")}
+        folders = (ROOT, ROOT / "tests", before["PYTHONPATH"] or "")
+        os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(map(str, folders)))
+        multiprocessing.forkserver.ensure_running()
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
+
+    def run(self, command, folder, seconds=30):
+        """
+        Args:
+            command: a script, or "-m" and a module, and its arguments.
+            folder: that it is run in; beside it are then FOLDER.stdout and FOLDER.stderr.
+            seconds: it is killed after these.
+        """
+        process = self._context.Process(target=_main, args=(list(map(str, command)), folder))
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            # with the workers of its data loader
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        status = process.exitcode
+        if status == 255:  # multiprocessing's word for one that has got lost on the way
+            status = int(Path(f"{folder}.status").read_text())
+        texts = (Path(f"{folder}.{n}").read_text(errors="replace") for n in ("stdout", "stderr"))
+        return Outcome(status, *texts)
+
+
+def _main(command, folder):
+    os.setpgrp()
+    os.chdir(folder)
+    # As in a process that was not started so: workers of a data loader would import all again.
+    multiprocessing.set_start_method("fork", force=True)
+    for name, stream in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(f"{folder}.{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), stream)
+    status = 1
+    try:
+        if command[0] == "-m":
+            sys.argv = command[1:]
+            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = command
+            sys.path[:0] = [str(Path(command[0]).parent), str(folder)]
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+        raise
+    finally:
+        Path(f"{folder}.status").write_text(str(status))

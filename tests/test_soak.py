@@ -1,0 +1,44 @@
+"""The soak: the command, on few iterations, and that it would see memory grow."""
+
+import importlib.util
+import re
+import sys
+
+import processes
+import pytest
+import torch
+from models import ROOT
+
+
+@pytest.fixture(scope="module")
+def soak():
+    spec = importlib.util.spec_from_file_location("soak", ROOT / "dev/soak.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command(tree_crowns):
+    command = [sys.executable, "-W", "ignore", "dev/soak.py", "--iterations", "40"]
+    out = processes.run([*command, "--heads", "OHEMROIHeads", "--options", "both"])
+    (row,) = re.findall(r"^\| OHEMROIHeads \| both \| (.*) \|$", out, re.MULTILINE)
+    resident, *growth = map(float, row.split(" | "))
+    assert 100 < resident < 4000 and len(growth) == 3
+    assert "OHEM is active" in out
+
+
+def test_what_is_kept_is_counted(soak):
+    before = soak.sample(0)
+    kept = [torch.ones(2**24), [object() for _ in range(10**5)]]
+    after = soak.sample(1)
+    assert after.resident - before.resident > 60 and after.allocated - before.allocated > 60
+    assert after.objects - before.objects >= 10**5
+    del kept
+    assert soak.sample(2).objects - before.objects < 10**4
+
+
+def test_growth_is_that_after_warming_up(soak):
+    samples = [soak.Sample(i, max(100, i * 0.5), 7, 3 * i) for i in range(0, 2000, 20)]
+    samples[3] = samples[3]._replace(resident=10**6)
+    growth = [soak.slope(samples, what) for what in soak.Sample._fields[1:]]
+    assert growth == pytest.approx([50, 0, 300])
