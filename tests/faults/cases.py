@@ -567,7 +567,7 @@ cases(
         "MODEL.ROI_HEADS.NAME No": r"\n    The model .*'No' found in 'ROI_HEADS'(?s:.*)kinds: 1",
         "SOLVER.LR_SCHEDULER_NAME No": r"\n    The training .*LR scheduler: No\n(?s:.*)kinds: 1",
         "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; (?s:.*)kinds: 1",
-        "DATALOADER.SAMPLER_TRAIN No": r"\n    DATALOADER.SAMPLER_TRAIN = .No.: .* sampler: No\n(?s:.*)kinds: 1",
+        "DATALOADER.SAMPLER_TRAIN No": r"\n    .*TRAIN = 'No': .* sampler: No\n(?s:.*)kinds: 1",
         "MODEL.ROI_HEADS.NAME No, and an image": (
             "'No' found in 'ROI_HEADS'(?s:.*)images/b.jpg: (?s:.*)kinds: 3",
             cut("images/b.jpg", 500),
