@@ -55,6 +55,7 @@ SETTING = f"{OHEM} {HEADS}.OHEM."
 # Does what a short training shows last? The rate falls after four fifths, as in the recipes.
 TWICE = "SOLVER.MAX_ITER 800 SOLVER.STEPS (640,)"
 LONG = "SOLVER.MAX_ITER 1600 SOLVER.STEPS (1280,)"
+LONGEST = "SOLVER.MAX_ITER 3200 SOLVER.STEPS (2560,)"
 RETINANET = "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.IN_FEATURES ['p3','p4','p5']"
 
 
@@ -73,6 +74,10 @@ TABLES = {
     "1600 iterations": {
         "random 128": Setup(f"{RANDOM} {LONG}"),
         "OHEM 128": Setup(f"{SETTING}WARMUP_ITERS 160 {LONG}"),
+    },
+    "3200 iterations": {
+        "random 128": Setup(f"{RANDOM} {LONGEST}"),
+        "OHEM 128": Setup(f"{SETTING}WARMUP_ITERS 320 {LONGEST}"),
     },
     "references": {
         "random 128": Setup(RANDOM),
