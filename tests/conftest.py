@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -12,6 +14,15 @@ def seeded():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def heard():
+    """
+    Once Detectron2 has set up its logs, they do not come to the root logger. That they do has to be
+    set before the test begins, or caplog, which listens to both then, would have records twice.
+    """
+    logging.getLogger("detectron2").propagate = True
 
 
 @pytest.fixture(autouse=True)

@@ -167,7 +167,6 @@ def test_dropout_as_the_choice_is_proven(caplog):
     model = with_dropout(cfg)
     model.roi_heads.box_predictor.cls_score.weight.data.normal_()
     caplog.set_level(logging.INFO, logger="detectron2.ohem_d2")
-    logging.getLogger("detectron2").propagate = True
     for _ in range(2):
         train_heads(model, batch(cfg))
     (record,) = [r for r in caplog.records if "proven" in r.message]

@@ -36,7 +36,6 @@ def mine(events, num_fg_mined, num_bg_mined, num_fg=40, num_bg=400):
 
 def warnings_of(caplog, steps):
     caplog.set_level(logging.WARNING, logger="detectron2.ohem_d2")
-    logging.getLogger("detectron2").propagate = True
     events = MiningEvents()
     with EventStorage() as storage:
         for step in steps:
