@@ -123,7 +123,7 @@ def compare(cfg: CfgNode, compared: dict[str, Path], folder: Path) -> list[str]:
         record = records[image]
         photograph = read_image(record["file_name"], "RGB")
         sides = [differences.draw(photograph, n, f[image], ZOOM) for n, f in found.items()]
-        write(folder / Path(record["file_name"]).name, np.concatenate(sides, axis=1))
+        write(folder / Path(record["file_name"]).name, differences.beside(sides))
     lines = runs.markdown_table(["", *METRICS, f"of {num} crowns", "false alarms"], rows)
     if other is ohem:
         return lines

@@ -79,6 +79,14 @@ def draw(image: np.ndarray, name: str, what: Found, scale: float) -> np.ndarray:
     return with_caption(picture, name, counts + f"{len(what.wrong)} false alarms (red)")
 
 
+def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one image, whose captions may differ in length."""
+    height = max(map(len, pictures))
+    above = [((height - len(picture), 0), (0, 0), (0, 0)) for picture in pictures]
+    padded = [np.pad(p, a, constant_values=255) for p, a in zip(pictures, above)]
+    return np.concatenate(padded, axis=1)
+
+
 def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> list[int]:
     """Images, those first in which the most objects are found by only one of the two."""
     differences = {image: len(one[image].objects ^ other[image].objects) for image in one}

@@ -82,3 +82,11 @@ def test_draw(truth):
         ((100, 40), GROUND_TRUTH),
     ):
         assert tuple(drawn[y, x]) == color
+
+
+def test_beside_each_other_with_captions_of_different_length():
+    short, long = np.zeros((100, 80, 3), np.uint8), np.full((126, 80, 3), 7, np.uint8)
+    picture = differences.beside([short, long])
+    assert picture.shape == (126, 160, 3)
+    assert (picture[:26, :80] == 255).all() and (picture[26:, :80] == 0).all()
+    assert (picture[:, 80:] == 7).all()
