@@ -87,6 +87,12 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
             allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if training and sampler.startswith("Weighted") and "TRAIN_REPEAT_FACTOR" not in cfg.DATASETS:
+        yield (
+            f"DATALOADER.SAMPLER_TRAIN = {sampler!r} takes DATASETS.TRAIN_REPEAT_FACTOR, which "
+            "Detectron2's defaults lack; add that key in a module that --import names"
+        )
     if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
     # The evaluation has COCO's of 17 keypoints, if none are given.

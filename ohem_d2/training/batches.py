@@ -13,7 +13,6 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.unpickling import with_rehearsed_proposals
-from ..errors import naming
 from .chance import IMAGE, SAMPLER, drawing_from, run_seed, seed_at
 
 
@@ -36,7 +35,6 @@ class ResumableLoader:
             dataset: records, a list or a map-style data set; None: those of ``DATASETS.TRAIN``.
 
         Raises:
-            InputError: if Detectron2 cannot make such a loader.
             TypeError: if ``DATASETS.TRAIN`` is a data set that can only be iterated over.
         """
         self._cfg = with_rehearsed_proposals(cfg)
@@ -50,8 +48,7 @@ class ResumableLoader:
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.SEED = seed  # Some samplers read it.
-        what = f"DATALOADER.SAMPLER_TRAIN = {cfg.DATALOADER.SAMPLER_TRAIN!r}"
-        with drawing_from(seed_at(seed, SAMPLER)), naming(what, only_data=True):
+        with drawing_from(seed_at(seed, SAMPLER)):
             settings = {"mapper": _as_it_is, "dataset": self._records}
             loader = build_detection_train_loader(cfg, **settings)
         grouped = isinstance(loader, AspectRatioGroupedDataset)

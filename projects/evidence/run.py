@@ -10,7 +10,6 @@ import numpy as np
 from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ohem_d2.data.datasets import register_datasets
 from ohem_d2.files import write_atomically
@@ -20,6 +19,7 @@ from projects.evidence import iou_balanced  # noqa: F401  registers heads
 from projects.evidence.experiments import CONFIGS, Data
 from projects.evidence.tables import METRICS
 from projects.tree_crowns import prepare_data
+from projects.tree_crowns.differences import evaluated
 from projects.tree_crowns.trainer import setup, train
 
 RECALL = 0.8  # false alarms are counted at the score that finds so many of the objects
@@ -111,14 +111,8 @@ def score_that_finds(truth: Path, found: Path, recall: float) -> float:
     Args:
         truth, found: annotations and detections in COCO format.
     """
-    if not json.loads(found.read_text()):  # which COCO cannot load
-        return 0.0
-    coco = COCO(str(truth))
-    evaluation = COCOeval(coco, coco.loadRes(str(found)), "bbox")
-    evaluation.params.useCats = 0
-    evaluation.params.iouThrs = np.array([0.5])
+    evaluation = evaluated(COCO(str(truth)), json.loads(found.read_text()), iou=0.5)
     evaluation.params.recThrs = np.array([recall])
-    evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval["scores"][0, 0, 0, 0, -1].item()
 

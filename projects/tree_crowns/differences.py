@@ -19,6 +19,8 @@ from ohem_d2.monitor.drawing import (
     with_caption,
 )
 
+GAP = 12  # pixels between pictures
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -38,6 +40,18 @@ def best_detections(detections: Sequence[dict], num: int) -> list[dict]:
     return sorted(detections, key=lambda d: d["score"], reverse=True)[:num]
 
 
+def evaluated(truth: COCO, detections: Sequence[dict], iou: float) -> COCOeval:
+    """What pycocotools matches at one IoU, whatever the class and the size. It prints nothing."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = truth.loadRes(list(detections)) if detections else COCO()
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.params.useCats = 0
+        evaluation.params.iouThrs = np.array([iou])
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.evaluate()
+    return evaluation
+
+
 def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int, Found]:
     """
     By the id of the image, as COCO counts: the best scored detection first, each object once;
@@ -47,13 +61,8 @@ def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int
         detections: in COCO format.
         iou: at which an object is found.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        results = truth.loadRes(list(detections)) if detections else COCO()
-        evaluation = COCOeval(truth, results, "bbox")
-        evaluation.params.useCats = 0
-        evaluation.params.iouThrs = np.array([iou])
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
+    evaluation = evaluated(truth, detections, iou)
+    results = evaluation.cocoDt
     images = {image: Found(frozenset(), *[_boxes(truth, [])] * 3) for image in truth.imgs}
     for one in filter(None, evaluation.evalImgs):
         ids, matches = np.array(one["dtIds"], dtype=int), one["dtMatches"][0]
@@ -80,11 +89,11 @@ def draw(image: np.ndarray, name: str, what: Found, scale: float) -> np.ndarray:
 
 
 def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of one image, whose captions may differ in length."""
+    """Pictures of one image, whose captions may differ in length, with a gap between them."""
     height = max(map(len, pictures))
-    above = [((height - len(picture), 0), (0, 0), (0, 0)) for picture in pictures]
-    padded = [np.pad(p, a, constant_values=255) for p, a in zip(pictures, above)]
-    return np.concatenate(padded, axis=1)
+    frames = [((height - len(picture), 0), (0, GAP), (0, 0)) for picture in pictures]
+    framed = [np.pad(p, f, constant_values=255) for p, f in zip(pictures, frames)]
+    return np.concatenate(framed, axis=1)[:, :-GAP]
 
 
 def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> list[int]:

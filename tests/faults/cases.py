@@ -126,7 +126,7 @@ cases(
         "OUTPUT_DIR /proc/nowhere": "OUTPUT_DIR = '/proc/nowhere' cannot be written to: ",
         "DATALOADER.NUM_WORKERS -1": "DATALOADER.NUM_WORKERS = -1; allowed",
         "DATALOADER.SAMPLER_TRAIN No": "Unknown training sampler: No",
-        "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler": "SAMPLER_TRAIN = 'WeightedTrainingSa",
+        "DATALOADER.SAMPLER_TRAIN WeightedTrainingSampler": "takes DATASETS.TRAIN_REPEAT_FACTOR",
         "resuming, with nothing there": (
             "^train_net.py: w.pth cannot be loaded",
             write("w.pth", b"no weights"),
@@ -567,7 +567,7 @@ cases(
         "MODEL.ROI_HEADS.NAME No": r"\n    The model .*'No' found in 'ROI_HEADS'(?s:.*)kinds: 1",
         "SOLVER.LR_SCHEDULER_NAME No": r"\n    The training .*LR scheduler: No\n(?s:.*)kinds: 1",
         "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; (?s:.*)kinds: 1",
-        "DATALOADER.SAMPLER_TRAIN No": r"\n    .*TRAIN = 'No': .* sampler: No\n(?s:.*)kinds: 1",
+        "DATALOADER.SAMPLER_TRAIN No": r"\n    The training .* sampler: No\n(?s:.*)kinds: 1",
         "MODEL.ROI_HEADS.NAME No, and an image": (
             "'No' found in 'ROI_HEADS'(?s:.*)images/b.jpg: (?s:.*)kinds: 3",
             cut("images/b.jpg", 500),

@@ -87,6 +87,7 @@ def test_draw(truth):
 def test_beside_each_other_with_captions_of_different_length():
     short, long = np.zeros((100, 80, 3), np.uint8), np.full((126, 80, 3), 7, np.uint8)
     picture = differences.beside([short, long])
-    assert picture.shape == (126, 160, 3)
+    gap = differences.GAP
+    assert picture.shape == (126, 160 + gap, 3)
     assert (picture[:26, :80] == 255).all() and (picture[26:, :80] == 0).all()
-    assert (picture[:, 80:] == 7).all()
+    assert (picture[:, 80 : 80 + gap] == 255).all() and (picture[:, 80 + gap :] == 7).all()
