@@ -1,55 +1,103 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in one go and into one file: the tests, training in mixed precision, training
-# on two GPUs if there are two, the benchmark.
+# All that needs a GPU, in parts of less than nine minutes each, every one with a report of its own.
 #
-#     dev/gpu_check.sh [REPORT]             report: output/gpu_check.txt unless named
-#     PYTHON=/path/to/python dev/gpu_check.sh    an environment that has torch and detectron2
+#     dev/gpu_check.sh                  all parts, one after the other
+#     dev/gpu_check.sh tests rois       these
+#     PYTHON=python3 dev/gpu_check.sh   an environment that has torch and detectron2, taken as it is:
+#                                       nothing is installed, and neither pip, git nor a network needed
 #
-# A step that fails does not stop the others; the last lines of the report say how each ended.
+# REPORTS=FOLDER   of the reports (default: output/gpu_check)
+# EVIDENCE="--data boards=FOLDER trees --seeds 1 2 3"   what the part evidence runs
+# ON_CPU=1         a rehearsal without a GPU
+#
+# A part that fails does not stop the others; the last lines say how each ended. What goes on after
+# nine minutes is stopped; the benchmark and the evidence keep what they have by then.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-report=${1:-output/gpu_check.txt}
-mkdir -p "$(dirname "$report")" output
-python=$(DETECTRON2=${DETECTRON2:-git} python3 dev/setup_env.py "${PYTHON:-}") || exit 1
+all="environment tests rois steps timeline compiled means training evidence"
+parts=${*:-$all}
+for part in $parts; do
+    [[ " $all " == *" $part "* ]] || { echo "gpu_check: no part $part; there are: $all" >&2; exit 2; }
+done
+reports=${REPORTS:-output/gpu_check}
+python=${PYTHON:-$(DETECTRON2=${DETECTRON2:-git} python3 dev/setup_env.py)} || exit 1
 gpus=$("$python" -c 'import torch; print(torch.cuda.device_count())' | tail -n 1)
-if [ "${gpus:-0}" -eq 0 ]; then
+if [ "${gpus:-0}" -eq 0 ] && [ -z "${ON_CPU:-}" ]; then
     echo "gpu_check: torch sees no GPU here; nothing was checked" >&2
     exit 1
 fi
-export PYTHONPATH=.
+device=$([ "${gpus:-0}" -gt 0 ] && echo cuda || echo cpu)
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$reports" output
 data=datasets/tree_crowns
 summary=
 
 step() {
-    local name=$1 status=ok
-    shift
-    printf '\n===== %s\n$ %s\n' "$name" "$*"
-    "$@" || status="FAILED ($?)"
-    summary+="$name: $status"$'\n'
+    printf '\n$ %s\n' "$*"
+    timeout "${LIMIT:-520}" "$@"
 }
+
+run() { step "$python" -W ignore "$@"; }
 
 train() {
-    "$python" train_net.py --config-file configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml \
+    run train_net.py --config-file configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml --overwrite \
         --train-data "coco:$data/train.json:$data/tiles" \
-        --test-data "coco:$data/test.json:$data/tiles" "$@" MODEL.DEVICE cuda
+        --test-data "coco:$data/test.json:$data/tiles" "$@" MODEL.DEVICE $device
 }
 
-# for what the projects share
-export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
-{
+environment() {
     date -u
-    step "environment" "$python" -m ohem_d2 collect-env
-    step "tests" "$python" -m pytest -q
-    step "data" "$python" projects/tree_crowns/prepare_data.py
-    step "mixed precision" train SOLVER.AMP.ENABLED True OUTPUT_DIR output/gpu_check_amp
-    if [ "$gpus" -ge 2 ]; then
-        step "two GPUs" train --num-gpus 2 OUTPUT_DIR output/gpu_check_two
+    run dev/check_install.py && run -m ohem_d2 collect-env && run projects/tree_crowns/prepare_data.py
+}
+
+# Side by side where pytest-xdist is there
+tests() {
+    run projects/tree_crowns/prepare_data.py
+    run -m pytest -q $("$python" -c 'import xdist' 2>/dev/null && echo "-n $(($(nproc) / 2))")
+}
+
+rois() { run projects/benchmark/bench.py --gpu --only rois --rounds 5 --output "$reports/rois"; }
+steps() { run projects/benchmark/bench.py --gpu --only steps --rounds 5 --output "$reports/steps"; }
+means() { run projects/benchmark/means.py; }
+
+timeline() {
+    for precision in float32 float16; do
+        run projects/benchmark/timeline.py --precision $precision --output "output/timeline/$precision" || return
+    done
+}
+
+compiled() {
+    for precision in float32 float16; do
+        LIMIT=250 run projects/benchmark/compiled.py --precision $precision || return
+    done
+}
+
+# In mixed precision, and on two GPUs where there are two
+training() {
+    run projects/tree_crowns/prepare_data.py
+    train SOLVER.AMP.ENABLED True OUTPUT_DIR output/gpu_check_amp || return
+    if [ "${gpus:-0}" -ge 2 ]; then
+        train --num-gpus 2 OUTPUT_DIR output/gpu_check_two
     else
-        summary+="two GPUs: left out, there is one"$'\n'
+        echo "two GPUs: left out, there is no second one"
     fi
-    step "benchmark" "$python" -W ignore projects/benchmark/bench.py --output output/gpu_check_bench
-    step "means" "$python" -W ignore projects/benchmark/means.py
-    printf '\n===== in all\n%s' "$summary"
-} 2>&1 | tee "$report"
-# Without its last part the report is that of a check that was cut short.
-grep -q "^===== in all" "$report" && ! grep -q ": FAILED" <(tail -n 8 "$report")
+}
+
+# Six processes share a GPU; of those that are stopped the next call goes on from the checkpoint.
+evidence() {
+    local devices="" how="--output output/gpu_check_evidence --record $reports/evidence.json"
+    for _ in 1 2 3 4 5 6; do devices+=" $device"; done
+    run projects/evidence/evidence.py ${EVIDENCE:---data trees --tables main} $how --devices $devices --threads 2
+    local ended=$?
+    run projects/evidence/evidence.py ${EVIDENCE:---data trees --tables main} $how --show
+    return $ended
+}
+
+for part in $parts; do
+    $part > >(tee "$reports/$part.txt") 2>&1
+    ended=$?
+    wait $! 2>/dev/null  # for tee
+    summary+="$part: $([ $ended -eq 0 ] && echo ok || echo "FAILED ($ended)")"$'\n'
+done
+printf '\n===== in all\n%s' "$summary"
+! grep -q "FAILED" <<<"$summary"

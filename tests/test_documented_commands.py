@@ -49,6 +49,9 @@ TESTED = {
     "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
         "paper/test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
     ),
+    "PYTHONPATH=. python projects/benchmark/bench.py --gpu": (
+        "benchmark/test_benchmark.py::test_a_setting_without_room_is_left_out"
+    ),
     "dev/compat.sh": "test_documented_commands.py::test_versions_that_cannot_be_had",
     "dev/gpu_check.sh": "test_documented_commands.py::test_gpu_check_without_a_gpu",
     "python projects/paper/convert_weights.py": (
@@ -293,15 +296,51 @@ def test_versions_that_cannot_be_had(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="checks the GPU, which takes long")
 def test_gpu_check_without_a_gpu(tmp_path):
-    done = subprocess.run(
-        [str(ROOT / "dev/gpu_check.sh"), str(tmp_path / "report.txt")],
-        env={**os.environ, "PYTHON": sys.executable},
+    reports = tmp_path / "reports"
+    done = gpu_check([], PYTHON=sys.executable, REPORTS=str(reports))
+    assert done.returncode == 1 and "torch sees no GPU here; nothing was checked" in done.stderr
+    assert not reports.exists()
+
+
+def test_gpu_check_goes_through_its_parts(tmp_path):
+    """With a Python that only tells what it is called with, and of which some calls fail."""
+    python, reports = tmp_path / "python", tmp_path / "reports"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] && { echo 2; exit; }\necho called $*\n'
+        'case "$*" in *compiled.py*float16*) exit 3;; esac\n'
+    )
+    python.chmod(0o755)
+    env = {"PYTHON": str(python), "REPORTS": str(reports), "EVIDENCE": "--data trees --seeds 7"}
+    done = gpu_check(["environment", "speed"], **env)
+    assert done.returncode == 2 and "no part speed; there are: environment tests" in done.stderr
+    assert not reports.exists()
+
+    done = gpu_check([], **env)
+    script = (ROOT / "dev/gpu_check.sh").read_text()
+    parts = re.search('^all="(.*)"', script, re.MULTILINE)[1].split()
+    ended = done.stdout.partition("===== in all\n")[2].splitlines()
+    assert ended == [f"{p}: {'FAILED (3)' if p == 'compiled' else 'ok'}" for p in parts]
+    assert done.returncode == 1 and sorted(p.stem for p in reports.iterdir()) == sorted(parts)
+    assert (reports / "compiled.txt").read_text().count("called -W ignore projects") == 2
+    training = (reports / "training.txt").read_text()
+    assert "SOLVER.AMP.ENABLED True" in training and "--num-gpus 2" in training
+    # one that was stopped is recorded as far as it came
+    first, second = (
+        line for line in (reports / "evidence.txt").read_text().splitlines() if "called" in line
+    )
+    assert "--seeds 7" in first and first.count("cuda") == 6 and "--show" in second
+    named = re.findall(r"(?:projects|dev)/[\w/]+\.py", script)
+    assert len(named) > 6 and all((ROOT / name).is_file() for name in named)
+
+
+def gpu_check(parts, **env):
+    return subprocess.run(
+        [str(ROOT / "dev/gpu_check.sh"), *parts],
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
+        check=False,
     )
-    assert done.returncode == 1 and "torch sees no GPU here; nothing was checked" in done.stderr
-    assert not (tmp_path / "report.txt").exists()
-    subprocess.run(["bash", "-n", str(ROOT / "dev/gpu_check.sh")], check=True)
 
 
 def test_ci_makes_the_tests():

@@ -5,6 +5,7 @@ and ground truth.
 Shape shorthand: R RoIs and B/N mined ones an image, N images, C channels.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.load_model import default_cfg
 from projects.benchmark.quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
 
-IMAGE = (800, 1184)  # pixels, what Detectron2's default scale makes of most of COCO
+IMAGE = (800, 1216)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
 
 FPN, C4 = (f"COCO-Detection/faster_rcnn_R_50_{kind}_1x.yaml" for kind in ("FPN", "C4"))
@@ -81,14 +82,17 @@ def build(head: str, variants: list[str], budget: int, device: str) -> dict[str,
 
 
 class Inputs:
-    """Feature maps, proposals and ground truth of N images."""
+    """Feature maps, proposals and ground truth of N images; the precision of training on them."""
 
-    def __init__(self, head: str, num_images: int, num_rois: int, device: str, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
+    def __init__(
+        self, head: str, num_images: int, num_rois: int, device: str, precision: str = "float32"
+    ):
+        generator = torch.Generator().manual_seed(0)
+        self.precision = precision
         self.features = {}
         for name, (stride, c) in HEADS[head][2].items():
             size = (num_images, c, *(side // stride for side in IMAGE))
-            features = torch.randn(size, generator=generator).to(device)
+            features = torch.randn(size, generator=generator).to(device, getattr(torch, precision))
             self.features[name] = features.requires_grad_()
         self.images = ImageList(torch.empty(0, device=device), [IMAGE] * num_images)
         self.targets = [random_target(generator).to(device) for _ in range(num_images)]
@@ -112,7 +116,8 @@ def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
     """Forward and backward of the ROI heads, as far as the feature maps."""
 
     def step() -> None:
-        _, losses = heads(inputs.images, inputs.features, inputs.proposals, inputs.targets)
+        with mixed(inputs.precision, inputs.images.device.type):
+            _, losses = heads(inputs.images, inputs.features, inputs.proposals, inputs.targets)
         with record_function("step/backward"):
             sum(losses.values()).backward()
 
@@ -124,10 +129,18 @@ def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callab
 
     @torch.no_grad()
     def forward() -> None:
-        for chunk in in_chunks(inputs.proposals, chunk_size):
-            heads.score_rois(inputs.features, chunk)
+        with mixed(inputs.precision, inputs.images.device.type):
+            for chunk in in_chunks(inputs.proposals, chunk_size):
+                heads.score_rois(inputs.features, chunk)
 
     return forward
+
+
+def mixed(precision: str, device: str) -> contextlib.AbstractContextManager:
+    """Mixed precision as Detectron2's trainer has it, without the scaling of the loss."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype=getattr(torch, precision))
 
 
 def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:

@@ -1,11 +1,13 @@
 """The whole training step of a detector: backbone, proposals, heads, optimizer."""
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
-from heads import IMAGE, random_target, with_variant
+from heads import IMAGE, mixed, random_target, with_variant
 from measure import Step
 
 from ohem_d2.tools.load_model import default_cfg, find_config_file
@@ -24,27 +26,80 @@ STEPS = {
     "plain 128": "plain",
     "readonly 128": "readonly",
     "readonly 128, screening": "screening",
+    "loss layer 128": "loss_layer",
+    "sampler 128": "sampler",
 }
 
 
-def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
+@dataclass(frozen=True)
+class Whole:
+    """A model to measure, its images and its RoIs of an image."""
+
+    model: str
+    R: int
+    N: int = 1
+    precision: str = "float32"
+
+    def __str__(self) -> str:
+        height, width = MODELS[self.model][1]
+        size = f"N = {self.N} of {height} x {width}, R = {self.R}"
+        return f"{self.model}, {size}, {self.precision}"
+
+
+def model_steps(
+    whole: Whole, device: str, names: tuple[str, ...] = tuple(STEPS)
+) -> tuple[dict[str, Step], Step]:
     """
     A step for each variant, the first being what the others are compared with, and what has to be
     called before each.
     """
+    models, batch = models_and_batch(whole, device, names)
+    steps = {name: step_of(model, batch, whole, device) for name, model in models.items()}
+    # any of them clears the gradients that all have in common
+    reset = next(iter(steps.values()))[1]
+    return {name: step for name, (step, _) in steps.items()}, reset
+
+
+def step_of(
+    model: torch.nn.Module, batch: list[dict], whole: Whole, device: str
+) -> tuple[Callable[[], torch.Tensor], Step]:
+    """A step, which returns its loss, and what has to be called before each."""
+    # A learning rate of 0: the optimizer works as ever, and every step finds the same parameters.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
+
+    def step() -> torch.Tensor:
+        with mixed(whole.precision, device):
+            losses = model(batch)
+        loss = sum(losses.values())
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step, functools.partial(optimizer.zero_grad, set_to_none=True)
+
+
+def models_and_batch(
+    whole: Whole, device: str, names: tuple[str, ...]
+) -> tuple[dict[str, torch.nn.Module], list[dict]]:
+    """A model for each variant of STEPS, all with the very same parameters."""
     from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
 
-    file, image = MODELS[name]
+    file, image = MODELS[whole.model]
     cfg = default_cfg()
     merge_file(cfg, find_config_file(file))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = whole.R
     generator = torch.Generator().manual_seed(0)
-    target = random_target(generator, image, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    batch = [{"image": torch.rand(3, *image, generator=generator) * 255, "instances": target}]
+    batch = []
+    for _ in range(whole.N):
+        target = random_target(generator, image, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        pixels = torch.randint(0, 256, (3, *image), generator=generator, dtype=torch.uint8)
+        batch.append({"image": pixels, "instances": target})
     models, first = {}, None
-    for step_name, variant in STEPS.items():
+    for name in names:
         torch.manual_seed(0)
-        model = build_model(with_variant(cfg, variant, 128)).train()
+        model = build_model(with_variant(cfg, STEPS[name], 128)).train()
         # Frozen norms leave the activations of random weights as large as they come, and all
         # proposals of an RPN on them are alike.
         for buffer_name, buffer in model.named_buffers():
@@ -55,15 +110,5 @@ def model_steps(name: str, device: str) -> tuple[dict[str, Step], Step]:
             for child, module in source.named_children():  # the very same parameters
                 if child != "roi_heads":
                     setattr(part, child, module)
-        models[step_name] = model
-
-    # A learning rate of 0: the optimizer works as ever, and every step finds the same parameters.
-    trained = [p for p in first.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
-
-    def step(model: torch.nn.Module) -> None:
-        sum(model(batch).values()).backward()
-        optimizer.step()
-
-    steps = {name: functools.partial(step, model) for name, model in models.items()}
-    return steps, functools.partial(optimizer.zero_grad, set_to_none=True)
+        models[name] = model
+    return models, batch

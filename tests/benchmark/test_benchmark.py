@@ -57,6 +57,28 @@ def test_variants_share_parameters_and_train_what_they_say(built):
     assert number["all RoIs"] == number["plain 512"] == [150 + 8, 150 + 8]
 
 
+def test_half_precision_is_that_of_training():
+    from heads import Inputs, build, scoring_forward, training_step
+
+    heads = build("fpn", ["readonly"], 32, "cpu")["readonly"]
+    seen = set()
+    heads.box_head.register_forward_hook(
+        lambda *args: seen.add((torch.is_grad_enabled(), args[-1].dtype))
+    )
+    for precision in (torch.float32, torch.bfloat16):
+        inputs = Inputs("fpn", 2, 150, "cpu", str(precision).split(".")[1])
+        assert {f.dtype for f in inputs.features.values()} == {precision}
+        with EventStorage():
+            training_step(heads, inputs)()
+        assert all(f.grad.dtype == precision for f in inputs.features.values())
+        assert seen == {(False, precision), (True, precision)}
+        seen.clear()
+        scoring_forward(heads, inputs, 10**6)()
+        assert seen == {(False, precision)}
+        assert all(p.dtype == torch.float32 for p in heads.parameters())
+        seen.clear()
+
+
 def test_the_sampler_takes_the_hardest_of_each_kind(built):
     heads, inputs = built
     sampler = heads["sampler"]
@@ -133,18 +155,27 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
 
 
 def test_the_table_of_targets_reads_a_report():
-    import bench
+    from bench_tables import targets_table
+    from heads import VARIANTS
 
     point = {
-        "point": {"head": "fpn", "R": 2000, "N": 1, "B": 128},
-        "times": {v: [2.0, 2.0] for v in bench.VARIANTS} | {"loss_layer": [5.0, 5.0]},
+        "point": {"head": "fpn", "R": 2000, "N": 1, "B": 128, "precision": "float32"},
+        "times": {v: [2.0, 2.0] for v in VARIANTS} | {"loss_layer": [5.0, 5.0]},
         "bound": [1.0, 2.0],
-        "peak": {v: 100 for v in bench.VARIANTS} | {"sampler": 150},
+        "peak": {v: 100 for v in VARIANTS} | {"sampler": 150},
         "held": 100,
         "parts": {"readonly": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03}},
     }
-    table = bench.targets_table({"points": [point], "steps": []})
-    assert "| `readonly` over the bound, R = 2000 | ≤ 1.05 | 1.50 ± 0.25 |" in table
+    step = {
+        "step": {"model": "R50-FPN", "R": 1000, "N": 16, "precision": "float16"},
+        "times": {"plain 512": [4.0, 4.0], "readonly 128": [3.0, 3.0]},
+    }
+    table = targets_table({"points": [point], "steps": [step]})
+    of = "fpn head, R = 2000, N = 1, B/N = 128"
+    assert f"| `readonly` over the bound, {of} | ≤ 1.05 | 1.50 ± 0.25 |" in table
+    of = "R50-FPN, N = 16 of 800 x 1216, R = 1000, float16"
+    assert f"| whole step over Detectron2's default, {of} | ≤ 1.00 | 0.75 ± 0.00 |" in table
+    assert "| ≤ 1.05 | 1.00; without parameters and maps 1.00 |" in table
     assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table and "| ≥ 1.10 | 1.500 |" in table
     assert "3.0 %" in table
 
@@ -156,20 +187,92 @@ def test_a_setting_without_room_is_left_out(tmp_path, monkeypatch, capsys):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(bench, "measure", fail)
-    bench.main(["--smoke", "--output", str(tmp_path)])
-    assert "fpn head, R = 300, N = 1, B/N = 64: left out" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "measure_model", fail)
+    bench.main(["--gpu", "--output", str(tmp_path)])
+    out = capsys.readouterr().out
+    for setting in (
+        "fpn head, R = 2000, N = 16, B/N = 128, bfloat16",
+        "R50-FPN, N = 16 of 800 x 1216, R = 2000, float16",
+    ):
+        assert f"{setting}: left out" in out
+    bench.main(["--gpu", "--only", "steps", "--output", str(tmp_path)])
+    assert "head" not in (out := capsys.readouterr().out) and "R50-FPN, N = 2" in out
 
 
-def test_whole_steps_of_one_model():
-    from whole_step import model_steps
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_whole_steps_of_one_model(precision):
+    from whole_step import Whole, model_steps
 
-    steps, reset = model_steps("demo", "cpu")
+    steps, reset = model_steps(Whole("demo", 500, precision=precision), "cpu")
     assert list(steps)[0] == "plain 512" and "readonly 128" in steps
     with EventStorage() as storage:
         for step in steps.values():
             reset()
             step()
     assert storage.latest()["ohem/num_candidates"][0] > 128
+
+
+def test_a_time_line_tells_waits_and_gaps():
+    from timeline import summary
+
+    def event(cat, name, ts, dur, tid=1):
+        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": tid}
+
+    found = summary(
+        [
+            {"ph": "M", "name": "process_name"},
+            event("user_annotation", "ohem/mine", 0, 9000),
+            event("cpu_op", "aten::nonzero", 1000, 2000),
+            event("user_annotation", "ohem/nms", 4000, 1000),
+            event("cpu_op", "aten::add", 10_000, 1000),
+            event("cuda_runtime", "cudaStreamSynchronize", 2000, 10),
+            event("cuda_runtime", "cudaStreamSynchronize", 4500, 10),
+            event("cuda_runtime", "cudaStreamSynchronize", 10_500, 10),
+            event("cuda_runtime", "cudaStreamSynchronize", 20_000, 10),
+            event("cuda_runtime", "cudaLaunchKernel", 20, 10),
+            event("gpu_user_annotation", "ohem/mine", 0, 9000, tid=7),
+            # on two streams, the second kernel within the first
+            event("kernel", "gemm", 1000, 3500, tid=7),
+            event("kernel", "relu", 2000, 1000, tid=8),
+            event("gpu_memcpy", "Memcpy DtoH", 5000, 5500, tid=7),
+            event("kernel", "gemm", 12_500, 500, tid=7),
+        ]
+    )
+    assert found["kernels"] == 3
+    assert (found["span"], found["busy"]) == (12.0, 9.5)
+    waits = {"ohem/mine": 1, "ohem/nms": 1, "aten::add": 1, "between operators": 1}
+    assert found["waits"] == waits
+    assert found["gaps"] == {"ohem/nms": 0.5, "aten::add": 2.0}
+    assert found["time"] == {"gemm": 4.0, "relu": 1.0, "Memcpy DtoH": 5.5}
+    assert summary([])["span"] == 0
+
+
+def test_a_time_line_of_a_real_step(tmp_path, capsys):
+    import timeline
+
+    small = ["--model", "demo", "--images", "1", "--rois", "300", "--variants", "readonly 128"]
+    found = timeline.main([*small, "--output", str(tmp_path)])
+    trace = json.loads((tmp_path / "readonly_128.json").read_text())
+    assert "ohem/mine" in {event.get("name") for event in trace["traceEvents"]}
+    assert (found["readonly 128"]["kernels"] > 0) == torch.cuda.is_available()
+    assert "| readonly 128 | " in capsys.readouterr().out
+
+
+def test_ways_to_compile_are_compared(monkeypatch, capsys):
+    import compiled
+
+    def broken(model, backend):
+        raise RuntimeError("no such compiler\nhere")
+
+    monkeypatch.setitem(compiled.WAYS, "broken", broken)
+    ways = ["as it is", "box head compiled", "broken"]
+    small = ["--model", "demo", "--images", "1", "--rois", "300", "--rounds", "1"]
+    times = compiled.main([*small, "--backend", "eager", "--ways", *ways])
+    assert list(times) == ["as it is", "box head compiled"]
+    out = capsys.readouterr().out
+    assert "| broken |  |  | fails: no such compiler |" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("| box head compiled"))
+    assert float(row.split("|")[-2]) < 1e-4
 
 
 def test_a_process_tells_its_own_peak():
