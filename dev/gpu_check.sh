@@ -27,7 +27,11 @@ if [ "${gpus:-0}" -eq 0 ] && [ -z "${ON_CPU:-}" ]; then
     exit 1
 fi
 device=$([ "${gpus:-0}" -gt 0 ] && echo cuda || echo cpu)
-export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH}
+# absolute, as some tests start processes in other folders
+IFS=: read -ra given <<<"${PYTHONPATH:-}"
+PYTHONPATH=$PWD
+for folder in "${given[@]}"; do PYTHONPATH+=:$(realpath "$folder"); done
+export PYTHONPATH
 mkdir -p "$reports" output
 data=datasets/tree_crowns
 summary=

@@ -118,9 +118,12 @@ def score_that_finds(truth: Path, found: Path, recall: float) -> float:
 
 
 def commit() -> str:
-    """Of this clone; empty outside of one."""
+    """Of this clone; empty outside of one, and where there is no git."""
     command = ["git", "-C", str(CONFIGS), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":

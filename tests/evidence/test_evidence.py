@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import processes
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -43,6 +44,12 @@ def boards(tree_crowns, tmp_path_factory):
     return folder
 
 
+def test_a_commit_is_told_where_there_is_git(monkeypatch):
+    assert run.commit() == "" or len(run.commit()) >= 7
+    monkeypatch.setenv("PATH", "")
+    assert run.commit() == ""
+
+
 def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch, capsys):
     table = {
         "random": Setup(f"{HEADS}.NAME StandardROIHeads"),
@@ -54,7 +61,7 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
     arguments += ["--output", str(tmp_path / "runs"), "--record", str(record), "--threads", "1"]
     arguments += ["--devices", "cpu", "cpu"]
     monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments])
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", processes.python_path(ROOT))
     evidence.main()
     ohem, random = json.loads(record.read_text())
     assert (random["variant"], random["seed"], random["iterations"]) == ("random", 3, 2)
