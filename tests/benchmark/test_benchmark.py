@@ -307,3 +307,16 @@ def test_objectness_stays_with_its_rois():
         lines = table("model.pth", model.roi_heads, [(maps, rois)], 8).splitlines()
     assert lines[0].startswith(f"model.pth: 1 tiles, {len(rois)} RoIs a tile, B/N = 8")
     assert lines[4] == "| exact | 1.00" + 5 * " | 100.0" + " |" and len(lines) == 4 + 12
+
+
+def test_several_processes_take_the_step_of_one(capsys):
+    import several_processes
+
+    small = ["--images", "2", "--rois", "200", "--processes", "1", "2"]
+    found = several_processes.main(small)
+    one, two = found[1]["gradient"], found[2]["gradient"]
+    assert one.norm() > 0 and (one - two).norm() < 1e-5 * one.norm()
+    assert len(found[2]["times"]) == several_processes.ROUNDS
+    assert "| 2 | " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--images 2 is no multiple"):
+        several_processes.main(["--images", "2", "--processes", "1", "3"])
