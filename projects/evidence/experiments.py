@@ -56,7 +56,11 @@ SETTING = f"{OHEM} {HEADS}.OHEM."
 TWICE = "SOLVER.MAX_ITER 800 SOLVER.STEPS (640,)"
 LONG = "SOLVER.MAX_ITER 1600 SOLVER.STEPS (1280,)"
 LONGEST = "SOLVER.MAX_ITER 3200 SOLVER.STEPS (2560,)"
-RETINANET = "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.IN_FEATURES ['p3','p4','p5']"
+# Normalized as the recipe's pyramid is: without, its heads learn nothing in so few iterations.
+RETINANET = (
+    "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.IN_FEATURES ['p3','p4','p5'] "
+    "MODEL.RETINANET.NORM GN MODEL.RETINANET.SCORE_THRESH_TEST 0.01"
+)
 
 
 # Of a table the variants by name. The first one is what the others are compared with.
