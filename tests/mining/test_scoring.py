@@ -59,7 +59,9 @@ def snapshot(module):
 
 
 @pytest.mark.parametrize(
-    "context", [lambda m: read_only(m, seed=3), read_only, in_training_mode], ids=str
+    "context",
+    [lambda m: read_only(m, seed=3), read_only, in_training_mode],
+    ids=["seeded", "read_only", "in_training_mode"],
 )
 def test_leaves_no_trace(storage, context):
     module = network()
