@@ -71,7 +71,7 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
         # two iterations find no 80 % of the objects
         assert "false_alarms" not in found
         folder = next(tmp_path.glob(f"runs/boards/{found['variant']}-*/seed3"))
-        assert found["commit"] == (folder / "commit").read_text() != ""
+        assert found["commit"] == (folder / "commit").read_text() == run.commit()
     used = json.loads(next(tmp_path.glob("runs/boards/OHEM-*/seed3/train.json")).read_text())
     full = json.loads((boards / "instances_train.json").read_text())
     assert len(used["annotations"]) == round(len(full["annotations"]) / 2)
