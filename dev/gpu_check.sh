@@ -8,10 +8,11 @@
 #
 # REPORTS=FOLDER   of the reports (default: output/gpu_check)
 # EVIDENCE="--data boards=FOLDER trees --seeds 1 2 3"   what the part evidence runs
+# LIMIT=SECONDS    of a part (default: 440, to which a minute may come)
 # ON_CPU=1         a rehearsal without a GPU
 #
 # A part that fails does not stop the others; the last lines say how each ended. What goes on after
-# nine minutes is stopped; the benchmark and the evidence keep what they have by then.
+# its time is stopped; the benchmark and the evidence keep what they have by then.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 all="environment tests rois steps timeline compiled means processes training evidence"
@@ -36,9 +37,11 @@ mkdir -p "$reports" output
 data=datasets/tree_crowns
 summary=
 
+# What is left of the part's time, or a minute for what collects the results of one that was stopped
 step() {
+    local left=$((ends - SECONDS))
     printf '\n$ %s\n' "$*"
-    timeout "${LIMIT:-520}" "$@"
+    timeout -k 10 $((left > 60 ? left : 60)) "$@"
 }
 
 run() { step "$python" -W ignore "$@"; }
@@ -81,7 +84,7 @@ timeline() {
 
 compiled() {
     for precision in float32 float16; do
-        LIMIT=250 run projects/benchmark/compiled.py --precision $precision || return
+        run projects/benchmark/compiled.py --precision $precision || return
     done
 }
 
@@ -107,6 +110,7 @@ evidence() {
 }
 
 for part in $parts; do
+    ends=$((SECONDS + ${LIMIT:-440}))
     $part > >(tee "$reports/$part.txt") 2>&1
     ended=$?
     wait $! 2>/dev/null  # for tee

@@ -307,10 +307,14 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
     python, reports = tmp_path / "python", tmp_path / "reports"
     python.write_text(
         '#!/bin/sh\n[ "$1" = -c ] && { echo 2; exit; }\necho called $*\n'
-        'case "$*" in *compiled.py*float16*) exit 3;; esac\n'
+        'case "$*" in *compiled.py*float16*) exit 3;; *--devices*) exit 4;; esac\n'
     )
-    python.chmod(0o755)
+    timeout = tmp_path / "timeout"
+    timeout.write_text('#!/bin/sh\necho of $3 s\nshift 3\nsleep 0.1\nexec "$@"\n')
+    for file in (python, timeout):
+        file.chmod(0o755)
     env = {"PYTHON": str(python), "REPORTS": str(reports), "EVIDENCE": "--data trees --seeds 7"}
+    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LIMIT": "61"}
     done = gpu_check(["environment", "speed"], **env)
     assert done.returncode == 2 and "no part speed; there are: environment tests" in done.stderr
     assert not reports.exists()
@@ -319,7 +323,8 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
     script = (ROOT / "dev/gpu_check.sh").read_text()
     parts = re.search('^all="(.*)"', script, re.MULTILINE)[1].split()
     ended = done.stdout.partition("===== in all\n")[2].splitlines()
-    assert ended == [f"{p}: {'FAILED (3)' if p == 'compiled' else 'ok'}" for p in parts]
+    failed = {"compiled": "FAILED (3)", "evidence": "FAILED (4)"}
+    assert ended == [f"{part}: {failed.get(part, 'ok')}" for part in parts]
     assert done.returncode == 1 and sorted(p.stem for p in reports.iterdir()) == sorted(parts)
     assert (reports / "compiled.txt").read_text().count("called -W ignore projects") == 2
     training = (reports / "training.txt").read_text()
@@ -329,6 +334,9 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
         line for line in (reports / "evidence.txt").read_text().splitlines() if "called" in line
     )
     assert "--seeds 7" in first and first.count("cuda") == 6 and "--show" in second
+    # the time is that of a part, not of each of its commands
+    left = re.findall("^of (.*) s$", (reports / "environment.txt").read_text(), re.MULTILINE)
+    assert left[0] == "61" and len(left) == 3 and set(left) <= {"60", "61"}
     named = re.findall(r"(?:projects|dev)/[\w/]+\.py", script)
     assert len(named) > 6 and all((ROOT / name).is_file() for name in named)
 

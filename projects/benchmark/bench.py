@@ -26,10 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-# The profiler reports its own starts and stops on the terminal unless it is told not to.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-
-import torch  # noqa: E402
+import torch
 from bench_settings import DEMO, FULL, GPU, GPU_STEPS, MAIN, QUICK, R50, SMOKE, Point
 from bench_tables import plot, point_table, step_table, targets_table
 from detectron2.utils.events import EventStorage

@@ -1,6 +1,7 @@
 """Time, peak memory and the parts of a step; the same on a CPU and on a GPU."""
 
 import functools
+import os
 import platform
 import random
 import resource
@@ -14,6 +15,9 @@ from pathlib import Path
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
+
+# The profiler reports its own starts and stops on the terminal unless it is told not to.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 Step = Callable[[], None]
 

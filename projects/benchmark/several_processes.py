@@ -89,7 +89,8 @@ def worker(whole: Whole, variant: str, device: str, path: str) -> None:
             times.append(time.perf_counter() - start)
     gradients = [p.grad.flatten().float().cpu() for p in heads.parameters()]
     if rank == 0:
-        torch.save({"times": times[1:], "gradient": torch.cat(gradients)}, path)
+        of = {"images": len(batch), "times": times[1:], "gradient": torch.cat(gradients)}
+        torch.save(of, path)
 
 
 if __name__ == "__main__":

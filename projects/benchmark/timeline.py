@@ -9,15 +9,12 @@ Writes the trace of each variant, for chrome://tracing, to ``--output``.
 
 import argparse
 import json
-import os
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # as in bench.py
-
-import torch  # noqa: E402
+import torch
 from detectron2.utils.events import EventStorage
 from measure import Step, interleaved, machine, synchronize
 from torch.profiler import ProfilerActivity, profile

@@ -201,15 +201,49 @@ def test_a_setting_without_room_is_left_out(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_whole_steps_of_one_model(precision):
-    from whole_step import Whole, model_steps
+    from whole_step import STEPS, Whole, models_and_batch, step_of
 
-    steps, reset = model_steps(Whole("demo", 500, precision=precision), "cpu")
-    assert list(steps)[0] == "plain 512" and "readonly 128" in steps
+    whole = Whole("demo", 300, 2, precision)
+    models, batch = models_and_batch(whole, "cpu", tuple(STEPS))
+    seen = []
+
+    def see(heads, args):
+        _, features, proposals, _ = args
+        seen.append((features["p3"].dtype, len(proposals), max(map(len, proposals))))
+
     with EventStorage() as storage:
-        for step in steps.values():
+        for model in models.values():
+            model.roi_heads.register_forward_pre_hook(see)
+            step, reset = step_of(model, batch, whole, "cpu")
             reset()
-            step()
+            assert step() > 0
+    assert len(seen) >= len(STEPS) and set(seen) == {(getattr(torch, precision), 2, 300)}
     assert storage.latest()["ohem/num_candidates"][0] > 128
+    first, *others = ({id(p) for p in model.parameters()} for model in models.values())
+    assert all(parameters == first for parameters in others)
+
+
+def test_settings_are_measured_as_they_are(monkeypatch):
+    import bench
+    from whole_step import Whole
+
+    asked = []
+
+    def see(*args):
+        asked.append(args)
+        raise InterruptedError
+
+    monkeypatch.setattr(bench, "build", lambda *args: asked.append(args) or {})
+    monkeypatch.setattr(bench, "Inputs", see)
+    monkeypatch.setattr(bench, "model_steps", see)
+    with pytest.raises(InterruptedError):
+        bench.measure(bench.Point("vgg16", 700, 2, 64, "bfloat16"), 1, "cpu")
+    (head, _, budget, _), inputs = asked
+    assert (head, budget) == ("vgg16", 64) and inputs == ("vgg16", 2, 700, "cpu", "bfloat16")
+    whole = Whole("demo", 300, 2, "float16")
+    with pytest.raises(InterruptedError):
+        bench.measure_model(whole, 1, "cpu")
+    assert asked[-1] == (whole, "cpu")
 
 
 def test_a_time_line_tells_waits_and_gaps():
@@ -264,15 +298,21 @@ def test_ways_to_compile_are_compared(monkeypatch, capsys):
     def broken(model, backend):
         raise RuntimeError("no such compiler\nhere")
 
+    def wrong(model, backend):
+        predictor = model.roi_heads.box_predictor
+        predictor.register_forward_hook(lambda module, args, out: (out[0] + 1, 2 * out[1] + 1))
+
     monkeypatch.setitem(compiled.WAYS, "broken", broken)
-    ways = ["as it is", "box head compiled", "broken"]
+    monkeypatch.setitem(compiled.WAYS, "wrong", wrong)
+    ways = ["as it is", "box head compiled", "broken", "wrong"]
     small = ["--model", "demo", "--images", "1", "--rois", "300", "--rounds", "1"]
     times = compiled.main([*small, "--backend", "eager", "--ways", *ways])
-    assert list(times) == ["as it is", "box head compiled"]
+    assert list(times) == ["as it is", "box head compiled", "wrong"]
     out = capsys.readouterr().out
     assert "| broken |  |  | fails: no such compiler |" in out
-    (row,) = (line for line in out.splitlines() if line.startswith("| box head compiled"))
-    assert float(row.split("|")[-2]) < 1e-4
+    rows = [line.split(" | ") for line in out.splitlines()]
+    apart = {row[0].strip("| "): float(row[-1].strip("| ")) for row in rows if row[0][2:] in times}
+    assert apart["as it is"] == 0 and apart["box head compiled"] < 1e-4 < apart["wrong"]
 
 
 def test_a_process_tells_its_own_peak():
@@ -316,6 +356,7 @@ def test_several_processes_take_the_step_of_one(capsys):
     found = several_processes.main(small)
     one, two = found[1]["gradient"], found[2]["gradient"]
     assert one.norm() > 0 and (one - two).norm() < 1e-5 * one.norm()
+    assert (found[1]["images"], found[2]["images"]) == (2, 1)
     assert len(found[2]["times"]) == several_processes.ROUNDS
     assert "| 2 | " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--images 2 is no multiple"):
