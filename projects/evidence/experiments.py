@@ -97,6 +97,11 @@ TABLES = {
         "OHEM 64": Setup(f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 64"),
         "OHEM 256": Setup(f"{OHEM} {HEADS}.BATCH_SIZE_PER_IMAGE 256"),
         "beta 0": Setup(f"{OHEM} MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0"),
+        # Is it the ranking by an L1 loss that costs, or the training with it?
+        "beta 0, RANK_LOC_WEIGHT 0.1": Setup(
+            f"{SETTING}RANK_LOC_WEIGHT 0.1 MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0"
+        ),
+        "beta 0, random 128": Setup(f"{RANDOM} MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0"),
         "RANK_LOC_WEIGHT 0.1": Setup(f"{SETTING}RANK_LOC_WEIGHT 0.1"),
         "RANK_LOC_WEIGHT 0": Setup(f"{SETTING}RANK_LOC_WEIGHT 0.0"),
         "NMS_SCOPE agnostic": Setup(f"{SETTING}NMS_SCOPE agnostic"),
