@@ -15,7 +15,8 @@ S = TypeVar("S", bound="Settings")
 # dumped then have it, and what to do about another one
 _REMOVED = {
     "MAX_NEG_PER_POS": (-1, "delete it; RANK_LOC_WEIGHT shifts the balance"),
-    "MIN_NEG_PER_IMAGE": (0, "delete it; MAX_FG_FRACTION leaves background a share"),
+    "MIN_NEG_PER_IMAGE": (0, "delete it; RANK_LOC_WEIGHT shifts the balance"),
+    "MAX_FG_FRACTION": (1.0, "delete it; RANK_LOC_WEIGHT shifts the balance"),
 }
 
 # Default of OHKM_TOPK, of 17 joints: the best of those that the paper tries
@@ -126,8 +127,6 @@ class OHEMSettings(Settings):
     # images together (of one process, if there are several); images with little left to learn
     # then give their share to others.
     budget: str = choice("image", "batch")
-    # At most this share of the budget is foreground. 1.0: no cap (the paper).
-    max_fg_fraction: float = number(1.0, lambda v: 0 < v <= 1, "a share above 0, up to 1")
     # Background RoIs whose IoU with every object is below this are no candidates: the paper's
     # bg_lo, which Fast R-CNN sets to 0.1 and OHEM does without. In images without objects all
     # RoIs are.
@@ -170,9 +169,7 @@ class OHEMSettings(Settings):
         if self.nms_scope == "none":
             self._require_default("nms_thresh", 'when NMS_SCOPE is "none": no NMS would read it')
         if self.screening > 0:
-            # The stand-in ranks by loss alone, image by image.
-            for name in ("budget", "max_fg_fraction"):
-                self._require_default(name, "with SCREENING, which picks RoIs before it")
+            self._require_default("budget", "with SCREENING, which picks RoIs image by image")
             allowed = '0 when CASCADE_STAGES is "all": later stages refine every RoI'
             self.require("screening", self.cascade_stages != "all", allowed)
         if self.implementation == "loss_layer":
@@ -227,8 +224,6 @@ class OHEMSettings(Settings):
                 f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {batch_size_per_image!r} is the number of "
                 "hard RoIs mined in an image; allowed: a whole number >= 1"
             )
-        holds = int(self.max_fg_fraction * batch_size_per_image) >= 1
-        self.require("max_fg_fraction", holds, f"at least one RoI of {budget}")
         holds = self.max_candidates == 0 or self.max_candidates >= batch_size_per_image
         allowed = f"0 or at least {budget}: with fewer there is nothing to choose from"
         self.require("max_candidates", holds, allowed)

@@ -57,16 +57,6 @@ def select(losses, boxes, gt_classes, num_samples, nms_thresh=0.7, nms_scope="cl
     return [candidates[i] for i in kept][:num_samples]
 
 
-def cut(is_foreground: Sequence[bool], num_samples, max_fg_fraction):
-    """The chosen places in a list of RoIs from hard to easy: the first that the cap lets pass."""
-    chosen, num_fg = [], 0
-    for i, fg in enumerate(is_foreground):
-        if len(chosen) < num_samples and not (fg and num_fg >= int(max_fg_fraction * num_samples)):
-            chosen.append(i)
-            num_fg += fg
-    return chosen
-
-
 def softmax_cross_entropy(scores: np.ndarray, gt_classes: np.ndarray) -> list[float]:
     result = []
     for row, label in zip(scores, gt_classes):

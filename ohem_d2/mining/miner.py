@@ -82,13 +82,11 @@ class Miner:
             boxes,
             gt_classes,
             image_index,
-            is_foreground,
             num_images=len(rois),
             num_samples=self.num_samples,
             nms_thresh=self.settings.nms_thresh,
             nms_scope=self.settings.nms_scope,
             budget=self.settings.budget,
-            max_fg_fraction=self.settings.max_fg_fraction,
             batched_nms=self.batched_nms,
         )
         hard = selection.split_by_image(chosen, image_index, sizes)

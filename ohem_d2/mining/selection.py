@@ -1,8 +1,7 @@
 """
 Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors.
 
-Shape shorthand: R candidate RoIs over all N images, U units with a budget of their own: N, or 1 if
-the batch shares one.
+Shape shorthand: R candidate RoIs over all N images.
 """
 
 import itertools
@@ -56,7 +55,6 @@ def select_hard_examples(
         boxes[candidates],
         gt_classes[candidates],
         torch.zeros_like(candidates),
-        torch.zeros_like(candidates, dtype=torch.bool),  # without a cap it does not matter
         num_images=1,
         num_samples=num_samples,
         nms_thresh=nms_thresh,
@@ -70,14 +68,12 @@ def hardest(
     boxes: torch.Tensor,
     gt_classes: torch.Tensor,
     image_index: torch.Tensor,
-    is_foreground: torch.Tensor,
     *,
     num_images: int,
     num_samples: int,
     nms_thresh: float,
     nms_scope: str,
     budget: str = "image",
-    max_fg_fraction: float = 1.0,
     batched_nms: BatchedNMS | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
@@ -98,14 +94,7 @@ def hardest(
             batched_nms=batched_nms,
         )
     with record_function("ohem/cut"):
-        kept = cut_to_budget(
-            is_foreground[survivors],
-            image_index[survivors],
-            num_images,
-            num_samples,
-            budget=budget,
-            max_fg_fraction=max_fg_fraction,
-        )
+        kept = cut_to_budget(image_index[survivors], num_images, num_samples, budget=budget)
         return survivors, survivors[kept]
 
 
@@ -202,38 +191,27 @@ def _in_places_of_their_own(boxes: torch.Tensor, group: torch.Tensor) -> torch.T
 
 
 def cut_to_budget(
-    is_foreground: torch.Tensor,
-    image_index: torch.Tensor,
-    num_images: int,
-    num_samples: int,
-    *,
-    budget: str = "image",
-    max_fg_fraction: float = 1.0,
+    image_index: torch.Tensor, num_images: int, num_samples: int, *, budget: str = "image"
 ) -> torch.Tensor:
     """
-    Take the hardest RoIs that the budget allows: the ``num_samples`` first of each image. A cap on
-    foreground takes the easiest foreground away, and the hardest background that was left out
-    takes its place; if there is none, the budget is not filled.
+    Take the hardest RoIs that the budget allows: the ``num_samples`` first of each image.
 
     Args:
-        is_foreground: bool of shape (R,), for RoIs sorted from the hardest to the easiest.
-        image_index: int64 of shape (R,), in [0, num_images).
+        image_index: int64 of shape (R,), in [0, num_images), for RoIs sorted from the hardest to
+            the easiest.
         num_images: N.
         num_samples: B/N.
         budget: "image": ``num_samples`` of each image; "batch": N times as many of all together.
-            The cap then holds for all together as well.
-        max_fg_fraction: at most this share of the budget is foreground.
 
     Returns:
         bool of shape (R,), the chosen RoIs.
     """
     if budget == "batch":
-        image_index = torch.zeros_like(image_index)
-        num_samples, num_images = num_samples * num_images, 1
-    unit = _one_hot(image_index, num_images)  # (R, U)
-    capped = _rank_within(unit, image_index, is_foreground) >= int(max_fg_fraction * num_samples)
-    allowed = ~(is_foreground & capped)
-    return allowed & (_rank_within(unit, image_index, allowed) < num_samples)
+        rank = torch.arange(len(image_index), device=image_index.device)
+        return rank < num_samples * num_images
+    # How many of the same image there are up to each RoI, and with it
+    count = _one_hot(image_index, num_images).cumsum(dim=0)  # (R, N)
+    return count.gather(1, image_index[:, None]).squeeze(1) <= num_samples
 
 
 def image_of_each(sizes: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -264,9 +242,3 @@ def split_by_image(
 def _one_hot(index: torch.Tensor, num: int) -> torch.Tensor:
     """As ``torch.nn.functional.one_hot``, but without a look at the values."""
     return (index[:, None] == torch.arange(num, device=index.device)).long()
-
-
-def _rank_within(unit: torch.Tensor, image_index: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-    """For RoIs of a ``kind`` in their order: how many of the same unit come before each, (R,)."""
-    count = (unit * kind[:, None]).cumsum(dim=0)
-    return count.gather(1, image_index[:, None]).squeeze(1) - 1

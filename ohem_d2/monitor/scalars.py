@@ -25,8 +25,7 @@ _STARVING_USE = 0.1
 _REMEDIES = {
     "background": (
         "The localization loss outweighs the classification loss in the ranking. Lower "
-        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA; "
-        "MODEL.ROI_HEADS.OHEM.MAX_FG_FRACTION enforces a share"
+        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"
     ),
     "foreground": (
         "Foreground is learned, or drowns in background. Raise "

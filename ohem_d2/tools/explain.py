@@ -45,7 +45,6 @@ def explain(
     *,
     nms_thresh: float,
     nms_scope: str,
-    num_samples: int,
     classes: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[dict]:
@@ -55,8 +54,6 @@ def explain(
     Args:
         mining: of :func:`mine`.
         nms_thresh, nms_scope: that the mining was done with.
-        num_samples: B/N, likewise. :func:`mine` shows the heads one image, so it is the budget of
-            the image also where a batch shares one.
         classes: names of the classes; None: their numbers are their names.
         size: (H, W) of the image that boxes are told in; None: as the network sees it.
 
@@ -64,8 +61,8 @@ def explain(
         a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
         ``loss_cls`` and ``loss_loc``, as they are trained on; ``label``; ``foreground``, as a class
         may be called "background"; ``iou``, the highest with an object; ``status``, "mined",
-        "suppressed" by a harder RoI, "below the cut" of the budget, or "over a cap" on its kind;
-        ``suppressed_by``, the rank of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels.
+        "suppressed" by a harder RoI, or "below the cut" of the budget; ``suppressed_by``, the rank
+        of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels.
     """
     boxes, gt_classes = mining.rois.proposal_boxes, mining.rois.gt_classes
     culprits = suppressors(
@@ -81,9 +78,6 @@ def explain(
     rank[order] = torch.arange(1, len(order) + 1, device=order.device)
     iou = pairwise_iou(boxes, mining.target.gt_boxes)
     iou = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
-    last = rank[mining.hard].max().item() if len(mining.hard) else 0
-    # With places left it was not the cut that kept a RoI out.
-    filled = len(mining.hard) >= num_samples
     mined = set(mining.hard.tolist())
 
     shown, (height, width) = boxes.clone(), mining.image.shape[1:]
@@ -102,9 +96,7 @@ def explain(
         row["label"] = name if row["foreground"] else "background"
         if row["suppressed_by"] > 0:
             row["status"] = "suppressed"
-        elif index in mined:
-            row["status"] = "mined"
         else:
-            row["status"] = "below the cut" if filled and row["rank"] > last else "over a cap"
+            row["status"] = "mined" if index in mined else "below the cut"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows

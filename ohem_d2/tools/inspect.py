@@ -72,7 +72,6 @@ def run(args: argparse.Namespace) -> None:
                 mining,
                 nms_thresh=ohem.nms_thresh,
                 nms_scope=ohem.nms_scope,
-                num_samples=model.roi_heads.batch_size_per_image,
                 classes=classes,
                 size=image.shape[:2],
             )
@@ -113,11 +112,10 @@ def summary(rows: Sequence[dict]) -> str:
     mined = [row for row in rows if row["status"] == "mined"]
     foreground = sum(row["foreground"] for row in mined)
     bounds = f", losses {mined[0]['loss']:.3f} to {mined[-1]['loss']:.3f}" if mined else ""
-    over = f", {count['over a cap']} over a cap" if count["over a cap"] else ""
     return (
         f"{len(rows)} candidates: {len(mined)} mined ({foreground} foreground, "
         f"{len(mined) - foreground} background{bounds}), {count['suppressed']} suppressed by a "
-        f"harder one, {count['below the cut']} below the cut{over}"
+        f"harder one, {count['below the cut']} below the cut"
     )
 
 

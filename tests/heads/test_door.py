@@ -985,10 +985,13 @@ def test_a_node_that_is_no_node_is_told_so():
         detector(cfg)
 
 
-@pytest.mark.parametrize("key, old", [("MAX_NEG_PER_POS", 3), ("MIN_NEG_PER_IMAGE", 8)])
-def test_removed_keys(key, old):
+@pytest.mark.parametrize(
+    "key, default, old",
+    [("MAX_NEG_PER_POS", -1, 3), ("MIN_NEG_PER_IMAGE", 0, 8), ("MAX_FG_FRACTION", 1.0, 0.25)],
+)
+def test_removed_keys(key, default, old):
     cfg = config()
-    cfg.MODEL.ROI_HEADS.OHEM[key] = {"MAX_NEG_PER_POS": -1, "MIN_NEG_PER_IMAGE": 0}[key]
+    cfg.MODEL.ROI_HEADS.OHEM[key] = default
     detector(cfg)  # as files that were dumped have it
     cfg.MODEL.ROI_HEADS.OHEM[key] = old
     with pytest.raises(KeyError, match=f"{key} = {old}: this key was removed .* delete it"):

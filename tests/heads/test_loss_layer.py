@@ -8,7 +8,7 @@ from torch import nn
 
 
 @pytest.mark.parametrize("name", ZOO)
-@pytest.mark.parametrize("settings", [{}, {"max_fg_fraction": 0.25, "budget": "batch"}])
+@pytest.mark.parametrize("settings", [{}, {"nms_thresh": 0.3, "budget": "batch"}])
 def test_loss_layer_equals_readonly(name, settings):
     readonly = detector(config(name, ohem=settings))
     loss_layer = detector(config(name, ohem={**settings, "implementation": "loss_layer"}))

@@ -92,7 +92,7 @@ def test_ohem_keeps_the_papers_defaults():
     assert (ohem.RANK_CLS_WEIGHT, ohem.RANK_LOC_WEIGHT) == (1.0, 1.0)
     assert (ohem.NMS_THRESH, ohem.NMS_SCOPE, ohem.BUDGET) == (0.7, "class", "image")
     assert ohem.IMPLEMENTATION == "readonly" and ohem.READONLY_DROPOUT
-    assert ohem.WARMUP_ITERS == 0 and ohem.MAX_FG_FRACTION == 1.0
+    assert ohem.WARMUP_ITERS == 0
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])

@@ -121,7 +121,7 @@ def test_the_table_agrees_with_plain_loops(run, photograph, scope):
     model, untrained = load_model(cfg)
     assert untrained == []
     (mining,) = mine(model, image_mapper(cfg)(photograph))
-    rows = explain(mining, nms_thresh=0.5, nms_scope=scope, num_samples=32)
+    rows = explain(mining, nms_thresh=0.5, nms_scope=scope)
     losses, labels = [row["loss"] for row in rows], [row["label"] for row in rows]
     boxes = boxes_of(rows)
     classes = [0 if label == "0" else 1 for label in labels]
@@ -220,42 +220,6 @@ def test_an_image_without_objects_is_all_background(run, photograph, tmp_path, c
     # No IoU can be above this, and the image is not left without candidates for it.
     inspect(arguments(run, *one, "MODEL.ROI_HEADS.OHEM.BG_IOU_LOW", "0.1"))
     assert rows_of(table) == rows
-
-
-# Background, which has no localization loss, is easier than any foreground then.
-CAP = (
-    *("MODEL.ROI_HEADS.OHEM.MAX_FG_FRACTION", "0.1"),
-    *("MODEL.ROI_HEADS.OHEM.RANK_CLS_WEIGHT", "0.0"),
-)
-
-
-def test_a_cap_is_told_from_the_cut(run, photograph, tmp_path):
-    path = annotations(photograph, tmp_path)
-    given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
-    inspect(arguments(run, *given, *CAP))
-    (table,) = tmp_path.glob("*.csv")
-    rows = rows_of(table)
-    mined = [row for row in rows if row["status"] == "mined"]
-    assert len(mined) == 32 and sum(row["label"] == "tree" for row in mined) == 3
-    capped = [row for row in rows if row["status"] == "over a cap"]
-    assert capped and {row["label"] for row in capped} == {"tree"}
-    assert max(int(row["rank"]) for row in capped) < int(mined[-1]["rank"])
-
-
-@pytest.mark.parametrize("budget", ["image", "batch"])
-def test_a_cap_that_leaves_places_is_told_from_the_cut(run, photograph, tmp_path, budget):
-    path = annotations(photograph, tmp_path)
-    given = ("--image", photograph["file_name"], "--annotations", path, "--output", tmp_path)
-    # Hardly any background is left, and few objects may be mined.
-    keys = {"MAX_FG_FRACTION": 0.1, "BG_IOU_LOW": 0.49, "BUDGET": budget}
-    overrides = [part for key in keys for part in (f"MODEL.ROI_HEADS.OHEM.{key}", keys[key])]
-    inspect(arguments(run, *given, *overrides))
-    (table,) = tmp_path.glob("*.csv")
-    rows = rows_of(table)
-    status = [row["status"] for row in rows]
-    trees = sum(row["label"] == "tree" for row in rows if row["status"] == "mined")
-    assert trees == 3 and status.count("mined") < 32 and "below the cut" not in status
-    assert status.count("over a cap") > 3
 
 
 def test_a_class_may_be_called_background(run, photograph, tmp_path, capsys):
