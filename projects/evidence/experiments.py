@@ -107,7 +107,6 @@ TABLES = {
         "NMS_SCOPE agnostic": Setup(f"{SETTING}NMS_SCOPE agnostic"),
         "NMS_SCOPE none": Setup(f"{SETTING}NMS_SCOPE none"),
         "BUDGET batch": Setup(f"{SETTING}BUDGET batch"),
-        "MAX_FG_FRACTION 0.25": Setup(f"{SETTING}MAX_FG_FRACTION 0.25"),
     },
     "missing 20 %": {
         "random 128": Setup(RANDOM, missing=0.2),
