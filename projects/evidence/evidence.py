@@ -56,13 +56,10 @@ def main() -> None:
     if args.quick:
         extra, record = QUICK, args.record or args.output / "quick.json"
     variants = {
-        (table, name): [
-            variant_of(name, fields, *item, extra)
-            for item in TABLES[table].items()
-            if fields.train_negatives or not item[1].with_negatives
-        ]
+        (table, name): [variant_of(name, fields, *item, extra) for item in TABLES[table].items()]
         for table in args.tables
         for name, fields in data.items()
+        if fields.train_negatives or not any(s.with_negatives for s in TABLES[table].values())
     }
     # once, in however many tables it is
     everything = {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
