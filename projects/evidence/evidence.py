@@ -61,6 +61,8 @@ def main() -> None:
         for name, fields in data.items()
         if fields.train_negatives or not any(s.with_negatives for s in TABLES[table].values())
     }
+    if not variants:
+        raise SystemExit(f"--tables negatives: {', '.join(data)} has no images without objects")
     # once, in however many tables it is
     everything = {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
     records, failed = read(record), []

@@ -181,6 +181,13 @@ def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatc
     assert len(asked) > 40
 
 
+def test_images_without_objects_are_asked_of_data_that_has_some(tmp_path, monkeypatch):
+    arguments = ["--data", "plates=.", "--tables", "negatives", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments])
+    with pytest.raises(SystemExit, match="negatives: plates has no images without objects"):
+        evidence.main()
+
+
 def test_background_is_balanced_over_the_overlap():
     iou = torch.cat([torch.zeros(900), torch.full((50,), 0.25), torch.full((5,), 0.45)])
     chosen = balanced(iou, 96)
