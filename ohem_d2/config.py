@@ -11,13 +11,9 @@ from detectron2.config import CfgNode
 
 S = TypeVar("S", bound="Settings")
 
-# Keys that earlier versions had, with the value that asked for nothing, as files that Detectron2
-# dumped then have it, and what to do about another one
-_REMOVED = {
-    "MAX_NEG_PER_POS": (-1, "delete it; RANK_LOC_WEIGHT shifts the balance"),
-    "MIN_NEG_PER_IMAGE": (0, "delete it; RANK_LOC_WEIGHT shifts the balance"),
-    "MAX_FG_FRACTION": (1.0, "delete it; RANK_LOC_WEIGHT shifts the balance"),
-}
+# Keys of earlier versions for the balance of foreground and background, with the value that asked
+# for nothing, as files that Detectron2 dumped then have it
+_REMOVED = {"MAX_NEG_PER_POS": -1, "MIN_NEG_PER_IMAGE": 0, "MAX_FG_FRACTION": 1.0}
 
 # Default of OHKM_TOPK, of 17 joints: the best of those that the paper tries
 TOPK = 8
@@ -209,10 +205,11 @@ class OHEMSettings(Settings):
                 "ohem_d2.add_ohem_config(cfg)"
             )
         values = {name.upper(): value for name, value in values.items()}
-        for name, (nothing, advice) in _REMOVED.items():
+        for name, nothing in _REMOVED.items():
             if (value := values.pop(name, nothing)) != nothing:
                 raise KeyError(
-                    f"{cls.NODE}.{name} = {value!r}: this key was removed in 0.3; {advice}"
+                    f"{cls.NODE}.{name} = {value!r}: this key was removed in 0.3; delete it; "
+                    "RANK_LOC_WEIGHT shifts the balance"
                 )
         return super().from_dict(values)
 
