@@ -22,8 +22,8 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from ohem_d2.data.datasets import FORMS, name_of_negatives, register_datasets
-from ohem_d2.errors import naming
+from ohem_d2.tools.data.datasets import FORMS, name_of_negatives, register_datasets
+from ohem_d2.tools.input_errors import naming
 from ohem_d2.tools.check import BUGS, check_data, check_output, check_whole
 from ohem_d2.tools.errors import told
 from ohem_d2.tools.keys import check_config
@@ -34,11 +34,11 @@ from ohem_d2.tools.load_model import (
     find_config_file,
     merge,
 )
-from ohem_d2.training.checkpoint import Checkpointer
-from ohem_d2.training.folder import add_overwrite_argument, claim
-from ohem_d2.training.launching import launch
-from ohem_d2.training.trainer import OHEMTrainer
-from ohem_d2.trust import add_trust_argument, trusting
+from ohem_d2.tools.training.checkpoints import Checkpointer
+from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
+from ohem_d2.tools.training.processes import launch
+from ohem_d2.tools.training.trainer import OHEMTrainer
+from ohem_d2.tools.trust import add_trust_argument, trusting
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:

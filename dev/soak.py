@@ -21,9 +21,9 @@ from typing import NamedTuple
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
-from ohem_d2.data.datasets import register_datasets
+from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.load_model import default_cfg
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.tools.training.trainer import OHEMTrainer
 from projects.tree_crowns import prepare_data
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,44 +1,44 @@
 """Online Hard Example Mining (Shrivastava, Gupta, Girshick, CVPR 2016) for Detectron2."""
 
+import logging
+
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as e:
     if e.name != "detectron2":
         raise
-    raise ModuleNotFoundError(
-        "ohem_d2 is a plugin for Detectron2, which is not installed. Install it with\n"
-        "    pip install 'git+https://github.com/facebookresearch/detectron2.git'\n"
-        "or, without a compiler, with `make setup` in a clone of ohem_d2",
-        name="detectron2",
-    ) from None
+    how = "pip install 'git+https://github.com/facebookresearch/detectron2.git'"
+    message = (
+        f"ohem_d2 is a plugin for Detectron2, which is not installed. Install it with\n    {how}"
+    )
+    raise ModuleNotFoundError(message, name="detectron2") from None
 
 from .config import OHEMSettings, add_ohem_config
-from .data.crowds import CrowdDatasetMapper, IgnoreRegions
-from .heads.cascade import OHEMCascadeROIHeads
-from .heads.focal import FocalLossOutputLayers, FocalROIHeads, OHEMFocalROIHeads
-from .heads.keypoints import OHKMKeypointHead
-from .heads.mixin import OHEMMixin, sampling_at_random
-from .heads.rotated import OHEMRROIHeads
-from .heads.standard import OHEMRes5ROIHeads, OHEMROIHeads
-from .mining.losses import per_roi_losses
+from .heads import (
+    OHEMCascadeROIHeads,
+    OHEMMixin,
+    OHEMRes5ROIHeads,
+    OHEMROIHeads,
+    OHEMRROIHeads,
+    sampling_at_random,
+)
+from .mining.candidates import CrowdDatasetMapper, IgnoreRegions
+from .mining.losses import CannotMine, per_roi_losses
 from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"
 
 __all__ = [
+    "CannotMine",
     "CrowdDatasetMapper",
-    "FocalLossOutputLayers",
-    "FocalROIHeads",
     "IgnoreRegions",
     "OHEMCascadeROIHeads",
-    "OHEMFocalROIHeads",
     "OHEMMixin",
     "OHEMROIHeads",
     "OHEMRROIHeads",
     "OHEMRes5ROIHeads",
     "OHEMSettings",
-    "OHKMKeypointHead",
     "add_ohem_config",
     "get_config",
     "get_config_file",
@@ -46,3 +46,6 @@ __all__ = [
     "sampling_at_random",
     "select_hard_examples",
 ]
+
+# What the package logs goes where Detectron2's lines go, in every script that sets those up.
+logging.getLogger(__name__).parent = logging.getLogger("detectron2")

@@ -6,7 +6,6 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from omegaconf import DictConfig
 
 from .config import add_ohem_config
-from .trust import merge_file
 
 # Inside an installed package; beside it in a clone. setup.py puts the one into the other.
 _PACKAGE = Path(__file__).resolve().parent
@@ -19,15 +18,13 @@ def get_config_file(config_path: str) -> str:
     ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``. Raises RuntimeError if there is none.
     """
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
-    paths = (path for path in folder.rglob("*") if path.suffix in (".yaml", ".py"))
     # What lies in the folder itself is a base of others, and nothing to train.
-    names = sorted(p.relative_to(folder).as_posix() for p in paths if p.parent != folder)
-    file = folder / config_path
-    if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
-        return str(file)
-    raise RuntimeError(
-        f"{config_path} is no configuration of ohem_d2; there are:\n  " + "\n  ".join(names)
-    )
+    files = [file for kind in ("yaml", "py") for file in folder.glob(f"*/*.{kind}")]
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    if config_path in names:
+        return str(folder / config_path)
+    there = "\n  ".join(names)
+    raise RuntimeError(f"{config_path} is no configuration of ohem_d2; there are:\n  {there}")
 
 
 def get_config(config_path: str) -> CfgNode | DictConfig:
@@ -40,5 +37,5 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
         return LazyConfig.load(file)
     cfg = get_cfg()
     add_ohem_config(cfg)
-    merge_file(cfg, file)
+    cfg.merge_from_file(file)
     return cfg

@@ -139,7 +139,7 @@ def zoo(name: str):
     from detectron2.config import get_cfg
 
     from ohem_d2 import add_ohem_config
-    from ohem_d2.data.datasets import register_datasets
+    from ohem_d2.tools.data.datasets import register_datasets
 
     register_datasets(["coco:mine/train.json:mine/images"])
     cfg = get_cfg()

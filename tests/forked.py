@@ -13,7 +13,7 @@ from models import ROOT
 
 _IMPORTED = [
     *("detectron2.engine", "detectron2.evaluation", "forked"),
-    *("ohem_d2.training.trainer", "ohem_d2.tools.inspect", "ohem_d2.tools.report"),
+    *("ohem_d2.tools.training.trainer", "ohem_d2.tools.inspection", "ohem_d2.tools.report"),
     *("torch.utils.cpp_extension", "torch.utils.tensorboard"),
 ]
 

@@ -23,9 +23,9 @@ from PIL import Image
 from processes import meet
 from torch import nn
 
-from ohem_d2.training.accumulation import add_accumulation_config
-from ohem_d2.training.folder import claim
-from ohem_d2.training.trainer import OHEMTrainer
+from projects.paper.ohem_paper.accumulation import add_accumulation_config
+from ohem_d2.tools.training.run_folder import claim
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["detectron2.engine", "detectron2.evaluation"])

@@ -12,7 +12,7 @@ from models import ROOT
 
 import ohem_d2
 from ohem_d2 import OHEMSettings, add_ohem_config
-from ohem_d2.training.accumulation import add_accumulation_config
+from projects.paper.ohem_paper.accumulation import add_accumulation_config
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("projects/*/README.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]

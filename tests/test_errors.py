@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ohem_d2.errors import InputError, message, naming
+from ohem_d2.tools.input_errors import InputError, message, naming
 from ohem_d2.tools.errors import told
-from ohem_d2.trust import UntrustedFile
+from ohem_d2.tools.trust import UntrustedFile
 
 
 def test_one_line_without_what_moves_the_cursor():

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.files import write_atomically
 
 
 def test_content_folders_and_what_was_there(tmp_path):

@@ -81,7 +81,7 @@ def test_imports_are_found():
     """Of either form, or the test above says nothing."""
     found = set(imported(ROOT / "ohem_d2/tools/collect_env.py"))
     assert found == {"ohem_d2", "ohem_d2.compat"}
-    assert "ohem_d2.data.voc" in set(imported(ROOT / "ohem_d2/data/datasets.py"))
+    assert "ohem_d2.tools.data.voc" in set(imported(ROOT / "ohem_d2/data/datasets.py"))
     assert "ohem_d2.config" in set(imported(ROOT / "ohem_d2/__init__.py"))
 
 

@@ -49,14 +49,14 @@ def test_public_functions_are_typed():
     functions = dict(public_functions())
     assert {
         "ohem_d2.mining.selection.select_hard_examples",
-        "ohem_d2.heads.mixin.OHEMMixin.choose_rois",
-        "ohem_d2.training.trainer.OHEMTrainer.last_results",
+        "ohem_d2.heads.OHEMMixin.choose_rois",
+        "ohem_d2.tools.training.trainer.OHEMTrainer.last_results",
     } <= functions.keys()
     for name, function in functions.items():
         signature = inspect.signature(function)
         annotations = [p.annotation for p in signature.parameters.values() if p.name != "self"]
         annotations += [signature.return_annotation]
-        if name == "ohem_d2.heads.keypoints.OHKMKeypointHead.forward":
+        if name == "projects.keypoints.ohkm.OHKMKeypointHead.forward":
             annotations.pop()  # TorchScript takes no return type that training changes
         first = next(iter(signature.parameters), "")
         if first == "cls":
@@ -84,8 +84,8 @@ def test_old_names_of_modules():
     from ohem_d2.events import MiningPictures
     from ohem_d2.losses import box_regression, per_roi_losses
 
-    assert register_datasets.__module__ == "ohem_d2.data.datasets"
-    assert OHEMTrainer.__module__ == "ohem_d2.training.trainer"
+    assert register_datasets.__module__ == "ohem_d2.tools.data.datasets"
+    assert OHEMTrainer.__module__ == "ohem_d2.tools.training.trainer"
     assert MiningPictures.__module__ == "ohem_d2.monitor.pictures"
     assert per_roi_losses is ohem_d2.per_roi_losses and callable(box_regression)
 

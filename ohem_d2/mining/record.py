@@ -1,93 +1,45 @@
-"""What one selection decided, for whoever looks on."""
+"""The records of a training call and of what is mined in it."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any
 
-import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
+from torch import Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """
-    One selection among R candidates of N images; places are among the candidates of all images.
+@dataclasses.dataclass
+class Call:
+    """A call of the heads' ``forward`` in training: what the sampler hook is not told."""
 
-    Attributes:
-        rois: the candidates of each image, with ``proposal_boxes`` and ``gt_classes``.
-        image_index: int64 of shape (R,).
-        is_foreground: bool of shape (R,).
-        losses: "loss_cls" and "loss_box_reg", each of shape (R,).
-        ranking: (R,), what the candidates were ranked by.
-        survivors: int64, places of those that the NMS by loss left, hardest first.
-        chosen: int64, places of those that were mined, hardest first.
-        hard: the same for each image, as indices into its candidates.
-    """
-
-    rois: list[Instances]
-    image_index: torch.Tensor
-    is_foreground: torch.Tensor
-    losses: dict[str, torch.Tensor]
-    ranking: torch.Tensor
-    survivors: torch.Tensor
-    chosen: torch.Tensor
-    hard: list[torch.Tensor]
-
-    def mined(self) -> list[Instances]:
-        """The hard RoIs of each image, hardest first."""
-        return [roi[index] for roi, index in zip(self.rois, self.hard)]
+    images: Any
+    features: dict[str, Tensor]
+    # Gradients are recorded. PreciseBN and validation losses run the model in training mode, too.
+    is_iteration: bool
+    sampled: bool = False  # the hook was reached
+    num_labelled: int | None = None  # images that were labelled to be mined; None: not mining
+    # for each call of the hook the losses, each (R,), that its mined RoIs were ranked by
+    ranked: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)
+    # of a cascade all of whose stages mine; and the boxes it refines each chunk to, by image
+    stage: int = 0
+    refined: list[list[Tensor]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mining:
     """
-    What one selection decided for one image, with all that it knew.
-
-    Attributes:
-        image: (3, H, W), as the network sees it: normalized.
-        proposals: all that the ROI heads were given; at a later stage of a cascade the boxes that
-            reach it. Absolute XYXY pixels of ``image``, like all boxes here.
-        target: the ground truth.
-        rois, is_foreground, losses, ranking, survivors, hard: of a :class:`Record`, the image's
-            own; places are among its R candidates.
-        stage: of a cascade; else 0.
+    One selection among the R candidates of N images. Boxes are absolute XYXY pixels of the images
+    as the network sees them; places are among the candidates of all images together.
     """
 
-    image: torch.Tensor
-    proposals: Boxes
-    target: Instances
-    rois: Instances
-    is_foreground: torch.Tensor
-    losses: dict[str, torch.Tensor]
-    ranking: torch.Tensor
-    survivors: torch.Tensor
-    hard: torch.Tensor
-    stage: int = 0
-
-    @classmethod
-    def of_first_image(
-        cls, record: Record, image: torch.Tensor, proposals: Boxes, target: Instances, stage: int
-    ) -> "Mining":
-        """The first image's part of a selection: Detectron2, too, draws that one of a batch."""
-        size = len(record.rois[0])
-        return cls(
-            image=image,
-            proposals=proposals,
-            target=target,
-            rois=record.rois[0],
-            is_foreground=record.is_foreground[:size],
-            losses={name: loss[:size] for name, loss in record.losses.items()},
-            ranking=record.ranking[:size],
-            survivors=record.survivors[record.survivors < size],
-            hard=record.hard[0],
-            stage=stage,
-        )
-
-
-class MiningWatcher(Protocol):
-    """Looks at what ROI heads mine: assign it to their attribute ``watcher``."""
-
-    def due(self) -> bool:
-        """Whether to show it the selections of this iteration."""
-
-    def show(self, mining: Mining) -> None:
-        """Called with each selection, for the first image of the batch."""
+    images: Any  #: an ``ImageList``, normalized
+    proposals: list[Instances]  #: all labelled RoIs of each image; of a cascade those of the stage
+    targets: list[Instances]  #: the ground truth of each image
+    rois: list[Instances]  #: the candidates of each image
+    image_index: Tensor  #: int64 of shape (R,)
+    is_foreground: Tensor  #: bool of shape (R,)
+    losses: dict[str, Tensor]  #: "loss_cls" and "loss_box_reg", each of shape (R,)
+    ranking: Tensor  #: (R,), what the candidates are ranked by
+    survivors: Tensor  #: int64, places of those that NMS by loss left, hardest first
+    hard: Tensor  #: int64, places of those that are mined, hardest first
+    hard_of_image: list[Tensor]  #: the same for each image, as indices into its candidates
+    stage: int = 0  #: of a cascade

@@ -1,27 +1,50 @@
 """
-Screening: which RoIs are worth an exact score? A stand-in for the box head that costs a fraction.
+Screening: a cheap stand-in for the box head says which RoIs are worth an exact score.
 
-RoIs are pooled to fewer bins with one sample each. What the first layer of the head would give on
-their bilinear interpolation is folded into its weights, once for each read-only pass, see
-docs/benchmark.md.
-
-Shape shorthand: R RoIs, C channels of a pooled RoI; S bins along a side of a RoI as the head has
-them, T as the screening pools them.
+RoIs are pooled to T x T instead of S x S bins, with one sample each. What the first layer of the
+head would give on their bilinear interpolation is folded into its weights, once for each pass.
 """
 
 import copy
-from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.structures import Instances
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .wrappers import unwrapped
+from .scoring import Score
+from .selection import order_by_loss
 
-# T: on the project's data it has the lowest cost of those that find the hard RoIs, see
-# docs/benchmark.md.
+# T: the lowest cost of those that find the hard RoIs
 BINS = 4
+
+
+def coarse_scorer(heads: nn.Module, features: dict[str, Tensor]) -> Score:
+    """The stand-in for scoring with heads that :func:`can_screen` holds for."""
+    layers, name, pooler = _layers(heads.box_head), first_linear(heads), heads.box_pooler
+    weight = layers.get_parameter(f"{name}.weight")
+    weights = {f"{name}.weight": fold_interpolation(weight, pooler.output_size[0], BINS)}
+    maps, coarse = [features[f] for f in heads.box_in_features], coarse_pooler(pooler, BINS)
+    predictor = _first_stage(heads.box_predictor)
+
+    def score(rois: list[Instances]) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+        pooled = coarse(maps, [roi.proposal_boxes for roi in rois])
+        return predictor, predictor(torch.func.functional_call(layers, weights, (pooled,)))
+
+    return score
+
+
+def can_screen(heads: nn.Module) -> bool:
+    """Whether the box head begins with a linear layer on more than T x T bins of upright RoIs."""
+    pooler = heads.box_pooler
+    rotated = any("Rotated" in type(part).__name__ for part in pooler.level_poolers)
+    return pooler.output_size[0] > BINS and not rotated and first_linear(heads) is not None
+
+
+def most_promising(rois: list[Instances], ranking: Tensor, num: int) -> list[Instances]:
+    """The ``num`` RoIs of each image with the highest ranking loss, (R,), in their order."""
+    parts = ranking.split(list(map(len, rois)))
+    return [roi[order_by_loss(part)[:num].sort().values] for roi, part in zip(rois, parts)]
 
 
 def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
@@ -34,11 +57,11 @@ def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
     return pooler
 
 
-def fold_interpolation(weight: torch.Tensor, side: int, bins: int) -> torch.Tensor:
+def fold_interpolation(weight: Tensor, side: int, bins: int) -> Tensor:
     """
-    Of the weight of a linear layer on flattened RoIs, (outputs, C * S * S): the weight, of shape
-    (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what this gives for their
-    bilinear interpolation to (R, C, S, S).
+    From the weight of a linear layer on flattened RoIs of C channels, (outputs, C * S * S), to the
+    weight, (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what this gives for
+    their bilinear interpolation to (R, C, S, S).
     """
     basis = torch.eye(bins * bins, device=weight.device, dtype=weight.dtype)
     basis = basis.view(bins * bins, 1, bins, bins)
@@ -46,57 +69,24 @@ def fold_interpolation(weight: torch.Tensor, side: int, bins: int) -> torch.Tens
     return (weight.view(-1, side * side) @ basis.view(bins * bins, -1).T).view(len(weight), -1)
 
 
-def first_linear(box_head: nn.Module, side: int) -> str | None:
-    """
-    The name of the layer that the interpolation can be folded into: what a sequence of layers
-    begins with after flattening, if that is linear on RoIs of S x S bins; else None.
-    """
-    box_head = _layers(box_head)
-    if not isinstance(box_head, nn.Sequential):
-        return None
-    for name, module in box_head.named_children():
+def first_linear(heads: nn.Module) -> str | None:
+    """The name of the linear layer on S x S bins that the box head begins with, if it does."""
+    layers, bins = _layers(heads.box_head), heads.box_pooler.output_size[0] ** 2
+    for name, module in layers.named_children() if isinstance(layers, nn.Sequential) else ():
         if type(module) is nn.Linear and "weight" in dict(module.named_parameters()):
-            return name if module.in_features % (side * side) == 0 else None
+            return name if module.in_features % bins == 0 else None
         if not isinstance(module, nn.Flatten):
-            return None
+            break
     return None
 
 
-def can_fold(pooler: nn.Module, box_head: nn.Module) -> bool:
-    """Whether coarser pooling pays and the head's first layer can take it."""
-    side = pooler.output_size[0]
-    return side > BINS and first_linear(box_head, side) is not None
-
-
-def coarse_head(
-    box_head: nn.Module, side: int, bins: int
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """
-    A box head that has a :func:`first_linear` on S x S bins, as a function of RoIs pooled to T x T,
-    of shape (R, C, T, T).
-    """
-    box_head, name = _layers(box_head), first_linear(box_head, side)
-    weight = box_head.get_parameter(f"{name}.weight")
-    weights = {f"{name}.weight": fold_interpolation(weight, side, bins)}
-    return lambda pooled: torch.func.functional_call(box_head, weights, (pooled,))
-
-
-def coarse_scorer(
-    pooler: nn.Module, box_head: nn.Module, box_predictor: nn.Module, maps: Sequence[torch.Tensor]
-) -> Callable[[list[Instances]], tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]]:
-    """
-    A stand-in for scoring with a branch that :func:`can_fold` holds for, on feature maps as the
-    pooler takes them: from RoIs to the predictor and its predictions.
-    """
-    head = coarse_head(box_head, pooler.output_size[0], BINS)
-    pooler = coarse_pooler(pooler, BINS)
-
-    def score(rois: list[Instances]) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-        pooled = pooler(list(maps), [roi.proposal_boxes for roi in rois])
-        return box_predictor, box_predictor(head(pooled))
-
-    return score
+def _first_stage(part: nn.Module) -> nn.Module:
+    return part[0] if isinstance(part, nn.ModuleList) else part
 
 
 def _layers(box_head: nn.Module) -> nn.Module:
-    return unwrapped(box_head, lambda module: isinstance(module, nn.Sequential))
+    """The sequence of layers in transparent wrappers, such as of ``torch.compile``."""
+    inner = _first_stage(box_head)
+    while not isinstance(inner, nn.Sequential) and len(list(inner.children())) == 1:
+        (inner,) = inner.children()
+    return inner

@@ -1,4 +1,4 @@
-"""What was mined, as pictures of Detectron2's event storage."""
+"""Pictures of what was mined: those that VIS_PERIOD puts into Detectron2's event storage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,89 +8,87 @@ import torch
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
+from torch.nn import functional as F
+from torchvision.utils import draw_bounding_boxes
 
 from ..mining.record import Mining
-from .drawing import draw_mined_rois, with_caption, zoom_for
+
+# RGB
+FOREGROUND, BACKGROUND, GROUND_TRUTH = (0, 158, 255), (255, 64, 32), (120, 255, 60)
+PROPOSAL, SURVIVOR = (200, 200, 200), (255, 214, 0)
+NUM_LABELS = 25  # more would hide each other
 
 
 class MiningPictures:
     """
-    Every so many iterations a picture of the first image of the batch, ``ohem/mined``: all
-    proposals in grey, survivors of NMS in yellow, mined RoIs in blue (foreground) and red
-    (background), the hardest with their ranking loss, ground truth in green.
+    A watcher of ROI heads: every ``period`` iterations :func:`draw_mining`, ``ohem/mined``, with
+    the ranking losses of the hardest RoIs. ``input_format`` is that of the model, "BGR" or another
+    of INPUT.FORMAT, which is normalized with this mean and standard deviation.
     """
 
-    NUM_LABELS = 25  # losses of more RoIs would hide each other
-
     def __init__(
-        self,
-        period: int,
-        *,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        input_format: str,
+        self, period: int, *, pixel_mean: Sequence, pixel_std: Sequence, input_format: str
     ):
-        """
-        Every ``period`` iterations, at least 1, of a model's input in "BGR" or another of
-        Detectron2's INPUT.FORMAT, normalized with this mean and standard deviation.
-        """
-        self._period = period
-        self._mean = torch.tensor(pixel_mean).view(-1, 1, 1)
-        self._std = torch.tensor(pixel_std).view(-1, 1, 1)
-        self._format = input_format
+        self._period, self._format = period, input_format
+        self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (pixel_mean, pixel_std))
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> "MiningPictures | None":
         """None if VIS_PERIOD is 0."""
-        if cfg.VIS_PERIOD <= 0:
-            return None
-        return cls(
-            cfg.VIS_PERIOD,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-            input_format=cfg.INPUT.FORMAT,
-        )
+        normalization = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+        how = {**normalization, "input_format": cfg.INPUT.FORMAT}
+        return cls(cfg.VIS_PERIOD, **how) if cfg.VIS_PERIOD > 0 else None
 
     def due(self) -> bool:
         """Only the main process has a writer that takes the pictures out of the storage."""
         return get_event_storage().iter % self._period == 0 and comm.is_main_process()
 
     def show(self, mining: Mining) -> None:
-        """Put a picture of the mining into the event storage."""
-        image = mining.image.detach().float().cpu() * self._std + self._mean
+        """Put a picture of upright boxes into the event storage."""
+        if mining.rois[0].proposal_boxes.tensor.shape[1] != 4:
+            return
+        image = mining.images[0].detach().float().cpu() * self._std + self._mean
         if not self._format.startswith("YUV"):  # which is in float, from 0 to 1
             image = image.round().clamp(0, 255).byte()
         image = convert_image_to_rgb(image.permute(1, 2, 0), self._format)
-        losses = mining.ranking[mining.hard[: self.NUM_LABELS]].tolist()
-        picture = draw_mining(mining, image, [f"{loss:.2f}" for loss in losses])
-        name = "ohem/mined" if mining.stage == 0 else f"stage{mining.stage}/ohem/mined"
-        get_event_storage().put_image(name, picture.transpose(2, 0, 1))
+        hard = mining.hard[mining.image_index[mining.hard] == 0][:NUM_LABELS]
+        labels = [f"{loss:.2f}" for loss in mining.ranking[hard].tolist()]
+        name = f"stage{mining.stage}/ohem/mined" if mining.stage else "ohem/mined"
+        picture = draw_mining(mining, image, labels).transpose(2, 0, 1)
+        get_event_storage().put_image(name, picture)
 
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    A picture of what was mined, uint8 and RGB, with a caption that says what is what. The image is
-    such a one, (H, W, 3), of any size: boxes are scaled to it. Labels are written at the first of
-    the mined RoIs.
+    What was mined on the first image: all proposals in grey, survivors of NMS in yellow, mined RoIs
+    in blue (foreground) and red (background), ground truth in green. ``image`` is that image, uint8
+    and RGB, (H, W, 3), of any size; ``labels`` are written at the first of the mined RoIs, which
+    are then drawn in bold. Returns an image like it, enlarged so that boxes can be told apart.
     """
-    height, width = image.shape[:2]
-    factor = np.array([width, height] * 2) / ([mining.image.shape[2], mining.image.shape[1]] * 2)
-    boxes, proposals, ground_truth = (
-        boxes.tensor.detach().cpu().numpy() * factor
-        for boxes in (mining.rois.proposal_boxes, mining.proposals, mining.target.gt_boxes)
-    )
-    survivors, hard = mining.survivors.cpu().numpy(), mining.hard.cpu().numpy()
-    foreground = mining.is_foreground.cpu().numpy()[hard]
-    losses = mining.ranking[mining.hard].tolist()
-    picture = draw_mined_rois(
-        *(image, proposals, boxes[hard], foreground, ground_truth, zoom_for(height, width)),
-        survivors=boxes[survivors],
-        labels=labels,
-    )
-    bounds = f", losses {losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
-    return with_caption(
-        picture,
-        f"{len(mining.proposals)} proposals (grey), {len(survivors)} of {len(boxes)} candidates "
-        f"left by NMS (yellow), {len(hard)} mined{bounds}: {foreground.sum()} foreground (blue), "
-        f"{(~foreground).sum()} background (red). Ground truth: green",
-    )
+    zoom = min(max(800 / min(image.shape[:2]), 1.0), 1600 / max(image.shape[:2]))
+    height, width = (round(length * zoom) for length in image.shape[:2])
+    picture = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+    picture = F.interpolate(picture, (height, width), mode="bilinear")[0].round().byte()
+    seen_height, seen_width = mining.images[0].shape[-2:]
+    factor = torch.tensor([width / seen_width, height / seen_height] * 2)
+
+    def boxes_of(rois: Any) -> torch.Tensor:
+        return rois.tensor.detach().cpu() * factor
+
+    def draw(picture: torch.Tensor, boxes: torch.Tensor, colors: Any, width: int, texts=None):
+        how = {"colors": colors, "width": width, "labels": texts}
+        return draw_bounding_boxes(picture, boxes, **how) if len(boxes) else picture
+
+    candidates, hard = boxes_of(mining.rois[0].proposal_boxes), mining.hard_of_image[0].cpu()
+    survivors = mining.survivors[mining.image_index[mining.survivors] == 0].cpu()
+    # All proposals would hide the photograph, so they only tint it.
+    veil = draw(picture, boxes_of(mining.proposals[0].proposal_boxes), PROPOSAL, 1)
+    veil = draw(veil, candidates[survivors], SURVIVOR, 1)
+    picture = (0.65 * picture + 0.35 * veil).round().byte()
+    picture = draw(picture, boxes_of(mining.targets[0].gt_boxes), GROUND_TRUTH, 2)
+    is_foreground = mining.is_foreground[: len(candidates)].cpu()[hard].tolist()
+    colors = [FOREGROUND if foreground else BACKGROUND for foreground in is_foreground]
+    for part, line in ((slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 4)):
+        texts = list(labels)[part][::-1] or None  # the hardest last, so that it is on top
+        picture = draw(picture, candidates[hard][part].flip(0), colors[part][::-1], line, texts)
+    return picture.permute(1, 2, 0).numpy()

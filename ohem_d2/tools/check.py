@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data.checks import (
+from .data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
+from .data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
+from .data.faults import (
     Fault,
     faults_if_any,
     image_faults,
     must_be_file,
     record_faults,
 )
-from ..data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
-from ..data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
-from ..data.records import (
+from .data.records import (
     check_records,
     described,
     needs_of,
@@ -28,12 +28,12 @@ from ..data.records import (
     records_of,
     training_records,
 )
-from ..data.voc import voc_faults
-from ..errors import InputError, naming, printable
-from ..training import folder
-from ..training.batches import ResumableLoader
-from ..training.trainer import OHEMTrainer
+from .data.voc import voc_faults
+from .input_errors import InputError, naming, printable
 from .keys import config_faults, is_text
+from .training import run_folder
+from .training.batches import ResumableLoader
+from .training.trainer import OHEMTrainer
 
 MOST = 20  # faults of a kind that --check lists
 BUGS = (TypeError, IndexError)  # of a model's constructor; they keep their traceback
@@ -106,7 +106,7 @@ def check_whole(
 
     Args:
         cfg: is not changed.
-        classes: see :func:`ohem_d2.data.datasets.register_datasets`.
+        classes: see :func:`ohem_d2.tools.data.datasets.register_datasets`.
         training: or an evaluation alone, which takes less.
         resume: OUTPUT_DIR may have a run.
 
@@ -163,12 +163,12 @@ def check_whole(
 
 def _try_output(output_dir: str, training: bool, resume: bool) -> None:
     """As a run takes it; nothing is left there."""
-    with folder.left_as_it_was(output_dir):
+    with run_folder.left_as_it_was(output_dir):
         check_output(output_dir)
         try:
             if training:
-                folder.claim(output_dir, resume=resume)
-                folder.release(output_dir)
+                run_folder.claim(output_dir, resume=resume)
+                run_folder.release(output_dir)
         except SystemExit as e:
             raise InputError(str(e)) from e
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from detectron2.utils.logger import setup_logger
 
-from ..trust import trusting
 from .errors import told
+from .trust import trusting
 
 COMMANDS = {
     "inspect": "what OHEM picks on images, and why",
@@ -30,12 +30,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
     """
+    setup_logger()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m ohem_d2")
     help_ = "; ".join(f"{name}: {what}" for name, what in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS, help=f"{help_}; each has a --help")
     name = parser.parse_args(argv[:1]).command
-    command = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+    module = {"inspect": "inspection", "collect-env": "collect_env"}.get(name, name)
+    command = importlib.import_module(f".{module}", __package__)
     parser = argparse.ArgumentParser(
         prog=f"python -m ohem_d2 {name}",
         description=command.__doc__,
@@ -45,13 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv[1:])
     with told(parser.prog), trusting(getattr(args, "trust", False)):
         command.run(args)
-
-
-def main_of_old_name(name: str) -> None:
-    """``python -m ohem_d2.inspect`` and the like, which still work."""
-    print(f"This is now `python -m ohem_d2 {name}`; the old name will go.", file=sys.stderr)
-    setup_logger()
-    main([name, *sys.argv[1:]])
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -45,7 +45,7 @@ def collect_env_info() -> str:
     rows = [
         ("ohem_d2", f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}"),
         ("registered heads", ", ".join(heads)),
-        *((f"Detectron2: {name}", has) for name, has in compat.features().items()),
+        ("Detectron2: compiled ops", compat.has_compiled_ops()),
         *((n, versions.get(n, "not found")) for n in ("pycocotools", "omegaconf", "setuptools")),
     ]
     return f"{of_detectron2}\n{tabulate(rows)}\n"

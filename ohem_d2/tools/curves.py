@@ -9,8 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..errors import InputError
-from ..monitor.drawing import BACKGROUND, FOREGROUND
+from ..monitor.pictures import BACKGROUND, FOREGROUND
+from .input_errors import InputError
 from .runs import read_metrics
 
 # The largest value that is drawn. No model computes a larger one, and Matplotlib fails on some.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from ..errors import InputError
-from ..files import write_atomically
+from .files import write_atomically
+from .input_errors import InputError
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def told(command: str) -> Iterator[None]:
 
 
 def write_output(path: Path, content: bytes | str) -> None:
-    """:func:`ohem_d2.files.write_atomically`, whose errors say what to do."""
+    """:func:`ohem_d2.tools.files.write_atomically`, whose errors say what to do."""
     try:
         write_atomically(path, content)
     except OSError as e:

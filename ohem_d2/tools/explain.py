@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import torch
 from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-from ..errors import InputError, message
 from ..mining.record import Mining
-from ..mining.selection import order_by_loss, suppressors
+from ..mining.selection import nms_groups, order_by_loss, separated
+from .input_errors import InputError, message
 
 # of what explain() returns
 COLUMNS = (
@@ -64,23 +65,16 @@ def explain(
         "suppressed" by a harder RoI, or "below the cut" of the budget; ``suppressed_by``, the rank
         of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels.
     """
-    boxes, gt_classes = mining.rois.proposal_boxes, mining.rois.gt_classes
-    culprits = suppressors(
-        mining.ranking,
-        boxes.tensor,
-        gt_classes,
-        torch.zeros_like(gt_classes),
-        nms_thresh=nms_thresh,
-        nms_scope=nms_scope,
-    )
+    boxes, gt_classes = mining.rois[0].proposal_boxes, mining.rois[0].gt_classes
+    culprits = suppressors(mining.survivors, boxes.tensor, gt_classes, nms_thresh, nms_scope)
     order = order_by_loss(mining.ranking)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(1, len(order) + 1, device=order.device)
-    iou = pairwise_iou(boxes, mining.target.gt_boxes)
+    iou = pairwise_iou(boxes, mining.targets[0].gt_boxes)
     iou = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
     mined = set(mining.hard.tolist())
 
-    shown, (height, width) = boxes.clone(), mining.image.shape[1:]
+    shown, (height, width) = boxes.clone(), mining.images[0].shape[-2:]
     if size:
         shown.scale(size[1] / width, size[0] / height)
     columns = (
@@ -100,3 +94,21 @@ def explain(
             row["status"] = "mined" if index in mined else "below the cut"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows
+
+
+def suppressors(
+    survivors: Tensor, boxes: Tensor, gt_classes: Tensor, nms_thresh: float, nms_scope: str
+) -> Tensor:
+    """
+    Who suppresses each of R RoIs of an image in NMS by loss: int64 of shape (R,), the index of the
+    hardest survivor that overlaps it by more than the threshold; -1 for the S survivors, which are
+    indices, hardest first. ``boxes`` are (R, 4). It takes memory for S x R numbers.
+    """
+    if len(survivors) == len(boxes):
+        return torch.full_like(gt_classes, -1)
+    boxes = separated(boxes, nms_groups(gt_classes, torch.zeros_like(gt_classes), nms_scope))
+    # argmax finds the first, thus the hardest.
+    overlaps = box_iou(boxes[survivors], boxes) > nms_thresh
+    culprits = survivors[overlaps.int().argmax(dim=0)]
+    culprits[survivors] = -1
+    return culprits

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
-from ..data.checks import must_be_file
-from ..errors import InputError, naming
+from .data.faults import must_be_file
+from .input_errors import InputError, naming
 
 
 def is_text(value: Any) -> bool:

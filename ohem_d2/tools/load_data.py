@@ -1,5 +1,6 @@
 """Images with ground truth, from what a command line names."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
-from ..data.crowds import CrowdDatasetMapper
-from ..data.datasets import check_class_names, must_exist, register_datasets
-from ..data.records import check_records, described, records_of
-from ..data.voc import read_voc
-from ..errors import InputError, naming
-from ..monitor.scalars import logger
+from .data.datasets import check_class_names, must_exist, register_datasets
+from .data.mapper import TrainingMapper
+from .data.records import check_records, described, records_of
+from .data.voc import read_voc
+from .input_errors import InputError, naming
+
+logger = logging.getLogger(__name__)
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
@@ -24,8 +26,8 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
     show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS. InputError names what is wrong.
 
     Args:
-        names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.data.datasets``.
-        classes: see :func:`ohem_d2.data.datasets.register_datasets`.
+        names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.tools.data.datasets``.
+        classes: see :func:`ohem_d2.tools.data.datasets.register_datasets`.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     with naming():
@@ -97,7 +99,7 @@ def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     ground truth as in training. It raises InputError, which names the image.
     """
     augmentations = build_augmentation(cfg, is_train=False)
-    return CrowdDatasetMapper(cfg, is_train=True, augmentations=augmentations)
+    return TrainingMapper(cfg, is_train=True, augmentations=augmentations)
 
 
 def spread(records: Sequence[dict], num: int) -> list[dict]:

@@ -17,19 +17,17 @@ from detectron2.modeling.roi_heads import RROIHeads
 from torch import nn
 
 from ..config import add_ohem_config
-from ..data.checks import must_be_file
-from ..errors import InputError, naming
-from ..heads.mixin import OHEMMixin
+from ..heads import OHEMMixin
 from ..monitor.scalars import logger
-from ..training.accumulation import add_accumulation_config
-from ..training.checkpoint import Checkpointer
-from ..trust import add_trust_argument, merge_file
+from .data.faults import must_be_file
+from .input_errors import InputError, naming
+from .training.checkpoints import Checkpointer
+from .trust import add_trust_argument, merge_file
 
 _COUNTERPARTS = {
     "StandardROIHeads": "OHEMROIHeads",
     "Res5ROIHeads": "OHEMRes5ROIHeads",
     "CascadeROIHeads": "OHEMCascadeROIHeads",
-    "FocalROIHeads": "OHEMFocalROIHeads",
 }
 
 _OWN_KEY = (
@@ -98,7 +96,6 @@ def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
             if re.fullmatch(r"add_\w*config", function):
                 vars(module)[function](cfg)
     add_ohem_config(cfg)
-    add_accumulation_config(cfg)
     return cfg
 
 

@@ -12,6 +12,7 @@ the share of each class, and the hardest images with pictures.
 import argparse
 import base64
 import dataclasses
+import logging
 import math
 import re
 import sys
@@ -22,15 +23,16 @@ import jinja2
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..data.datasets import FORMS
-from ..errors import InputError, message
-from ..monitor.scalars import logger
 from .cli import at_least
 from .curves import AVERAGE_PRECISION, Series, curves, metrics_notes, read_series
+from .data.datasets import FORMS
 from .errors import write_output
+from .input_errors import InputError, message
 from .load_data import load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model
 from .sweep import ClassCount, HardImage, sweep_images
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass

@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_atomically
+from .files import write_atomically
 
 # A device on which so many runs fail in a row gets no more: it may be broken, and the others not.
 MAX_FAILURES = 2

@@ -1,6 +1,7 @@
 """What OHEM mines over many images: the share of each class, and the hardest images."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 
@@ -9,11 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from torch import nn
 
-from ..monitor.drawing import encode
-from ..monitor.pictures import draw_mining
-from ..monitor.scalars import logger
+from .drawing import encode, mined_picture
 from .explain import mine
 from .load_data import image_mapper
+
+logger = logging.getLogger(__name__)
 
 _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 
@@ -65,14 +66,14 @@ def sweep_images(
     images = []
     for i, record in enumerate(records):
         mining = mine(model, to_inputs(record))[0]
-        hard, labels = mining.hard.cpu(), mining.rois.gt_classes.cpu()
+        hard, labels = mining.hard.cpu(), mining.rois[0].gt_classes.cpu()
         losses, mined = mining.ranking.cpu().double()[hard], labels[hard]
-        for total, kind in zip(totals, (mining.target.gt_classes.cpu(), labels, mined)):
+        for total, kind in zip(totals, (mining.targets[0].gt_classes.cpu(), labels, mined)):
             total += torch.bincount(kind, minlength=num_classes + 1)
         totals[3].index_add_(0, mined, losses)
         foreground = int((mined < num_classes).sum())
         mean = losses.mean().item() if len(losses) else 0.0
-        counted = (foreground, len(hard) - foreground, len(mining.target))
+        counted = (foreground, len(hard) - foreground, len(mining.targets[0]))
         images.append((HardImage(record["file_name"], mean, *counted), record))
         if (i + 1) % 10 == 0:
             logger.info(f"Mined on {i + 1} of {len(records)} images")
@@ -87,6 +88,6 @@ def sweep_images(
     for image, record in images[:num_hardest]:
         mining = mine(model, to_inputs(record))[0]  # the same again
         labels = [f"{loss:.2f}" for loss in mining.ranking[mining.hard[:_NUM_LABELS]].tolist()]
-        picture = draw_mining(mining, read_image(record["file_name"], "RGB"), labels)
+        picture = mined_picture(mining, read_image(record["file_name"], "RGB"), labels)
         image.picture = encode(picture, ".jpg")
     return counts, [image for image, _ in images[:num_hardest]]

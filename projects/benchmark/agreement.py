@@ -26,7 +26,7 @@ from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import coarse_head, coarse_pooler
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.runs import markdown_table
-from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.tools.training.checkpoints import Checkpointer
 from projects.tree_crowns import prepare_data
 from projects.tree_crowns.trainer import TreeTrainer, setup
 

@@ -34,7 +34,7 @@ from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, tra
 from measure import Step, interleaved, machine, parts, peak_bytes, process_peak_bytes
 from whole_step import Whole, model_steps
 
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.files import write_atomically
 
 # The ways to score of which the bound takes the fastest: RoIs in an order, so many at a time
 SCORING = {

@@ -19,7 +19,7 @@ from torch import nn
 from torch.profiler import record_function
 from torchvision.ops import nms
 
-from ohem_d2.mining.labelling import shallow_copy
+from ohem_d2.mining.candidates import shallow_copy
 from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.load_model import default_cfg
 from projects.benchmark.quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it

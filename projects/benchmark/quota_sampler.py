@@ -11,7 +11,7 @@ import torch
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from torch.nn import functional as F
 
-from ohem_d2.mining.labelling import classes_of
+from ohem_d2.mining.candidates import classes_of
 
 
 @ROI_HEADS_REGISTRY.register()

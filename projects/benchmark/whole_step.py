@@ -11,7 +11,7 @@ from heads import IMAGE, mixed, random_target, with_variant
 from measure import Step
 
 from ohem_d2.tools.load_model import default_cfg, find_config_file
-from ohem_d2.trust import merge_file
+from ohem_d2.tools.trust import merge_file
 
 TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
 # name: configuration, image

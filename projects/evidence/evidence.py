@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools import runs
 from projects.evidence import run, tables
 from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup

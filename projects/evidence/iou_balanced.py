@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances, pairwise_iou
 
-from ohem_d2.mining.labelling import classes_of
+from ohem_d2.mining.candidates import classes_of
 
 BINS = 3  # as in the paper
 

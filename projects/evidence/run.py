@@ -11,8 +11,8 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from pycocotools.coco import COCO
 
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools import runs
 from projects.benchmark import quota_sampler  # noqa: F401  registers heads
 from projects.evidence import iou_balanced  # noqa: F401  registers heads

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from ohem_paper.networks.convert import NETWORKS, convert
 
-from ohem_d2.files import write_atomically
-from ohem_d2.trust import add_trust_argument, trusting
+from ohem_d2.tools.files import write_atomically
+from ohem_d2.tools.trust import add_trust_argument, trusting
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # which spares each of them seconds and hundreds of megabytes.
     from ohem_paper.proposals import making
 
-    from ohem_d2.trust import trusting
+    from ohem_d2.tools.trust import trusting
 
     run = {
         "selective-search": making.by_selective_search,

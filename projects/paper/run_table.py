@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ohem_paper.rows import PROJECT, find_rows, on_data, run_table
 
-from ohem_d2.trust import add_trust_argument
+from ohem_d2.tools.trust import add_trust_argument
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,14 +13,14 @@ from detectron2.engine import default_argument_parser, default_setup
 from ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from ohem_paper.rows import result_of
 
-from ohem_d2.errors import naming
+from ohem_d2.tools.input_errors import naming
 from ohem_d2.tools.check import check_output
 from ohem_d2.tools.errors import told
 from ohem_d2.tools.runs import end_with_parent, write_result
-from ohem_d2.training.checkpoint import Checkpointer
-from ohem_d2.training.folder import add_overwrite_argument, claim
-from ohem_d2.training.launching import launch
-from ohem_d2.trust import add_trust_argument, trusting
+from ohem_d2.tools.training.checkpoints import Checkpointer
+from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
+from ohem_d2.tools.training.processes import launch
+from ohem_d2.tools.trust import add_trust_argument, trusting
 
 
 def main(args: argparse.Namespace) -> dict:

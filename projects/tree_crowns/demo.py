@@ -26,12 +26,12 @@ from detectron2.data.detection_utils import read_image
 from pycocotools.coco import COCO
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.files import write_atomically
-from ohem_d2.monitor.drawing import encode
+from ohem_d2.tools.files import write_atomically
+from ohem_d2.tools.drawing import encode
 from ohem_d2.monitor.pictures import draw_mining
 from ohem_d2.tools import runs
 from ohem_d2.tools.explain import mine
-from ohem_d2.training.folder import claim
+from ohem_d2.tools.training.run_folder import claim
 from projects.tree_crowns import differences, prepare_data
 from projects.tree_crowns.trainer import setup, train
 

@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ohem_d2.monitor.drawing import (
+from ohem_d2.tools.drawing import (
     BACKGROUND,
     FOREGROUND,
     GROUND_TRUTH,

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import torch
 
-from ohem_d2.data.voc import read_voc
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.data.voc import read_voc
+from ohem_d2.tools.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -15,11 +15,11 @@ from detectron2.utils.logger import setup_logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg
-from ohem_d2.training.trainer import OHEMTrainer
-from ohem_d2.trust import merge_file
+from ohem_d2.tools.training.trainer import OHEMTrainer
+from ohem_d2.tools.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
 CONFIGS = Path(__file__).resolve().parent / "configs"

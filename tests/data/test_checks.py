@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.data.checks import Needs, image_faults, record_faults
-from ohem_d2.data.records import needs_of, training_records
-from ohem_d2.errors import InputError
+from ohem_d2.tools.data.faults import Needs, image_faults, record_faults
+from ohem_d2.tools.data.records import needs_of, training_records
+from ohem_d2.tools.input_errors import InputError
 
 WIDTH, HEIGHT = 64, 48
 RLE = {"counts": b"0PP3", "size": [HEIGHT, WIDTH]}

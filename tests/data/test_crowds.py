@@ -15,8 +15,8 @@ from models import batch, config, detector, random_proposals
 from steps import train_heads
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.mining.labelling import inside_ignore_region
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.mining.candidates import inside_ignore_region
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 
 def regions(num_instances=4):

@@ -7,10 +7,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from photographs import voc_xml
 from PIL import Image
 
-from ohem_d2.data.datasets import name_of_negatives, register_datasets
-from ohem_d2.data.records import training_records
-from ohem_d2.errors import InputError
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.tools.data.datasets import name_of_negatives, register_datasets
+from ohem_d2.tools.data.records import training_records
+from ohem_d2.tools.input_errors import InputError
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 
 def write_coco(folder, name="train", classes=("cat", "dog")):

@@ -8,9 +8,9 @@ from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from models import config
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.data.keypoints import keypoint_metadata
-from ohem_d2.data.records import training_records
-from ohem_d2.errors import InputError
+from ohem_d2.tools.data.keypoint_names import keypoint_metadata
+from ohem_d2.tools.data.records import training_records
+from ohem_d2.tools.input_errors import InputError
 
 COCO = {
     "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,

@@ -10,10 +10,10 @@ from detectron2.data import DatasetCatalog
 from hostile import Payload
 
 from ohem_d2 import add_ohem_config
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.data.records import records_of, training_records
-from ohem_d2.training.batches import ResumableLoader
-from ohem_d2.trust import UntrustedFile
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.data.records import records_of, training_records
+from ohem_d2.tools.training.batches import ResumableLoader
+from ohem_d2.tools.trust import UntrustedFile
 
 
 @pytest.fixture

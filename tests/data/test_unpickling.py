@@ -11,8 +11,8 @@ from detectron2.data.build import load_proposals_into_dataset
 from detectron2.structures import BoxMode
 from hostile import Payload
 
-from ohem_d2.data.unpickling import read_pickle, rehearsed
-from ohem_d2.trust import UntrustedFile, trusting
+from ohem_d2.tools.data.unpickling import read_pickle, rehearsed
+from ohem_d2.tools.trust import UntrustedFile, trusting
 
 SOUND = {
     "blobs": {

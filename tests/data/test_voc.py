@@ -1,7 +1,7 @@
 import pytest
 from photographs import voc_xml
 
-from ohem_d2.data.voc import VOCObject, read_voc
+from ohem_d2.tools.data.voc import VOCObject, read_voc
 
 XML = voc_xml(20, 10, [("dog", 1, 2, 5, 9), ("cat", 3, 3, 4, 4, True)])
 

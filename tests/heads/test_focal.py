@@ -12,7 +12,7 @@ from steps import assert_trains_on_the_mined_batch, pair_of, train_heads
 from torchvision.ops import sigmoid_focal_loss
 
 from ohem_d2 import FocalLossOutputLayers, add_ohem_config, per_roi_losses
-from ohem_d2.heads.focal import softmax_focal_loss
+from projects.focal.focal import softmax_focal_loss
 
 K = 5
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models import batch, config, detector
 
 from ohem_d2 import OHKMKeypointHead
-from ohem_d2.heads.keypoints import hardest_joints, per_joint_losses
+from projects.keypoints.ohkm import hardest_joints, per_joint_losses
 
 OHKM = ("MODEL.ROI_KEYPOINT_HEAD.NAME", "OHKMKeypointHead")
 BY_VISIBLE = "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"

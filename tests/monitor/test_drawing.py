@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ohem_d2.monitor.drawing import (
+from ohem_d2.tools.drawing import (
     BACKGROUND,
     FOREGROUND,
     draw_boxes,

@@ -11,7 +11,7 @@ from models import batch, config, detector, gradients, roi_inputs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ohem_d2.mining.record import Record
-from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
+from ohem_d2.tools.drawing import BACKGROUND, FOREGROUND
 from ohem_d2.monitor.scalars import MiningEvents
 
 

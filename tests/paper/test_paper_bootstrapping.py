@@ -27,9 +27,9 @@ from ohem_paper.settings import BootstrapSettings
 
 from ohem_d2 import IgnoreRegions
 from ohem_d2.compat import features
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.training.trainer import OHEMTrainer
-from ohem_d2.trust import UntrustedFile
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.training.trainer import OHEMTrainer
+from ohem_d2.tools.trust import UntrustedFile
 
 
 def overlap(a, b):

@@ -95,7 +95,7 @@ def test_model_in_the_wrapper_for_several_processes(model_and_batch):
 @pytest.mark.parametrize(("num", "expected"), [(0, 6), (3, 3), (4, 4), (100, 6)])
 def test_images_are_spread_over_the_data_set(tree_crowns, tmp_path, num, expected):
     from ohem_d2 import add_ohem_config
-    from ohem_d2.data.datasets import register_datasets
+    from ohem_d2.tools.data.datasets import register_datasets
 
     full = json.loads((tree_crowns / "train.json").read_text())
     full["images"] = full["images"][::100][:6]

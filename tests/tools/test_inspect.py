@@ -20,10 +20,10 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from models import config, detector
 
 import ohem_d2
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.errors import InputError, naming
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.input_errors import InputError, naming
 from ohem_d2.mining.losses import CannotMine
-from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ohem_d2.tools.drawing import BACKGROUND, FOREGROUND, GROUND_TRUTH
 from ohem_d2.tools import cli
 from ohem_d2.tools.explain import explain, mine
 from ohem_d2.tools.load_data import image_mapper, load_records

@@ -20,15 +20,15 @@ import torch
 from detectron2.data import DatasetCatalog
 from models import config
 
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.monitor.drawing import BACKGROUND, FOREGROUND
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.drawing import BACKGROUND, FOREGROUND
 from ohem_d2.tools import cli, report
 from ohem_d2.tools.curves import curves, plot, read_series
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.load_data import image_mapper, load_records, spread
 from ohem_d2.tools.load_model import load_cfg, load_model
 from ohem_d2.tools.sweep import ClassCount, sweep_images
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 CLASSES = ["narrow", "wide"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from models import autocasts_to, batch, config, detector
 from torch import nn
 
-from ohem_d2.training.accumulation import (
+from projects.paper.ohem_paper.accumulation import (
     AccumulatingAMPTrainer,
     AccumulatingTrainer,
     accumulating,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper, build_detection_train_loader
 
-from ohem_d2.training.batches import ResumableLoader
-from ohem_d2.training.chance import SAMPLER, drawing_from, seed_at
+from ohem_d2.tools.training.batches import ResumableLoader
+from ohem_d2.tools.training.chance import SAMPLER, drawing_from, seed_at
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 

@@ -11,7 +11,7 @@ from interrupted import ended, kill, start, wait_until
 from torch import nn
 
 from ohem_d2.tools.errors import told
-from ohem_d2.training.checkpoint import Checkpointer
+from ohem_d2.tools.training.checkpoints import Checkpointer
 
 
 class Progress:

@@ -7,7 +7,7 @@ import interrupted
 import pytest
 from interrupted import ended, kill, start, wait_until
 
-from ohem_d2.training.folder import claim, left_as_it_was, release
+from ohem_d2.tools.training.run_folder import claim, left_as_it_was, release
 
 
 @pytest.fixture(scope="module")

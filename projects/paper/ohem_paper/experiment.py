@@ -9,9 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 
-from ohem_d2.data.datasets import must_exist, register_datasets
+from ohem_d2.tools.data.datasets import must_exist, register_datasets
 from ohem_d2.tools.load_model import default_cfg, merge
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 from . import voc  # noqa: F401  registers Pascal VOC without its difficult objects
 from .bootstrapping.trainer import BootstrapTrainer

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.files import write_atomically
 from projects.tree_crowns import prepare_data
 
 from .proposals import making

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import per_roi_losses
-from ohem_d2.mining.labelling import classes_of
+from ohem_d2.mining.candidates import classes_of
 
 from .box_branch import box_branch
 from .settings import TrainingLoss

@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from ohem_d2.mining.labelling import inside_ignore_region
+from ohem_d2.mining.candidates import inside_ignore_region
 
 IGNORED, BACKGROUND, FOREGROUND = -1, 0, 1
 

@@ -10,7 +10,7 @@ from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, S
 
 from ohem_d2 import OHEMMixin
 from ohem_d2.monitor.scalars import logger
-from ohem_d2.training.trainer import OHEMTrainer
+from ohem_d2.tools.training.trainer import OHEMTrainer
 
 from ..proposals.files import files_by_data
 from ..settings import BootstrapSettings

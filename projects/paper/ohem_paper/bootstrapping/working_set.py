@@ -20,8 +20,8 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.data.unpickling import rehearsed
-from ohem_d2.training.batches import ResumableLoader
+from ohem_d2.tools.data.unpickling import rehearsed
+from ohem_d2.tools.training.batches import ResumableLoader
 
 from ..box_branch import box_branch
 from ..proposals.recall import objects_of

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from ohem_d2.data.unpickling import read_pickle
-from ohem_d2.training.checkpoint import load_torch
+from ohem_d2.tools.data.unpickling import read_pickle
+from ohem_d2.tools.training.checkpoints import load_torch
 
 from . import vgg
 

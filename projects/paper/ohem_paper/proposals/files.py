@@ -21,8 +21,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
-from ohem_d2.data.unpickling import read_pickle
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.data.unpickling import read_pickle
+from ohem_d2.tools.files import write_atomically
 
 # Files of others round, or count pixels from 1.
 TOLERANCE = 1.0

@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
-from ohem_d2.data.datasets import register_datasets
-from ohem_d2.files import write_atomically
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.runs import fingerprint
 
 from .. import voc

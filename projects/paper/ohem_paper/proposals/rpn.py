@@ -10,11 +10,11 @@ from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import RPN
 from torch import nn
 
-from ohem_d2.data.datasets import must_exist
-from ohem_d2.errors import naming
+from ohem_d2.tools.data.datasets import must_exist
+from ohem_d2.tools.input_errors import naming
 from ohem_d2.tools.load_model import find_config_file
-from ohem_d2.training.checkpoint import Checkpointer
-from ohem_d2.trust import merge_file
+from ohem_d2.tools.training.checkpoints import Checkpointer
+from ohem_d2.tools.trust import merge_file
 
 from ..experiment import import_networks, paper_cfg
 

@@ -11,9 +11,9 @@ from detectron2.data.build import (
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 
-from ..errors import InputError, naming, printable
-from .checks import Fault, Needs, must_be_file, record_faults
+from ..input_errors import InputError, naming, printable
 from .datasets import NEGATIVES, must_be_registered
+from .faults import Fault, Needs, must_be_file, record_faults
 from .unpickling import rehearsed
 
 

@@ -26,13 +26,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from tabulate import tabulate
 
-from ..data.datasets import FORMS
-from ..errors import InputError, printable
-from ..monitor.drawing import encode
-from ..monitor.pictures import draw_mining
 from .cli import at_least
+from .data.datasets import FORMS
+from .drawing import encode, mined_picture
 from .errors import write_output
 from .explain import COLUMNS, explain, mine
+from .input_errors import InputError, printable
 from .load_data import image_mapper, load_image_record, load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model
 
@@ -81,7 +80,9 @@ def run(args: argparse.Namespace) -> None:
             names.add(name)
             mined = [row for row in rows if row["status"] == "mined"]
             labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
-            write_output(folder / f"{name}.png", encode(draw_mining(mining, image, labels), ".png"))
+            write_output(
+                folder / f"{name}.png", encode(mined_picture(mining, image, labels), ".png")
+            )
             write_output(folder / f"{name}.csv", to_csv(rows))
             stage = f", stage {mining.stage} of the cascade" if mining.stage else ""
             print(f"\n{printable(str(record['file_name']))}{stage}\n{summary(rows)}\n")

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, naming
-from .checks import Fault, faults_if_any, must_be_file, shortly
+from ..input_errors import InputError, naming
+from .faults import Fault, faults_if_any, must_be_file, shortly
 
 _KEYS = {
     "categories": ("id", "name"),

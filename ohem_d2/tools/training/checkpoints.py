@@ -33,7 +33,7 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
     """
     Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
     cannot be read, the newest that can be takes its place. Loading raises UntrustedFile for a file
-    with more than tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.trust`).
+    with more than tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.tools.trust`).
     """
 
     def _load_file(self, filename: str) -> dict[str, Any]:

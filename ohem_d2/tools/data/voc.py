@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .checks import Fault, faults_if_any, must_be_file
+from .faults import Fault, faults_if_any, must_be_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from PIL import Image
 
-from ..errors import InputError
+from ..input_errors import InputError
 from .coco import check_coco, read_coco
-from .keypoints import keypoint_metadata
+from .keypoint_names import keypoint_metadata
 from .voc import read_voc
 
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs

@@ -16,30 +16,25 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
-from ..data.crowds import CrowdDatasetMapper
+from ..data.mapper import TrainingMapper
 from ..data.records import training_records
 from ..data.unpickling import with_rehearsed_proposals
-from ..errors import InputError
-from ..monitor.scalars import logger
-from . import folder
-from .accumulation import accumulating
+from ..input_errors import InputError
+from . import run_folder
 from .batches import ResumableLoader
-from .checkpoint import Checkpointer
+from .checkpoints import Checkpointer
 from .hooks import AsIfNeverInterrupted, EndOnSigterm
-from .launching import SIGTERM_STATUS
+from .processes import SIGTERM_STATUS
+
+logger = logging.getLogger(__name__)
 
 
 class OHEMTrainer(DefaultTrainer):
     """
-    Keeps crowd regions for the miner, accumulates gradients over ``SOLVER.ACCUMULATION_STEPS``
-    batches, evaluates as the data set's metadata say, and can be interrupted, as docs/safety.md
-    has it. Weights and proposals run no code when they are read, unless they are trusted
-    (:mod:`ohem_d2.trust`).
+    Keeps crowd regions for the miner, evaluates as the data set's metadata say, and can be
+    interrupted, as docs/safety.md has it. Weights and proposals run no code when they are read, unless they are trusted
+    (:mod:`ohem_d2.tools.trust`).
     """
-
-    def __init__(self, cfg: Any):
-        super().__init__(cfg)
-        self._trainer = accumulating(self._trainer, cfg.SOLVER.get("ACCUMULATION_STEPS", 1))
 
     @property
     def last_results(self) -> dict:
@@ -72,7 +67,7 @@ class OHEMTrainer(DefaultTrainer):
             raise
         finally:
             log.removeFilter(_in_one_line)
-            folder.release(self.cfg.OUTPUT_DIR)
+            run_folder.release(self.cfg.OUTPUT_DIR)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> ResumableLoader:
@@ -86,7 +81,7 @@ class OHEMTrainer(DefaultTrainer):
     @classmethod
     def build_train_mapper(cls, cfg: Any) -> DatasetMapper:
         """What makes a model's input of a record; augmentations of one's own go here."""
-        mapper = CrowdDatasetMapper(cfg, is_train=True)
+        mapper = TrainingMapper(cfg, is_train=True)
         if mapper.use_keypoint:
             # Images without objects have none, and the others the same.
             of_all = (MetadataCatalog.get(d).get("keypoint_flip_map") for d in cfg.DATASETS.TRAIN)
@@ -105,13 +100,13 @@ class OHEMTrainer(DefaultTrainer):
         return [AsIfNeverInterrupted(self.cfg), *hooks]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See the parent. Takes the folder as :func:`ohem_d2.training.folder.claim` does."""
-        folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
+        """See the parent. Takes the folder as :func:`ohem_d2.tools.training.run_folder.claim` does."""
+        run_folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
         super().resume_or_load(resume)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
-        mapper = CrowdDatasetMapper(cfg, is_train=False)
+        mapper = TrainingMapper(cfg, is_train=False)
         cfg = with_rehearsed_proposals(cfg)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import IO
 
 from detectron2.utils import comm
 
-from ..monitor.scalars import logger
+logger = logging.getLogger(__name__)
+
 
 try:
     import fcntl

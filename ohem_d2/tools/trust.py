@@ -15,7 +15,7 @@ import detectron2
 from detectron2.config import CfgNode
 from yaml.constructor import ConstructorError
 
-from .errors import InputError
+from .input_errors import InputError
 
 _TRUSTED = ContextVar("trusted", default=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from ..errors import InputError
+from ..input_errors import InputError
 
 _SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
 _SIDES |= {right: left for left, right in _SIDES.items()}

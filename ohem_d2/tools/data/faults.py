@@ -18,7 +18,7 @@ import numpy as np
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
 
-from ..errors import InputError, naming, printable
+from ..input_errors import InputError, naming, printable
 
 _UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not looked at.
 _MODES = (*_UPRIGHT, BoxMode.XYWHA_ABS)

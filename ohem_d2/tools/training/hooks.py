@@ -1,5 +1,6 @@
 """What OHEMTrainer does at each iteration, so that a run can be interrupted."""
 
+import logging
 import signal
 import time
 from typing import Any
@@ -8,10 +9,11 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ..monitor.scalars import logger
 from .batches import ResumableLoader
 from .chance import ITERATION, draw_from, run_seed, seed_at
-from .launching import SIGTERM_STATUS, on_sigterm
+from .processes import SIGTERM_STATUS, on_sigterm
+
+logger = logging.getLogger(__name__)
 
 
 class AsIfNeverInterrupted(HookBase):

@@ -1,0 +1,64 @@
+"""Pictures with captions and boxes, for people to look at."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..mining.record import Mining
+from ..monitor.pictures import draw_mining
+
+
+def draw_boxes(
+    image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
+) -> np.ndarray:
+    """
+    Outlines of boxes (M, 4), in absolute XYXY pixels of the image, (H, W, 3) and uint8, on a copy
+    of it that is ``scale`` times as large.
+    """
+    size = [round(length * scale) for length in image.shape[1::-1]]
+    picture = Image.fromarray(image).resize(size, Image.BICUBIC)
+    draw, half = ImageDraw.Draw(picture), thickness // 2  # an edge is in the middle of its line
+    for x0, y0, x1, y1 in np.round(boxes * scale).astype(int).tolist():
+        corners = (x0 - half, y0 - half, x1 + half, y1 + half)
+        draw.rectangle(corners, outline=color, width=thickness)
+    return np.array(picture)
+
+
+def with_caption(picture: np.ndarray, *lines: str) -> np.ndarray:
+    """The picture with lines of text above it, wrapped to its width."""
+    most = max(picture.shape[1] // 11, 1)  # characters
+    lines = [part for line in lines for part in textwrap.wrap(line, most)]
+    banner = Image.new("RGB", (picture.shape[1], 26 * len(lines) + 8), "white")
+    # matplotlib's font, as Pillow before 10.1 has none that can be scaled
+    font = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+    for i, line in enumerate(lines):
+        where, how = (8, 5 + 26 * i), {"fill": "black", "font": ImageFont.truetype(font, 17)}
+        ImageDraw.Draw(banner).text(where, line, **how)
+    return np.concatenate([np.array(banner), picture])
+
+
+def mined_picture(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
+    """:func:`ohem_d2.monitor.pictures.draw_mining` with a caption that says what is what."""
+    hard, losses = mining.hard_of_image[0], mining.ranking[mining.hard].tolist()
+    bounds = f", losses {losses[0]:.2f} to {losses[-1]:.2f}" if losses else ""
+    foreground = int(mining.is_foreground[hard].sum())
+    return with_caption(
+        draw_mining(mining, image, labels),
+        f"{len(mining.proposals[0])} proposals (grey), {len(mining.survivors)} of "
+        f"{len(mining.ranking)} candidates left by NMS (yellow), {len(hard)} mined{bounds}: "
+        f"{foreground} foreground (blue), {len(hard) - foreground} background (red). Ground truth: "
+        "green",
+    )
+
+
+def encode(picture: np.ndarray, suffix: str) -> bytes:
+    """An RGB picture as a file of that suffix, such as ".png"."""
+    file = io.BytesIO()
+    kind = Image.registered_extensions()[suffix]
+    Image.fromarray(picture).save(file, kind, quality=92)  # PNG has no use for it
+    return file.getvalue()

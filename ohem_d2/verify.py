@@ -1,0 +1,83 @@
+"""Whether heads are ranked by what they train on: a comparison of means that costs nothing."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from .compat import autocasts
+from .mining.losses import NAMES
+from .mining.scoring import BATCH_NORMS, DROPOUTS
+
+logger = logging.getLogger(__name__)
+
+# Relative, of mean losses. In half precision chunks of another size round to other losses.
+_CLOSE, _CLOSE_IN_HALF = 2e-3, 2e-2
+
+
+def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Tensor]) -> str:
+    """
+    Compare the losses that the mined RoIs were ranked by, each of shape (R,), with those that the
+    heads' ``forward`` returned for them. A factor that both have in common changes no ranking, and
+    the weights of the ranking may be those of the heads. Returns what the log should say, or "";
+    raises RuntimeError, which says what to do, if the losses differ.
+    """
+    name, found = type(heads).__name__, [losses.get(n, losses.get(f"{n}_stage0")) for n in NAMES]
+    unchecked = f"{name} is not checked to be ranked by what it trains on: "
+    if layers := differs_in_training(heads):
+        return f"{unchecked}{', '.join(layers)} makes losses in training differ"
+    if None in found:
+        return f"{unchecked}its forward() returns no {' and '.join(NAMES)}"
+    means = [float(ranked[n].mean()) for n in NAMES]
+    (cls, loc), (mean_cls, mean_loc) = map(float, found), means
+    if not all(map(math.isfinite, (cls, loc, *means))) or mean_cls < 1e-6:
+        return ""  # no RoI, or nothing left to learn; the next time
+    factor, weight = cls / mean_cls, heads.ohem.rank_loc_weight / (heads.ohem.rank_cls_weight or 1)
+    close = _CLOSE_IN_HALF if heads.ohem.readonly_precision or autocasts() else _CLOSE
+    expected = [factor * mean_loc, factor * mean_loc * weight]
+    if any(math.isclose(loc, e, rel_tol=close, abs_tol=1e-5) for e in expected):
+        scaled = f"{name} trains on {factor:.3g} times the losses that it is ranked by"
+        return scaled if abs(factor - 1) > close else ""
+    ratio = loc / expected[0] if expected[0] else math.inf
+    raise RuntimeError(
+        f"{name} would be ranked by other losses than it trains on: loss_cls and loss_box_reg of "
+        f"the mined RoIs are {means} in the ranking and {[cls, loc]} in training. If it does not "
+        "predict through box_pooler, box_head and box_predictor, override score_rois(self, "
+        "features, proposals). If its losses are others, describe them with "
+        f"@ohem_d2.per_roi_losses.register. If it weights them, RANK_LOC_WEIGHT {ratio:.3g} ranks "
+        "as it trains. ohem_d2.testing.check_heads tells which; VERIFY False turns this off"
+    )
+
+
+def differs_in_training(network: nn.Module) -> list[str]:
+    """
+    Names of the layers by which a training pass predicts otherwise than the read-only pass: they
+    draw at random, take the statistics of their batch, or update what they divide weights by.
+    """
+    parts, kinds = [m for m in network.modules() if m.training], (DROPOUTS, BATCH_NORMS)
+    hooks = [hook for m in parts for hook in m._forward_pre_hooks.values()]
+    kinds = (*kinds, _SpectralNorm, SpectralNorm)
+    return sorted({type(m).__name__ for m in (*parts, *hooks) if isinstance(m, kinds)})
+
+
+def losses_in(result: Any) -> MutableMapping[str, Tensor]:
+    """The losses that a ``forward`` in training returned; empty if it returned none."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return next((part for part in parts if isinstance(part, MutableMapping)), {})
+
+
+def with_gradients(losses: MutableMapping, parameters: Iterable[nn.Parameter]) -> None:
+    """
+    Let losses that are constants, as some of no RoI at all are, pass gradients of 0 to the
+    parameters. These would get none, and other processes would wait for it.
+    """
+    constant = [n for n, x in losses.items() if isinstance(x, Tensor) and not x.requires_grad]
+    if constant and torch.is_grad_enabled():
+        # Sums of no element: no product with a weight, which may be infinite, takes part.
+        zero = sum(p.flatten()[:0].sum() for p in parameters if p.requires_grad)
+        losses.update({name: losses[name] + zero for name in constant})
