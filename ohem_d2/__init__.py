@@ -1,17 +1,12 @@
 """Online Hard Example Mining (Shrivastava, Gupta, Girshick, CVPR 2016) for Detectron2."""
 
+import importlib.util
 import logging
 
-try:
-    import detectron2  # noqa: F401
-except ModuleNotFoundError as e:
-    if e.name != "detectron2":
-        raise
+if importlib.util.find_spec("detectron2") is None:
+    message = "ohem_d2 is a plugin for Detectron2, which is not installed. Install it with\n    "
     how = "pip install 'git+https://github.com/facebookresearch/detectron2.git'"
-    message = (
-        f"ohem_d2 is a plugin for Detectron2, which is not installed. Install it with\n    {how}"
-    )
-    raise ModuleNotFoundError(message, name="detectron2") from None
+    raise ModuleNotFoundError(message + how, name="detectron2")
 
 from .config import OHEMSettings, add_ohem_config
 from .heads import (
@@ -28,24 +23,6 @@ from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
 
 __version__ = "0.4.0.dev0"
-
-__all__ = [
-    "CannotMine",
-    "CrowdDatasetMapper",
-    "IgnoreRegions",
-    "OHEMCascadeROIHeads",
-    "OHEMMixin",
-    "OHEMROIHeads",
-    "OHEMRROIHeads",
-    "OHEMRes5ROIHeads",
-    "OHEMSettings",
-    "add_ohem_config",
-    "get_config",
-    "get_config_file",
-    "per_roi_losses",
-    "sampling_at_random",
-    "select_hard_examples",
-]
 
 # What the package logs goes where Detectron2's lines go, in every script that sets those up.
 logging.getLogger(__name__).parent = logging.getLogger("detectron2")

@@ -1,24 +1,21 @@
 """Which heads OHEM can mine for, checked when they are built."""
 
+import contextlib
 import inspect
+from collections.abc import Callable
+from typing import Any
 
-from detectron2.modeling.roi_heads import CascadeROIHeads, RROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads
 from torch import nn
 
-from .compat import has_compiled_ops
 from .config import NODE
 from .mining.losses import CannotMine, check_predictor
 from .mining.screening import BINS, can_screen
 
 
 def check_roi_heads(heads: nn.Module, own_score_rois: bool) -> None:
-    """
-    Raises CannotMine if heads with ``OHEMMixin``, perhaps with a ``score_rois`` of their own, or
-    their predictor cannot be ranked by as they are; ValueError if settings do not fit them;
-    ImportError if Detectron2 has no compiled ops for them.
-    """
+    """CannotMine if heads or their predictor cannot be ranked by; ValueError for settings."""
     settings, name, budget = heads.ohem, type(heads).__name__, heads.batch_size_per_image
-    is_cascade = isinstance(heads, CascadeROIHeads)
     if budget < 1:
         key = "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
         raise ValueError(f"{key} = {budget!r}, the RoIs kept per image; allowed: a number >= 1")
@@ -28,26 +25,19 @@ def check_roi_heads(heads: nn.Module, own_score_rois: bool) -> None:
             "OHEMRes5ROIHeads first among its bases if it is a cascade or a C4 head, else override "
             "score_rois(self, features, proposals) so that it predicts as its forward() does"
         )
-    predictor = getattr(heads, "box_predictor", None)
-    for part in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
-        if part is not None:
-            check_predictor(part)
+    is_cascade, predictor = isinstance(heads, CascadeROIHeads), getattr(heads, "box_predictor", ())
+    for part in predictor if isinstance(predictor, (tuple, nn.ModuleList)) else [predictor]:
+        check_predictor(part)
     if settings.screening > 0 and (own_score_rois and not is_cascade or not can_screen(heads)):
         raise ValueError(
             f"{NODE}.SCREENING = {settings.screening} needs a box head that begins with a linear "
             f"layer on more than {BINS} x {BINS} bins, which {name} has not; allowed: 0.0"
         )
-    if settings.cascade_stages == "all":
-        create = getattr(heads, "_create_proposals_from_boxes", None)
-        needed = inspect.signature(create).parameters.values() if is_cascade else ()
-        if [p for p in needed if p.default is p.empty][2:] or not is_cascade:
-            why = "stages that are made of boxes alone" if is_cascade else "a cascade"
-            raise CannotMine(f"{NODE}.CASCADE_STAGES = 'all' needs {why}; {name}: allowed: 'first'")
-    if isinstance(heads, RROIHeads) and not has_compiled_ops():
-        raise ImportError(
-            f"{name} has rotated boxes, which need Detectron2's compiled ops: pip install "
-            "'git+https://github.com/facebookresearch/detectron2.git'"
-        )
+    if settings.cascade_stages == "all" and not (
+        is_cascade and _takes(heads._create_proposals_from_boxes, None, None)
+    ):
+        needed = "stages that are made of boxes alone" if is_cascade else "a cascade"
+        raise CannotMine(f"{NODE}.CASCADE_STAGES = 'all' needs {needed}; {name} allows 'first'")
 
 
 def _lacks(heads: nn.Module) -> str:
@@ -56,9 +46,13 @@ def _lacks(heads: nn.Module) -> str:
     usable = all(callable(p) and not isinstance(p, nn.ModuleList) for p in parts.values())
     if not usable or not hasattr(heads, "box_in_features"):
         return "has no standard box branch"
-    for name in ("box_head", "box_predictor"):
-        try:
-            inspect.signature(parts[name].forward).bind(None)
-        except TypeError as e:
-            return f"has a {name}, {type(parts[name]).__name__}, with several inputs ({e})"
+    for name, part in list(parts.items())[1:]:
+        if not _takes(part.forward, None):
+            return f"has a {name}, {type(part).__name__}, with several inputs"
     return ""
+
+
+def _takes(function: Callable, *args: Any) -> bool:
+    with contextlib.suppress(TypeError):
+        return bool(inspect.signature(function).bind(*args))
+    return False

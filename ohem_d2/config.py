@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -48,13 +48,13 @@ class OHEMSettings:
     rank_loc_weight: float = 1.0
     # NMS by loss drops a RoI whose IoU with a harder one is above this (Sec. 4.2; the paper: 0.7).
     nms_thresh: float = 0.7
-    # RoIs that may suppress each other: those of one assigned "class", background being a class
-    # (the authors' release); "agnostic": all of an image; "none": no NMS.
+    # RoIs that may suppress each other: those of one "class", background being a class (the
+    # authors' release); "agnostic": all of an image; "none": no NMS.
     nms_scope: str = "class"
-    # RoIs kept after NMS: of each "image" the B/N hardest (the paper), B/N being
-    # BATCH_SIZE_PER_IMAGE; "quota": the hardest foreground up to POSITIVE_FRACTION of them, and the
-    # hardest background (mmdetection's OHEMSampler); or a function, see mining/selection.py.
-    budget: str | Callable = "image"
+    # RoIs kept after NMS: of each "image" the BATCH_SIZE_PER_IMAGE hardest (the paper's B/N);
+    # "quota": POSITIVE_FRACTION of them foreground (mmdetection's OHEMSampler); from Python also a
+    # function, see mining/selection.py.
+    budget: Any = "image"
     # RoIs at a time in the read-only pass, which bounds its memory. 0: as many as are trained on,
     # or more while their pooled features fit 32 MiB (a GPU: 200 MiB).
     chunk_size: int = 0
@@ -67,8 +67,8 @@ class OHEMSettings:
     screening: float = 0.0
     # For this many iterations Detectron2's random sampling comes first.
     warmup_iters: int = 0
-    # Cascades: mine for the "first" stage, whose hard RoIs go through the later ones, or for "all",
-    # each among all RoIs as refined by the stages before it.
+    # Cascades: the "first" stage mines, and its hard RoIs go through the later ones; or "all" do,
+    # each among all RoIs as refined by those before it.
     cascade_stages: str = "first"
     # Background with this share of its area in a crowd region, which needs
     # ohem_d2.CrowdDatasetMapper, is no candidate.
@@ -79,15 +79,15 @@ class OHEMSettings:
 
     def __post_init__(self) -> None:
         for name, (first, *rest) in _ALLOWED.items():
-            value, values = getattr(self, name), (first, *rest)
+            value = getattr(self, name)
             if callable(first):
                 number = isinstance(value, (int, float)) and not isinstance(value, bool)
                 self._require(name, number and first(value), rest[0])
             elif not (name == "budget" and callable(value)):
-                known = isinstance(value, type(first)) and value in values
-                self._require(name, known, " or ".join(map(repr, values)))
-        holds = self.rank_cls_weight > 0 or self.rank_loc_weight > 0
-        self._require("rank_cls_weight", holds, "above 0 when RANK_LOC_WEIGHT is 0")
+                known = isinstance(value, type(first)) and value in (first, *rest)
+                self._require(name, known, " or ".join(map(repr, (first, *rest))))
+        either = self.rank_cls_weight or self.rank_loc_weight
+        self._require("rank_cls_weight", either > 0, "above 0 when RANK_LOC_WEIGHT is 0")
         holds = self.nms_thresh == 0.7 or self.nms_scope != "none"
         self._require("nms_thresh", holds, "0.7 when NMS_SCOPE is 'none': no NMS would read it")
         holds = self.screening == 0 or (self.budget, self.cascade_stages) == ("image", "first")
@@ -116,8 +116,6 @@ class OHEMSettings:
         for name, (nothing, remedy) in _REMOVED.items():
             if (value := values.pop(name, nothing)) != nothing:
                 raise KeyError(f"{NODE}.{name} = {value!r}: this key was removed; {remedy}")
-        if values.get("BUDGET") == "batch":
-            raise KeyError(f"{NODE}.BUDGET = 'batch': this value was removed; set it to 'image'")
         names = [name.upper() for name in _ALLOWED]
         for name in values.keys() - {*names}:
             close = "".join(difflib.get_close_matches(name, names, n=1))

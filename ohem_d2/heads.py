@@ -1,10 +1,7 @@
 """
-OHEM as ROI heads: what Detectron2 samples at random is mined instead (paper Sec. 4).
-
-A training step, in the order of this file: ``forward`` keeps the feature maps; the sampler hook,
-``label_and_sample_proposals``, has the parent label all RoIs; ``mine`` gives each its loss in a
-read-only pass; ``select`` ranks them, and NMS by loss and the budget choose; the parent's
-``forward`` trains on the chosen ones, and the losses of both passes are compared.
+OHEM as ROI heads (paper Sec. 4). A step, in the order of this file: ``forward`` keeps the feature
+maps; the sampler hook has the parent label all RoIs; ``mine`` gives each its loss in a read-only
+pass; ``select`` ranks them, and NMS by loss and the budget choose; the parent trains on these.
 """
 
 import contextlib
@@ -41,18 +38,12 @@ register = roi_heads.ROI_HEADS_REGISTRY.register
 
 class OHEMMixin:
     """
-    Makes OHEM heads of ROI heads: list it first among the bases. ::
-
-        @ROI_HEADS_REGISTRY.register()
-        class MyOHEMHeads(OHEMMixin, MyHeads):
-            pass
-
-    Heads that predict through ``box_pooler``, ``box_head`` and ``box_predictor`` need nothing else;
-    others override :meth:`score_rois`. Inference is the parent's.
+    Makes OHEM heads of ROI heads, ``class MyOHEMHeads(OHEMMixin, MyHeads)``; those that do not
+    predict through ``box_pooler``, ``box_head``, ``box_predictor`` override :meth:`score_rois`.
     """
 
     ohem = OHEMSettings()
-    #: is shown each :class:`Mining <ohem_d2.mining.record.Mining>`, ``show(mining)``, if ``due()``
+    #: ``show(mining)``, of a :class:`Mining <ohem_d2.mining.record.Mining>`, is called if ``due()``
     watcher: Any = None
     #: fields of these types are copied for the mined RoIs alone; () if a sampler reads them
     left_out: tuple[type, ...] = (BitMasks, PolygonMasks)
@@ -66,29 +57,22 @@ class OHEMMixin:
         """Takes the settings of a configuration, which not every ``__init__`` is given."""
         heads = super().__new__(cls)
         heads._monitor = MiningMonitor()
-        for cfg in (*args[:1], kwargs.get("cfg")):
-            if isinstance(cfg, (CfgNode, DictConfig)):
-                heads.ohem, heads.watcher = OHEMSettings.from_cfg(cfg), MiningPictures.from_cfg(cfg)
+        cfg = kwargs.get("cfg", args[0] if args else None)
+        if isinstance(cfg, (CfgNode, DictConfig)):
+            heads.ohem, heads.watcher = OHEMSettings.from_cfg(cfg), MiningPictures.from_cfg(cfg)
         return heads
 
     def __init__(
-        self,
-        *args: Any,
-        ohem: OHEMSettings | Mapping[str, Any] | None = None,
-        watcher: Any = None,
-        **kwargs: Any,
+        self, *args: Any, ohem: OHEMSettings | Mapping | None = None, watcher: Any = None, **kwargs
     ):
-        """
-        The parent's arguments, a cfg among them or not. ``ohem``, settings or a dict of some, and
-        ``watcher`` replace the cfg's. For errors see :func:`ohem_d2.checks.check_roi_heads`.
-        """
+        """The parent's arguments, and settings, or some of them, instead of those of its cfg."""
         super().__init__(*args, **kwargs)
         if ohem is not None:
             self.ohem = ohem if isinstance(ohem, OHEMSettings) else OHEMSettings.from_dict(ohem)
-        self.watcher, name = watcher or self.watcher, type(self).__name__
+        self.watcher = watcher or self.watcher
         check_roi_heads(self, type(self).score_rois is not OHEMMixin.score_rois)
-        budget = f"the {self.batch_size_per_image} hardest RoIs per image"
-        logger.info(f"OHEM is active: {name}, {budget}, {self.ohem}")
+        name, budget = type(self).__name__, self.batch_size_per_image
+        logger.info(f"OHEM is active: {name}, the {budget} hardest RoIs per image, {self.ohem}")
 
     def forward(self, images: Any, features: Any, proposals: Any, *args: Any, **kwargs: Any) -> Any:
         """The parent's. In training the feature maps are kept for the sampler hook."""
@@ -110,9 +94,8 @@ class OHEMMixin:
         self, proposals: list[Instances], targets: list[Instances], *args: Any, **kwargs: Any
     ) -> list[Instances]:
         """
-        The hard ones of all labelled proposals: an ``Instances`` for each image with the parent's
-        fields, hardest first. In a warm-up, within :func:`ohem_d2.sampling_at_random` and in
-        evaluation mode, what the parent samples.
+        The hard ones of all labelled proposals, hardest first, with the parent's fields; in a
+        warm-up and in evaluation mode what the parent samples.
         """
         call, sample, name = self._call, super().label_and_sample_proposals, type(self).__name__
         if call is not None:
@@ -172,32 +155,23 @@ class OHEMMixin:
 
     def score_rois(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
         """
-        Predict for RoIs in evaluation mode what the training pass predicts. Heads with another
-        structure override this. ``features`` are the maps by name that ``forward`` was given,
-        ``proposals`` a chunk of labelled RoIs, R in all, one ``Instances`` for each image.
-
-        Returns:
-            the box predictor and its predictions: of ``FastRCNNOutputLayers`` scores (R, K + 1) and
-            deltas (R, 4 or 4K), of others what their ``per_roi_losses`` take.
+        The box predictor, and what it predicts for R labelled RoIs: scores (R, K + 1) and deltas
+        (R, 4 or 4K), or what its ``per_roi_losses`` take. Heads that predict in another way
+        override this, so that in evaluation mode it gives what their training pass predicts.
+        ``features`` are the maps by name that ``forward`` was given, ``proposals`` a chunk of RoIs.
         """
         maps = [features[f] for f in self.box_in_features]
         pooled = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
         return self.box_predictor, self.box_predictor(self.box_head(pooled))
 
     def rank(self, losses: dict[str, Tensor]) -> Tensor:
-        """
-        The loss (R,) that RoIs are ranked by, classification plus localization (paper Sec. 4.1),
-        each with its weight. A weight of 0 leaves a loss out even if it is NaN.
-        """
+        """The loss that RoIs are ranked by, (R,), a weighted sum (paper Sec. 4.1)."""
         weights = self.ohem.rank_cls_weight, self.ohem.rank_loc_weight
         terms = zip(weights, (losses["loss_cls"], losses["loss_box_reg"]))
-        return sum(weight * loss for weight, loss in terms if weight > 0)
+        return sum(weight * loss for weight, loss in terms if weight > 0)  # even of NaN
 
     def select(self, losses: dict[str, Tensor], kept: list, rois: list, targets: list) -> Mining:
-        """
-        Rank the candidates ``kept`` by their losses, drop those that overlap harder ones, and cut
-        to the budget (paper Sec. 4.2); log it, and show it to the watcher.
-        """
+        """Choose among the candidates ``kept`` by their losses (paper Sec. 4.2), and log it."""
         ohem, call, ranking = self.ohem, self._call, self.rank(losses)
         image_index = selection.image_of_each(list(map(len, kept)), ranking.device)
         boxes = torch.cat([roi.proposal_boxes.tensor for roi in kept])
@@ -239,13 +213,7 @@ class OHEMMixin:
 
 @contextlib.contextmanager
 def sampling_at_random(model: nn.Module) -> Iterator[None]:
-    """
-    Within the context the OHEM heads of a model sample as their parents do: for a validation loss,
-    which would be that of the hardest RoIs, and no measure of the model. ::
-
-        with torch.no_grad(), ohem_d2.sampling_at_random(model):
-            losses = model(batch)
-    """
+    """Within the context OHEM heads sample as their parents do, as for a loss that validates."""
     with contextlib.ExitStack() as stack:
         for heads in (m for m in model.modules() if isinstance(m, OHEMMixin) and m.mines):
             heads.mines = False
@@ -276,8 +244,8 @@ class OHEMRes5ROIHeads(OHEMMixin, roi_heads.Res5ROIHeads):
 @register()
 class OHEMCascadeROIHeads(OHEMMixin, roi_heads.CascadeROIHeads):
     """
-    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all", the read-only pass refines all RoIs,
-    stage after stage, and each stage trains on the hard ones among those that reach it.
+    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all" the read-only pass refines all RoIs,
+    stage after stage, and each trains on the hard ones among those that reach it.
     """
 
     def score_rois(self, features, proposals):

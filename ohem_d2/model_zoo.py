@@ -7,16 +7,12 @@ from omegaconf import DictConfig
 
 from .config import add_ohem_config
 
-# Inside an installed package; beside it in a clone. setup.py puts the one into the other.
-_PACKAGE = Path(__file__).resolve().parent
-FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+# Inside an installed package, where setup.py puts it; beside it in a clone
+FOLDERS = [Path(__file__).resolve().parents[level] / "configs" for level in (0, 1)]
 
 
 def get_config_file(config_path: str) -> str:
-    """
-    The path of a file by its name relative to ``configs/``, such as
-    ``"COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"``. Raises RuntimeError if there is none.
-    """
+    """The path of a file by its name relative to ``configs/``; RuntimeError if there is none."""
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
     # What lies in the folder itself is a base of others, and nothing to train.
     files = [file for kind in ("yaml", "py") for file in folder.glob(f"*/*.{kind}")]
@@ -28,10 +24,7 @@ def get_config_file(config_path: str) -> str:
 
 
 def get_config(config_path: str) -> CfgNode | DictConfig:
-    """
-    The configuration :func:`get_config_file` finds: of a YAML file a ``CfgNode`` that has the keys
-    of OHEM, of a Python file a lazy one.
-    """
+    """From a YAML file of that name a ``CfgNode`` with OHEM's keys, from another one a lazy one."""
     file = get_config_file(config_path)
     if file.endswith(".py"):
         return LazyConfig.load(file)

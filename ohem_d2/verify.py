@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from .compat import autocasts
 from .mining.losses import NAMES
 from .mining.scoring import BATCH_NORMS, DROPOUTS
 
@@ -22,27 +21,27 @@ _CLOSE, _CLOSE_IN_HALF = 2e-3, 2e-2
 
 def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Tensor]) -> str:
     """
-    Compare the losses that the mined RoIs were ranked by, each of shape (R,), with those that the
-    heads' ``forward`` returned for them. A factor that both have in common changes no ranking, and
-    the weights of the ranking may be those of the heads. Returns what the log should say, or "";
-    raises RuntimeError, which says what to do, if the losses differ.
+    Compare the losses that mined RoIs were ranked by, each (R,), with those that ``forward``
+    returned: they may differ by a common factor, and by the weights of the ranking. Returns what
+    the log should say, or ""; raises RuntimeError, which says what to do.
     """
     name, found = type(heads).__name__, [losses.get(n, losses.get(f"{n}_stage0")) for n in NAMES]
-    unchecked = f"{name} is not checked to be ranked by what it trains on: "
-    if layers := differs_in_training(heads):
-        return f"{unchecked}{', '.join(layers)} makes losses in training differ"
+    layers, unchecked = differs_in_training(heads), "is not compared with what it trains on"
+    if layers:
+        return f"{name} {unchecked}: {', '.join(layers)} makes losses in training differ"
     if None in found:
-        return f"{unchecked}its forward() returns no {' and '.join(NAMES)}"
+        return f"{name} {unchecked}: its forward() returns no {' and '.join(NAMES)}"
     means = [float(ranked[n].mean()) for n in NAMES]
     (cls, loc), (mean_cls, mean_loc) = map(float, found), means
     if not all(map(math.isfinite, (cls, loc, *means))) or mean_cls < 1e-6:
         return ""  # no RoI, or nothing left to learn; the next time
     factor, weight = cls / mean_cls, heads.ohem.rank_loc_weight / (heads.ohem.rank_cls_weight or 1)
-    close = _CLOSE_IN_HALF if heads.ohem.readonly_precision or autocasts() else _CLOSE
+    in_half = torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
+    close = _CLOSE_IN_HALF if heads.ohem.readonly_precision or in_half else _CLOSE
     expected = [factor * mean_loc, factor * mean_loc * weight]
     if any(math.isclose(loc, e, rel_tol=close, abs_tol=1e-5) for e in expected):
         scaled = f"{name} trains on {factor:.3g} times the losses that it is ranked by"
-        return scaled if abs(factor - 1) > close else ""
+        return scaled if abs(factor - 1) > 0.01 else ""
     ratio = loc / expected[0] if expected[0] else math.inf
     raise RuntimeError(
         f"{name} would be ranked by other losses than it trains on: loss_cls and loss_box_reg of "
@@ -55,10 +54,7 @@ def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Ten
 
 
 def differs_in_training(network: nn.Module) -> list[str]:
-    """
-    Names of the layers by which a training pass predicts otherwise than the read-only pass: they
-    draw at random, take the statistics of their batch, or update what they divide weights by.
-    """
+    """Names of the layers in training mode by which equal losses differ from the read-only pass."""
     parts, kinds = [m for m in network.modules() if m.training], (DROPOUTS, BATCH_NORMS)
     hooks = [hook for m in parts for hook in m._forward_pre_hooks.values()]
     kinds = (*kinds, _SpectralNorm, SpectralNorm)
@@ -72,10 +68,7 @@ def losses_in(result: Any) -> MutableMapping[str, Tensor]:
 
 
 def with_gradients(losses: MutableMapping, parameters: Iterable[nn.Parameter]) -> None:
-    """
-    Let losses that are constants, as some of no RoI at all are, pass gradients of 0 to the
-    parameters. These would get none, and other processes would wait for it.
-    """
+    """Losses of no RoI may be constants: make them pass the gradients that others wait for, 0."""
     constant = [n for n, x in losses.items() if isinstance(x, Tensor) and not x.requires_grad]
     if constant and torch.is_grad_enabled():
         # Sums of no element: no product with a weight, which may be infinite, takes part.

@@ -1,9 +1,6 @@
 """
-Which RoIs may be mined: all but those that are labelled "ignore" and background in crowd regions.
-
-Crowd regions are areas full of objects that nobody outlined one by one. Detectron2's mapper drops
-them. To random sampling that hardly matters, but the many unlabelled objects in a crowd are the
-hardest "background" of all, and OHEM would mine little else there.
+Which RoIs may be mined: all but those labelled "ignore", and background in crowd regions: areas
+full of objects that nobody outlined one by one, which would be the hardest "background" of all.
 """
 
 from collections.abc import Sequence
@@ -42,9 +39,8 @@ def labels_of_all(
     matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor, num_classes: int
 ) -> Tensor:
     """
-    The class of each of R RoIs of an image, int64 of shape (R,) in [-1, K], from what Detectron2's
-    matcher says: the object of each RoI, (R,), and whether it is foreground (1), background (0) or
-    "ignore" (-1), (R,). ``gt_classes`` are those of the objects, ``num_classes`` is K.
+    The class of each of R RoIs of an image, int64 of shape (R,): K is background, -1 "ignore". From
+    what Detectron2's matcher gives, the object of each RoI, (R,), and labels 1, 0 or -1.
     """
     if len(gt_classes) == 0:
         return torch.full_like(matched_idxs, num_classes)
@@ -56,9 +52,8 @@ def candidates(
     rois: Sequence[Instances], targets: Sequence[Instances], num_classes: int, ioa_thresh: float
 ) -> list[Tensor]:
     """
-    For each image the int64 indices of its RoIs that may be mined. RoIs have ``proposal_boxes`` in
-    absolute XYXY pixels and ``gt_classes`` in [-1, K]; targets, the ground truth, perhaps
-    ``ignore_regions``. Background with the share ``ioa_thresh`` of its area in one is left out.
+    For each image the int64 indices of its RoIs that may be mined. Background with the share
+    ``ioa_thresh`` of its area in one of the ``ignore_regions`` of the ground truth may not.
     """
     keep = []
     for roi, target in zip(rois, targets):
@@ -93,16 +88,13 @@ class IgnoreRegions:
         return IgnoreRegions(Boxes.cat([p.boxes for p in parts]), sum(map(len, parts)))
 
     def to(self, *args: Any, **kwargs: Any) -> "IgnoreRegions":
-        """On another device; arguments as of a tensor's ``to``."""
         return IgnoreRegions(self.boxes.to(*args, **kwargs), len(self))
 
 
 class CrowdDatasetMapper(DatasetMapper):
     """
     Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
-    boxes, transformed like the image, in the field ``ignore_regions`` of the instances. ::
-
-        build_detection_train_loader(cfg, mapper=CrowdDatasetMapper(cfg, is_train=True))
+    boxes, transformed like the image, in the field ``ignore_regions`` of the instances.
     """
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:

@@ -16,11 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAMES = ("loss_cls", "loss_box_reg")
-
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
-
-# Methods that define the loss of a predictor. A subclass that overrides one below the class that is
-# described trains on another loss.
+# A subclass that overrides one of these below the class that is described has another loss.
 _LOSS_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
 
 
@@ -33,24 +30,17 @@ def per_roi_losses(
     predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, Tensor]:
     """
-    The classification and the localization loss of every RoI (paper Sec. 4.1), weighted with the
-    predictor's loss weights: the mean over the R RoIs of each is the loss of that name that the
-    predictor trains on. A class of predictors with losses of its own is described by a function of
-    these arguments, ``@ohem_d2.per_roi_losses.register(ItsClass)``.
+    The losses of every RoI (paper Sec. 4.1), ``{"loss_cls": (R,), "loss_box_reg": (R,)}``: the mean
+    of each over the R RoIs is the loss of that name that the predictor trains on, weights included.
+    Predictors with losses of their own are described by a function of these arguments,
+    ``@ohem_d2.per_roi_losses.register(TheirClass)``; others raise CannotMine.
 
     Args:
-        predictor: a ``FastRCNNOutputLayers`` or one that is described, perhaps in a transparent
-            wrapper.
-        predictions: of the predictor; of ``FastRCNNOutputLayers`` scores (R, K + 1) and deltas
-            (R, 4K) or (R, 4). While RoIs are ranked, they are in float32.
+        predictor: a ``FastRCNNOutputLayers`` or a described one, perhaps in a transparent wrapper.
+        predictions: scores (R, K + 1) and deltas (R, 4K) or (R, 4), or what the described one
+            predicts; in float32 while RoIs are ranked.
         proposals: labelled, with ``proposal_boxes`` and ``gt_boxes`` in absolute XYXY pixels and
             ``gt_classes`` in [0, K], R in all. Without objects, ``gt_boxes`` may be missing.
-
-    Returns:
-        ``{"loss_cls": (R,), "loss_box_reg": (R,)}``, differentiable.
-
-    Raises:
-        CannotMine: see :func:`check_predictor`.
     """
     check_predictor(predictor)
     return per_roi_losses(unwrapped(predictor), predictions, proposals)
@@ -77,15 +67,14 @@ def with_box_regression(
     predictor: FastRCNNOutputLayers, loss_cls: Tensor, deltas: Tensor, proposals: list[Instances]
 ) -> dict[str, Tensor]:
     """
-    What :func:`per_roi_losses` returns of predictors that differ from ``FastRCNNOutputLayers`` in
-    the classification loss alone, (R,) and not weighted yet. The localization loss is that of
-    ``FastRCNNOutputLayers.box_reg_loss``, 0 for background; ``deltas`` are (R, 4) or (R, 4K).
+    Both losses, weighted, of predictors that differ from ``FastRCNNOutputLayers`` in the
+    classification loss alone, (R,). The localization loss, 0 for background, is that of its
+    ``box_reg_loss``; ``deltas`` are (R, 4) or (R, 4K).
     """
     boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
     gt_boxes = [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
     gt_classes, num_classes = torch.cat([p.gt_classes for p in proposals]), predictor.num_classes
-    # All RoIs go through, background with a box and deltas that do no harm: to pick the foreground
-    # would make the host wait for the device.
+    # Background goes through with harmless boxes: to pick the foreground, the host would wait.
     foreground = ((gt_classes >= 0) & (gt_classes < num_classes))[:, None]
     size = boxes.shape[1]  # 5 of rotated boxes
     harmless = boxes.new_tensor([0.0, 0.0, 1.0, 1.0] if size == 4 else [1.0] * size)
@@ -109,17 +98,14 @@ def with_box_regression(
         loss = _IOU_LOSSES[kind](predicted, gt_boxes, reduction="none")
         loss = torch.where(finite, loss, float("nan"))
     else:
-        allowed = ", ".join(["smooth_l1", *_IOU_LOSSES])
-        raise ValueError(f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = {kind!r}; allowed: {allowed}")
+        kinds = ", ".join(["smooth_l1", *_IOU_LOSSES])
+        raise ValueError(f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = {kind!r}; allowed: {kinds}")
     losses = {"loss_cls": loss_cls, "loss_box_reg": loss}
     return {name: loss * predictor.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
 
 def check_predictor(predictor: nn.Module) -> None:
-    """
-    Raises CannotMine if the predictor trains on losses of its own that nobody has described, or on
-    the federated loss, which draws other classes for training than for ranking.
-    """
+    """Raises CannotMine for losses that nobody has described, or that draw at random."""
     predictor = unwrapped(predictor)
     name, bases = type(predictor).__name__, type(predictor).__mro__
     described = next(base for base in bases if base in per_roi_losses.registry)
@@ -144,14 +130,10 @@ def losses_to_rank_by(
     device = next((p.device.type for p in predictor.parameters()), "cpu")
     with torch.autocast(device, enabled=False):
         losses = per_roi_losses(unwrapped(predictor), _in_float32(predictions), proposals)
-    shapes, shape = (
-        {n: tuple(loss.shape) for n, loss in losses.items()},
-        (sum(map(len, proposals)),),
-    )
-    if shapes != dict.fromkeys(NAMES, shape):
+    shapes = {name: tuple(loss.shape) for name, loss in losses.items()}
+    if shapes != (needed := dict.fromkeys(NAMES, (sum(map(len, proposals)),))):
         name = type(predictor).__name__
-        needed = f"it has to return {' and '.join(NAMES)}, each of shape {shape}"
-        raise CannotMine(f"per_roi_losses of {name} returned {shapes}; {needed}")
+        raise CannotMine(f"per_roi_losses of {name} returned {shapes}; it has to return {needed}")
     return {name: loss.float() for name, loss in losses.items()}
 
 

@@ -13,22 +13,20 @@ class Call:
 
     images: Any
     features: dict[str, Tensor]
-    # Gradients are recorded. PreciseBN and validation losses run the model in training mode, too.
-    is_iteration: bool
+    is_iteration: bool  # else no gradients are recorded, as by PreciseBN or for a validation loss
     sampled: bool = False  # the hook was reached
     num_labelled: int | None = None  # images that were labelled to be mined; None: not mining
     # for each call of the hook the losses, each (R,), that its mined RoIs were ranked by
     ranked: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)
-    # of a cascade all of whose stages mine; and the boxes it refines each chunk to, by image
-    stage: int = 0
-    refined: list[list[Tensor]] = dataclasses.field(default_factory=list)
+    stage: int = 0  # of a cascade all of whose stages mine
+    refined: list[list[Tensor]] = dataclasses.field(default_factory=list)  # boxes, by chunk, image
 
 
 @dataclasses.dataclass(frozen=True)
 class Mining:
     """
-    One selection among the R candidates of N images. Boxes are absolute XYXY pixels of the images
-    as the network sees them; places are among the candidates of all images together.
+    One selection among the R candidates of N images. Boxes are pixels of the images as the network
+    sees them; places are among the candidates of all images together.
     """
 
     images: Any  #: an ``ImageList``, normalized

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import random
-from collections import OrderedDict
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,39 +20,31 @@ from .losses import NAMES, CannotMine, losses_to_rank_by
 
 # RoIs, one ``Instances`` for each image -> box predictor, its predictions
 Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
-
-# The pooled RoIs of a chunk with CHUNK_SIZE 0, unless more are trained on at a time anyway. On a
-# GPU, where every chunk makes the host wait, that is 4,000 RoIs of an FPN head in float32.
+# Of the pooled RoIs of a chunk. On a GPU, where every chunk makes the host wait, 4,000 RoIs of FPN
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
-
-# Pixels of a side, and more than there are in a row
-TILE, _MAX_TILES = 128, 2**12
+TILE, _MAX_TILES = (
+    128,
+    2**12,
+)  # pixels of a side, and more than there are in a row
 
 DROPOUTS = nn.modules.dropout._DropoutNd
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def losses_of_all(
-    network: nn.Module,
-    score: Score,
-    rois: list[Instances],
-    chunk_size: int,
-    *,
-    dropout: bool = False,
-    precision: str = "",
+    network: nn.Module, score: Score, rois: list[Instances], chunk_size: int, **read_only_options
 ) -> dict[str, Tensor]:
     """
     The losses that R labelled RoIs are ranked by, each float32 of shape (R,), from what ``score``,
-    which runs parts of the network, predicts for chunks of them; see :func:`read_only`. Raises
-    CannotMine if a part is sharded by itself: each pass over it would be one of all processes,
-    which score unequal numbers of RoIs.
+    which runs parts of the network, predicts for chunks of them, :func:`read_only`. Raises
+    CannotMine if a part is sharded by itself: processes differ in their numbers of chunks.
     """
     for name, part in network.named_modules():
         kinds = {base.__name__ for base in type(part).__mro__}
         if part is not network and kinds & {"FSDPModule", "FullyShardedDataParallel"}:
             raise CannotMine(f"{name} is sharded by itself: shard the ROI heads as a whole")
     losses = []
-    with read_only(network, dropout=dropout, precision=precision):
+    with read_only(network, **read_only_options):
         for chunk in in_chunks(rois, chunk_size):
             predictor, predictions = score(chunk)
             with record_function("ohem/loss"):
@@ -63,19 +55,17 @@ def losses_of_all(
 @contextlib.contextmanager
 def read_only(network: nn.Module, *, dropout: bool = False, precision: str = "") -> Iterator[None]:
     """
-    Within the context the network can be run without leaving a trace: no gradient is recorded, no
-    event is logged, random states and buffers are as before afterwards. It is in evaluation mode,
-    so that a RoI's result does not depend on the others in its chunk; with ``dropout``, PyTorch's
-    dropout layers are active, as in the authors' release. ``precision`` is that of autocast.
+    Within the context the network leaves no trace: no gradient, no event, random states and buffers
+    as before. It is in evaluation mode, so that RoIs do not depend on others in their chunk, but
+    for dropout layers with ``dropout`` (the authors' release), which have masks of their own.
     """
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(EventStorage(get_event_storage().iter))
-        stack.enter_context(same_state(network))
         stack.enter_context(evaluating(network, but=DROPOUTS if dropout else ()))
-        # Weights that were cast without gradients, or to another type, must not be taken from the
-        # cache by the training pass, nor its own by this one.
+        stack.enter_context(same_state(network))
+        # The passes must not share what autocast makes of weights, of another type or gradient.
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
         if precision:
@@ -94,7 +84,7 @@ def evaluating(network: nn.Module, kinds: Any = nn.Module, but: Any = ()) -> Ite
             if isinstance(module, BATCH_NORMS):
                 # PreciseBN counts by a hook how often a layer is used in training.
                 stack.callback(setattr, module, "_forward_pre_hooks", module._forward_pre_hooks)
-                module._forward_pre_hooks = OrderedDict()
+                module._forward_pre_hooks = type(module._forward_pre_hooks)()
         yield
 
 
@@ -106,12 +96,10 @@ def same_state(network: nn.Module) -> Iterator[None]:
     owners = [m for m in network.modules() if not (isinstance(m, rest) and not m.training)]
     buffers = [(m, n, b, b.clone()) for m in owners for n, b in m.named_buffers(recurse=False)]
     states, on_cuda = (random.getstate(), np.random.get_state()), device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index] if on_cuda else torch.default_generator
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        seed = int(torch.randint(2**62, ()))
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        # Masks of dropout are others than those of the training pass.
+        generator.manual_seed(zlib.crc32(generator.get_state().numpy()))
         try:
             yield
         finally:
@@ -126,11 +114,7 @@ def same_state(network: nn.Module) -> Iterator[None]:
 
 
 def in_chunks(rois: list[Instances], chunk_size: int) -> Iterator[list[Instances]]:
-    """
-    Split the RoIs of N images into parts of at most ``chunk_size`` RoIs, in their order. Each again
-    has N ``Instances``, as poolers expect, most of them empty. There is at least one part, so that
-    a network is also called if there is no RoI.
-    """
+    """At least one part, each of N ``Instances`` with at most ``chunk_size`` RoIs of N images."""
     starts = list(itertools.accumulate((len(r) for r in rois), initial=0))
     for begin in range(0, max(starts[-1], 1), chunk_size):
         end = begin + chunk_size
@@ -139,8 +123,8 @@ def in_chunks(rois: list[Instances], chunk_size: int) -> Iterator[list[Instances
 
 def by_location(centers: Tensor) -> Tensor:
     """
-    The order of RoIs by their centers (R, 2), x and y in absolute pixels, tile of the image by
-    tile: neighbours share cells of the feature maps, which a processor then finds in its cache.
+    The order of RoIs by their centers (R, 2), x and y in pixels, tile of the image by tile:
+    neighbours share cells of the feature maps, which a processor then finds in its cache.
     """
     column, row = (centers // TILE).unbind(dim=1)
     return torch.sort(row * _MAX_TILES + column, stable=True).indices

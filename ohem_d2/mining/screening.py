@@ -1,6 +1,5 @@
 """
 Screening: a cheap stand-in for the box head says which RoIs are worth an exact score.
-
 RoIs are pooled to T x T instead of S x S bins, with one sample each. What the first layer of the
 head would give on their bilinear interpolation is folded into its weights, once for each pass.
 """
@@ -15,8 +14,7 @@ from torch.nn import functional as F
 from .scoring import Score
 from .selection import order_by_loss
 
-# T: the lowest cost of those that find the hard RoIs
-BINS = 4
+BINS = 4  # T: the cheapest that finds the hard RoIs
 
 
 def coarse_scorer(heads: nn.Module, features: dict[str, Tensor]) -> Score:
@@ -25,7 +23,8 @@ def coarse_scorer(heads: nn.Module, features: dict[str, Tensor]) -> Score:
     weight = layers.get_parameter(f"{name}.weight")
     weights = {f"{name}.weight": fold_interpolation(weight, pooler.output_size[0], BINS)}
     maps, coarse = [features[f] for f in heads.box_in_features], coarse_pooler(pooler, BINS)
-    predictor = _first_stage(heads.box_predictor)
+    predictor = heads.box_predictor
+    predictor = predictor[0] if isinstance(predictor, nn.ModuleList) else predictor
 
     def score(rois: list[Instances]) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
         pooled = coarse(maps, [roi.proposal_boxes for roi in rois])
@@ -59,9 +58,8 @@ def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
 
 def fold_interpolation(weight: Tensor, side: int, bins: int) -> Tensor:
     """
-    From the weight of a linear layer on flattened RoIs of C channels, (outputs, C * S * S), to the
-    weight, (outputs, C * T * T), that gives for RoIs of shape (R, C, T, T) what this gives for
-    their bilinear interpolation to (R, C, S, S).
+    From the weight of a linear layer on flattened RoIs, (outputs, C * S * S), to the one, (outputs,
+    C * T * T), that gives for RoIs (R, C, T, T) what it gives for their interpolation to S x S.
     """
     basis = torch.eye(bins * bins, device=weight.device, dtype=weight.dtype)
     basis = basis.view(bins * bins, 1, bins, bins)
@@ -80,13 +78,9 @@ def first_linear(heads: nn.Module) -> str | None:
     return None
 
 
-def _first_stage(part: nn.Module) -> nn.Module:
-    return part[0] if isinstance(part, nn.ModuleList) else part
-
-
 def _layers(box_head: nn.Module) -> nn.Module:
-    """The sequence of layers in transparent wrappers, such as of ``torch.compile``."""
-    inner = _first_stage(box_head)
+    """The layers of the (first) box head, in transparent wrappers or not."""
+    inner = box_head[0] if isinstance(box_head, nn.ModuleList) else box_head
     while not isinstance(inner, nn.Sequential) and len(list(inner.children())) == 1:
         (inner,) = inner.children()
     return inner

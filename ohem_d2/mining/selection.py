@@ -1,8 +1,4 @@
-"""
-Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors.
-
-Shape shorthand: R candidate RoIs over all N images, S of them left by NMS.
-"""
+"""Which RoIs are hard: NMS by loss, then the highest losses. Pure functions on tensors."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,8 +8,8 @@ from detectron2.layers import batched_nms_rotated
 from torch import Tensor
 from torchvision.ops import nms
 
-# Which of S RoIs, sorted from the hardest to the easiest, are mined: from losses, is_foreground and
-# image_index, each of shape (S,), num_images N and num_samples B/N to a bool of shape (S,)
+# From losses, is_foreground and image_index of S RoIs, hardest first, num_images N and num_samples
+# B/N to a bool of shape (S,): those that are mined
 Budget = Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
 
 
@@ -27,21 +23,17 @@ def select_hard_examples(
     nms_scope: str = "class",
 ) -> Tensor:
     """
-    The hard examples of one image (paper Sec. 4.2): go through the RoIs from the highest loss
-    down, drop those that overlap a harder one, stop at ``num_samples``. Overlapping RoIs have
-    correlated losses; without NMS one hard place would be counted many times.
+    The hard examples of one image (paper Sec. 4.2): from the highest loss down, without those whose
+    IoU with a harder one is above ``nms_thresh``, at most ``num_samples``, B/N.
 
     Args:
         losses: of shape (R,). NaN and infinity are the hardest; equal losses keep their order.
         boxes: of shape (R, 4), absolute XYXY pixels. Areas have no +1 pixel, as in Detectron2.
-        gt_classes: int64 of shape (R,). RoIs with labels below 0, "ignore", are never chosen.
-        num_samples: B/N of the paper; ValueError if it is negative.
-        nms_thresh: a RoI is dropped if its IoU with a harder one is above this.
-        nms_scope: "class": only RoIs of the same label suppress each other (the authors' release);
-            "agnostic": all do; "none": no NMS. ValueError for another one.
+        gt_classes: int64 of shape (R,). Labels below 0, "ignore", are never chosen.
+        nms_scope: RoIs of one "class" alone suppress each other (the authors' release); all do,
+            "agnostic"; or "none", no NMS. ValueError for another one.
 
-    Returns:
-        int64 indices into the R RoIs, hardest first; fewer than ``num_samples`` if fewer are left.
+    Returns int64 indices into the R RoIs, hardest first.
     """
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
@@ -66,9 +58,9 @@ def nms_by_loss(
     nms_scope: str,
 ) -> Tensor:
     """
-    NMS of R RoIs with the loss instead of the score, for all images and classes in one call: int64
-    indices of the survivors, hardest first. ``boxes`` are (R, 4), absolute XYXY pixels, or (R, 5),
-    rotated, which needs Detectron2's compiled ops. See :func:`select_hard_examples`.
+    NMS with the loss instead of the score, for all R RoIs of all images in one call: int64 indices
+    of the S survivors, hardest first. ``boxes`` are (R, 4), absolute XYXY pixels, or (R, 5),
+    rotated, which needs Detectron2's compiled ops.
     """
     if nms_scope not in ("class", "agnostic", "none"):
         raise ValueError(f"nms_scope = {nms_scope!r}; allowed: 'class', 'agnostic' or 'none'")
@@ -88,14 +80,14 @@ def nms_by_loss(
 
 def nms_groups(gt_classes: Tensor, image_index: Tensor, nms_scope: str) -> Tensor:
     """The group of each RoI, (R,): only RoIs of one group suppress each other."""
-    by_class = nms_scope == "class"
-    return image_index * (gt_classes.max() + 1) + gt_classes if by_class else image_index
+    of_class = image_index * (gt_classes.max() + 1) + gt_classes
+    return of_class if nms_scope == "class" else image_index
 
 
 def separated(boxes: Tensor, group: Tensor) -> Tensor:
     """
-    The boxes (R, 4), each group moved to where no other group's box reaches, by whole pixels. In
-    float64 that rounds no coordinate; in float32 IoUs next to the threshold would tip over.
+    The boxes (R, 4), each group moved by whole pixels to where no other's box reaches: in float64,
+    which rounds no coordinate. In float32 IoUs next to the threshold would tip over.
     """
     boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
     extent = torch.ceil(boxes.max() - boxes.min()) + 1
@@ -103,14 +95,14 @@ def separated(boxes: Tensor, group: Tensor) -> Tensor:
 
 
 def per_image(losses, is_foreground, image_index, num_images, num_samples):
-    """A :data:`Budget`: the ``num_samples`` hardest of each image (the paper)."""
+    """The ``num_samples`` hardest of each image (the paper)."""
     return _place_in_group(image_index, num_images) < num_samples
 
 
 def quota(losses, is_foreground, image_index, num_images, num_samples, positive_fraction=0.25):
     """
-    A :data:`Budget` as of mmdetection's OHEMSampler: in each image the hardest foreground, up to
-    ``positive_fraction * num_samples``, and the hardest background for the rest.
+    In each image the hardest foreground, up to ``positive_fraction * num_samples``, and the hardest
+    background for the rest (mmdetection's OHEMSampler).
     """
     place = _place_in_group(2 * image_index + is_foreground, 2 * num_images)
     hard_foreground = is_foreground & (place < int(positive_fraction * num_samples))

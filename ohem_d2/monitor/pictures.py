@@ -22,22 +22,18 @@ NUM_LABELS = 25  # more would hide each other
 class MiningPictures:
     """
     A watcher of ROI heads: every ``period`` iterations :func:`draw_mining`, ``ohem/mined``, with
-    the ranking losses of the hardest RoIs. ``input_format`` is that of the model, "BGR" or another
-    of INPUT.FORMAT, which is normalized with this mean and standard deviation.
+    the losses of the hardest RoIs. The input of the model has this format, mean and deviation.
     """
 
-    def __init__(
-        self, period: int, *, pixel_mean: Sequence, pixel_std: Sequence, input_format: str
-    ):
+    def __init__(self, period: int, pixel_mean: Sequence, pixel_std: Sequence, input_format: str):
         self._period, self._format = period, input_format
         self._mean, self._std = (torch.tensor(x).view(-1, 1, 1) for x in (pixel_mean, pixel_std))
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> "MiningPictures | None":
         """None if VIS_PERIOD is 0."""
-        normalization = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
-        how = {**normalization, "input_format": cfg.INPUT.FORMAT}
-        return cls(cfg.VIS_PERIOD, **how) if cfg.VIS_PERIOD > 0 else None
+        how = cfg.VIS_PERIOD, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT
+        return cls(*how) if cfg.VIS_PERIOD > 0 else None
 
     def due(self) -> bool:
         """Only the main process has a writer that takes the pictures out of the storage."""
@@ -60,10 +56,9 @@ class MiningPictures:
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    What was mined on the first image: all proposals in grey, survivors of NMS in yellow, mined RoIs
-    in blue (foreground) and red (background), ground truth in green. ``image`` is that image, uint8
-    and RGB, (H, W, 3), of any size; ``labels`` are written at the first of the mined RoIs, which
-    are then drawn in bold. Returns an image like it, enlarged so that boxes can be told apart.
+    What was mined on the first image: proposals in grey, survivors of NMS in yellow, mined RoIs in
+    blue (foreground) and red (background), objects in green; the first, with ``labels``, in bold.
+    ``image`` is uint8 and RGB, (H, W, 3), of any size; the result is enlarged.
     """
     zoom = min(max(800 / min(image.shape[:2]), 1.0), 1600 / max(image.shape[:2]))
     height, width = (round(length * zoom) for length in image.shape[:2])
@@ -72,20 +67,17 @@ def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -
     seen_height, seen_width = mining.images[0].shape[-2:]
     factor = torch.tensor([width / seen_width, height / seen_height] * 2)
 
-    def boxes_of(rois: Any) -> torch.Tensor:
-        return rois.tensor.detach().cpu() * factor
+    def draw(picture: torch.Tensor, boxes: torch.Tensor, colors: Any, width: int, labels=None):
+        how = {"colors": colors, "width": width, "labels": labels}
+        return draw_bounding_boxes(picture, boxes.cpu() * factor, **how) if len(boxes) else picture
 
-    def draw(picture: torch.Tensor, boxes: torch.Tensor, colors: Any, width: int, texts=None):
-        how = {"colors": colors, "width": width, "labels": texts}
-        return draw_bounding_boxes(picture, boxes, **how) if len(boxes) else picture
-
-    candidates, hard = boxes_of(mining.rois[0].proposal_boxes), mining.hard_of_image[0].cpu()
-    survivors = mining.survivors[mining.image_index[mining.survivors] == 0].cpu()
+    candidates, hard = mining.rois[0].proposal_boxes.tensor, mining.hard_of_image[0].cpu()
+    survivors = mining.survivors[mining.image_index[mining.survivors] == 0]
     # All proposals would hide the photograph, so they only tint it.
-    veil = draw(picture, boxes_of(mining.proposals[0].proposal_boxes), PROPOSAL, 1)
+    veil = draw(picture, mining.proposals[0].proposal_boxes.tensor, PROPOSAL, 1)
     veil = draw(veil, candidates[survivors], SURVIVOR, 1)
     picture = (0.65 * picture + 0.35 * veil).round().byte()
-    picture = draw(picture, boxes_of(mining.targets[0].gt_boxes), GROUND_TRUTH, 2)
+    picture = draw(picture, mining.targets[0].gt_boxes.tensor, GROUND_TRUTH, 2)
     is_foreground = mining.is_foreground[: len(candidates)].cpu()[hard].tolist()
     colors = [FOREGROUND if foreground else BACKGROUND for foreground in is_foreground]
     for part, line in ((slice(len(labels), None), 1 if labels else 2), (slice(len(labels)), 4)):

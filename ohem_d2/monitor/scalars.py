@@ -11,40 +11,30 @@ from ..mining.record import Mining
 
 logger = logging.getLogger(__name__)
 
-# A kind starves if over so many iterations it is at most this share of the mined RoIs, and at
-# most that share of the candidates of its kind was mined. Background is the larger part of what
-# there is to learn, so it starves earlier.
-_WINDOW, _STARVING_USE = 200, 0.1
-_STARVING = {
-    "foreground": (
-        0.05,
-        "Foreground is learned, or drowns in background. Raise "
-        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-    ),
-    "background": (
-        0.15,
-        "The localization loss outweighs the classification loss in the ranking. Lower "
-        "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
-    ),
+# Foreground or background starves if over so many iterations it is at most this share of the mined
+# RoIs, although at most a tenth of its candidates was mined.
+_WINDOW, _STARVING = 200, {"foreground": 0.05, "background": 0.15}
+_REMEDY = {
+    "foreground": "Foreground is learned, or drowns in background. Raise "
+    "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+    "background": "The localization loss outweighs the classification loss in the ranking. Lower "
+    "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
 }
+_NOT_REACHED = (
+    "none was overlapped by as much as MODEL.ROI_HEADS.IOU_THRESHOLDS asks for. Lower it, or set "
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT True"
+)
 
 
 def log_mining(mining: Mining, prefix: str = "") -> dict[str, float]:
     """
-    Put scalars into the event storage, averaged over the images, and return them. With SCREENING,
-    candidates are the RoIs that are scored exactly. Under ``ohem/``, after the prefix:
-
-    - ``num_candidates``, ``num_candidates_fg``, ``num_survivors`` (of NMS), ``num_fg`` and
-      ``num_bg`` (mined), ``num_nonfinite`` (candidates whose loss is NaN or infinite);
-    - ``mean_cls_all``, ``mean_loc_all``, ``mean_cls_hard``, ``mean_loc_hard``: the classification
-      and localization loss of all candidates and of the mined ones. No name contains "loss":
-      Detectron2 would print it among the losses;
-    - ``cut``: the lowest ranking loss that was mined.
+    Put scalars into the event storage, averaged over the images, and return them: numbers and mean
+    losses of candidates (with SCREENING those scored exactly), survivors of NMS and mined RoIs, and
+    the lowest ranking loss that was mined, ``cut``. Detectron2 prints names with "loss" as losses.
     """
     ranking, hard, num_images = mining.ranking, mining.hard, len(mining.rois)
     finite = torch.isfinite(torch.stack([ranking, *mining.losses.values()])).all(dim=0)
-    is_hard = torch.zeros_like(finite)
-    is_hard[hard] = True
+    is_hard = torch.zeros_like(finite).index_fill(0, hard, True)
     cuts = ranking.new_full((num_images,), float("inf")).scatter_reduce(
         0, mining.image_index[hard], torch.where(finite, ranking, float("inf"))[hard], "amin"
     )
@@ -58,14 +48,12 @@ def log_mining(mining: Mining, prefix: str = "") -> dict[str, float]:
         numbers[f"mean_{name}_all"] = _mean(loss, finite)
         numbers[f"mean_{name}_hard"] = _mean(loss, finite & is_hard)
     # One transfer from the device for all numbers
-    values = torch.stack([number.double() for number in numbers.values()]).tolist()
-    scalars = dict(zip(numbers, values))
+    scalars = dict(zip(numbers, torch.stack([n.double() for n in numbers.values()]).tolist()))
     scalars["num_bg"] = len(hard) / num_images - scalars["num_fg"]
     scalars["num_candidates"] = len(ranking) / num_images
     scalars["num_survivors"] = len(mining.survivors) / num_images
     storage, stage = get_event_storage(), f"stage{mining.stage}/" if mining.stage else ""
-    for name, value in scalars.items():
-        storage.put_scalar(f"{prefix}ohem/{name}", value)
+    storage.put_scalars(**{f"{prefix}ohem/{name}": value for name, value in scalars.items()})
     for kind in ("fg", "bg"):  # as Detectron2 counts them, for each stage of a cascade
         storage.put_scalar(f"{stage}roi_head/num_{kind}_samples", scalars[f"num_{kind}"])
     return scalars
@@ -91,13 +79,9 @@ class MiningMonitor:
         if not is_iteration:
             return
         if (num := scalars["num_nonfinite"] * len(mining.rois)) > 0:
-            self.say_once(
-                f"{num:.0f} of {len(mining.ranking)} RoIs have a NaN or infinite loss in iteration "
-                f"{iteration}. They are mined as the hardest. This message is not repeated; "
-                "ohem/num_nonfinite goes on counting. Lower SOLVER.BASE_LR or set "
-                "SOLVER.CLIP_GRADIENTS.ENABLED True if training diverges",
-                "nonfinite",
-            )
+            of = f"{num:.0f} of {len(mining.ranking)} RoIs have a NaN or infinite loss in iteration"
+            remedy = "mined first. If training diverges, lower SOLVER.BASE_LR or clip gradients"
+            self.say_once(f"{of} {iteration}, and are {remedy}", "nonfinite")
         if not self._sums:
             self._window_start = iteration
         self._sums.update({name: value * len(mining.rois) for name, value in scalars.items()})
@@ -108,28 +92,18 @@ class MiningMonitor:
 
     def _look_at_window(self) -> None:
         sums, window = self._sums, f"In the last {_WINDOW} iterations"
-        available = {"foreground": sums["num_candidates_fg"]}
-        available["background"] = sums["num_candidates"] - sums["num_candidates_fg"]
-        if available["foreground"] == 0:
+        num_fg, num_bg, there_fg = sums["num_fg"], sums["num_bg"], sums["num_candidates_fg"]
+        if there_fg == 0:
             cause = "there was no object. Look at the boxes of the training data"
             if sums["objects"] > 0:
-                cause = (
-                    f"{sums['objects']} objects, and none was overlapped by as much as "
-                    "MODEL.ROI_HEADS.IOU_THRESHOLDS asks for. Lower it, set "
-                    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT True, or look at the boxes of the data"
-                )
+                cause = f"of {sums['objects']} objects {_NOT_REACHED}"
             self.say_once(f"{window} no RoI was foreground: {cause}", "no foreground")
-        total = sums["num_fg"] + sums["num_bg"]
-        for kind, mined in (("foreground", sums["num_fg"]), ("background", sums["num_bg"])):
-            (share, remedy), there = _STARVING[kind], available[kind]
-            if mined <= share * total and mined < _STARVING_USE * there:
-                self.say_once(
-                    f"{window} {mined:.0f} of {total:.0f} mined RoIs were {kind}, of {there:.0f} "
-                    f"{kind} candidates. {remedy}",
-                    kind,
-                )
+        there = {"foreground": there_fg, "background": sums["num_candidates"] - there_fg}
+        for kind, num in (("foreground", num_fg), ("background", num_bg)):
+            if num <= _STARVING[kind] * (num_fg + num_bg) and num < 0.1 * there[kind]:
+                of = f"of {num_fg + num_bg:.0f} mined RoIs were {kind}, of {there[kind]:.0f}"
+                self.say_once(f"{window} {num:.0f} {of} {kind} candidates. {_REMEDY[kind]}", kind)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of the values at ``where``; 0 if there are none."""
     return torch.where(where, values, 0.0).sum() / where.sum().clamp(min=1)
