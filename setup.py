@@ -42,17 +42,21 @@ setup(
     zip_safe=False,
     python_requires=">=3.10",
     # Detectron2 is missing on purpose: it is not on PyPI under its own name, and a user of this
-    # plugin has it. Importing ohem_d2 without it says how to get it.
+    # plugin has it, with numpy and omegaconf. Importing ohem_d2 without it says how to get it.
     install_requires=[
         "torch>=2.0",  # the autocast interface that scoring uses
-        "torchvision>=0.15",  # NMS; goes with torch 2.0
+        "torchvision>=0.15",  # NMS and drawing; goes with torch 2.0
         "fvcore>=0.1.5",  # per-RoI smooth L1 and GIoU losses, as Detectron2 computes them
-        "pycocotools>=2.0.2",  # COCO evaluation
-        "omegaconf>=2.1",  # configurations in Python
-        "tabulate>=0.8",  # collect_env, tables of what was mined
-        "matplotlib>=3.7",  # curves of the report, the font of pictures
-        "pillow>=8",  # pictures of what was mined
-        "jinja2>=3",  # the report's page
-        "numpy>=1.21",
     ],
+    extras_require={
+        # what train_net.py and `python -m ohem_d2 ...` need in addition
+        "tools": [
+            "pycocotools>=2.0.2",  # COCO evaluation
+            "filelock>=3.8",  # one run in a folder; torch has it too
+            "tabulate>=0.8",  # tables in a terminal
+            "matplotlib>=3.7",  # curves of the report, the font of pictures
+            "pillow>=8",  # pictures of what was mined
+            "jinja2>=3",  # the report's page
+        ],
+    },
 )

@@ -22,10 +22,9 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ohem_d2.tools.check import check_data, check_output, check_whole
 from ohem_d2.tools.data.datasets import FORMS, name_of_negatives, register_datasets
-from ohem_d2.tools.input_errors import naming
-from ohem_d2.tools.check import BUGS, check_data, check_output, check_whole
-from ohem_d2.tools.errors import told
+from ohem_d2.tools.errors import errors_in_one_line, input_errors
 from ohem_d2.tools.keys import check_config
 from ohem_d2.tools.load_model import (
     add_classes_argument,
@@ -35,14 +34,14 @@ from ohem_d2.tools.load_model import (
     merge,
 )
 from ohem_d2.tools.training.checkpoints import Checkpointer
-from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
 from ohem_d2.tools.training.processes import launch
+from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
 from ohem_d2.tools.training.trainer import OHEMTrainer
 from ohem_d2.tools.trust import add_trust_argument, trusting
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:
-    """As the command line has it."""
+    """The configuration that the command line asks for."""
     cfg = merge(default_cfg(args.modules), args.config_file, args.opts)
     if args.config_file:  # The log has what is in it.
         args.config_file = find_config_file(args.config_file)
@@ -59,21 +58,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen configuration, checked; also registers data sets and sets up logging."""
     cfg, training = configuration(args), not args.eval_only
     check_config(cfg, training)
-    with naming():
-        classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
+    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    if cfg.SOLVER.ACCUMULATION_STEPS == 1:
-        # What is saved can then be read by scripts that do not know the key.
-        del cfg.SOLVER["ACCUMULATION_STEPS"]
     cfg.freeze()
     notes = check_data(cfg, training)
     check_output(cfg.OUTPUT_DIR)
     if training:
         claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
-    with naming("OUTPUT_DIR"):
+    with input_errors("OUTPUT_DIR"):
         default_setup(cfg, args)
-    logger = logging.getLogger("detectron2.ohem_d2")
+    logger = logging.getLogger("ohem_d2.train_net")
     for note in notes:
         logger.warning(note)
     if classes:
@@ -86,24 +81,24 @@ def main(args: argparse.Namespace) -> dict:
     resumes = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
     weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if resumes else cfg.MODEL.WEIGHTS
     if args.eval_only:
-        with naming("The model cannot be built", bugs=BUGS):
+        with input_errors("The model cannot be built"):
             model = OHEMTrainer.build_model(cfg)
         checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
-        with naming(f"{weights} cannot be loaded", only_data=True):
+        with input_errors(f"{weights} cannot be loaded"):
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = OHEMTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    with naming("The training cannot be set up", bugs=BUGS):
+    with input_errors("The training cannot be set up"):
         trainer = OHEMTrainer(cfg)
-    with naming(f"{weights} cannot be loaded", only_data=True):
+    with input_errors(f"{weights} cannot be loaded"):
         trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Of each process."""
+    """Run in each process."""
     with trusting(args.trust):
         return main(args)
 
@@ -126,7 +121,7 @@ if __name__ == "__main__":
     whole = "check the configuration, all annotations and all images, and do nothing else"
     parser.add_argument("--check", action="store_true", help=whole)
     arguments = parser.parse_args()
-    with told("train_net.py"):
+    with errors_in_one_line("train_net.py"):
         if arguments.check:
             with trusting(arguments.trust):
                 check_whole(

@@ -8,6 +8,8 @@ if importlib.util.find_spec("detectron2") is None:
     how = "pip install 'git+https://github.com/facebookresearch/detectron2.git'"
     raise ModuleNotFoundError(message + how, name="detectron2")
 
+import detectron2  # noqa: F401, E402, before ours: it imports ohem_d2.env where that is asked for
+
 from .config import OHEMSettings, add_ohem_config
 from .heads import (
     OHEMCascadeROIHeads,

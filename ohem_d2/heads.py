@@ -62,10 +62,8 @@ class OHEMMixin:
             heads.ohem, heads.watcher = OHEMSettings.from_cfg(cfg), MiningPictures.from_cfg(cfg)
         return heads
 
-    def __init__(
-        self, *args: Any, ohem: OHEMSettings | Mapping | None = None, watcher: Any = None, **kwargs
-    ):
-        """The parent's arguments, and settings, or some of them, instead of those of its cfg."""
+    def __init__(self, *args: Any, ohem: Any = None, watcher: Any = None, **kwargs: Any):
+        """The parent's arguments; OHEMSettings, or a dict of some, instead of those of its cfg."""
         super().__init__(*args, **kwargs)
         if ohem is not None:
             self.ohem = ohem if isinstance(ohem, OHEMSettings) else OHEMSettings.from_dict(ohem)
@@ -180,9 +178,8 @@ class OHEMMixin:
         with record_function("ohem/nms"):
             every = ranking, boxes, gt_classes, image_index
             survivors = selection.nms_by_loss(*every, ohem.nms_thresh, ohem.nms_scope)
-        budget = selection.BUDGETS.get(ohem.budget, ohem.budget)
-        if ohem.budget == "quota":
-            budget = functools.partial(budget, positive_fraction=self.positive_fraction)
+        budgets = {"image": selection.per_image, "quota": selection.quota(self.positive_fraction)}
+        budget = budgets.get(ohem.budget, ohem.budget)
         in_order = (x[survivors] for x in (ranking, is_foreground, image_index))
         hard = survivors[budget(*in_order, len(kept), self.batch_size_per_image)]
         hard_of_image = selection.split_by_image(hard, image_index, list(map(len, kept)))
@@ -235,7 +232,7 @@ class OHEMRROIHeads(OHEMMixin, roi_heads.RROIHeads):
 class OHEMRes5ROIHeads(OHEMMixin, roi_heads.Res5ROIHeads):
     """``Res5ROIHeads`` with OHEM: C4 models."""
 
-    def score_rois(self, features, proposals):
+    def score_rois(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
         maps = [features[f] for f in self.in_features]
         x = self._shared_roi_transform(maps, [p.proposal_boxes for p in proposals])
         return self.box_predictor, self.box_predictor(x.mean(dim=[2, 3]))
@@ -248,7 +245,7 @@ class OHEMCascadeROIHeads(OHEMMixin, roi_heads.CascadeROIHeads):
     stage after stage, and each trains on the hard ones among those that reach it.
     """
 
-    def score_rois(self, features, proposals):
+    def score_rois(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
         call, maps = self._call, [features[f] for f in self.box_in_features]
         stage = call.stage if call is not None else 0
         predictor, predictions = self.box_predictor[stage], self._run_stage(maps, proposals, stage)

@@ -14,12 +14,12 @@ FOLDERS = [Path(__file__).resolve().parents[level] / "configs" for level in (0, 
 def get_config_file(config_path: str) -> str:
     """The path of a file by its name relative to ``configs/``; RuntimeError if there is none."""
     folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
-    # What lies in the folder itself is a base of others, and nothing to train.
-    files = [file for kind in ("yaml", "py") for file in folder.glob(f"*/*.{kind}")]
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    files = [file for kind in ("yaml", "py") for file in folder.rglob(f"*.{kind}")]
+    names = {file.relative_to(folder).as_posix(): str(file) for file in files}
     if config_path in names:
-        return str(folder / config_path)
-    there = "\n  ".join(names)
+        return names[config_path]
+    # What lies in the folder itself is a base of others, and nothing to train.
+    there = "\n  ".join(sorted(name for name in names if "/" in name))
     raise RuntimeError(f"{config_path} is no configuration of ohem_d2; there are:\n  {there}")
 
 

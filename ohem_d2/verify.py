@@ -1,6 +1,5 @@
 """Whether heads are ranked by what they train on: a comparison of means that costs nothing."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -12,8 +11,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .mining.losses import NAMES
 from .mining.scoring import BATCH_NORMS, DROPOUTS
-
-logger = logging.getLogger(__name__)
 
 # Relative, of mean losses. In half precision chunks of another size round to other losses.
 _CLOSE, _CLOSE_IN_HALF = 2e-3, 2e-2

@@ -7,6 +7,7 @@ that executes them, one after another, so that PyTorch and Detectron2 are import
 
 import contextlib
 import dataclasses
+import doctest
 import io
 import itertools
 import json
@@ -116,7 +117,10 @@ def run_python(code: str, names: dict) -> None:
     names["cfg"] = zoo("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     names["cfg"].DATASETS.TRAIN = ("coco:mine/train.json:mine/images",)
     before = names["cfg"].dump()
-    exec(compile(code, "block", "exec"), names)
+    if code.startswith(">>> "):
+        run_session(code, names)
+    else:
+        exec(compile(code, "block", "exec"), names)
     cfg = names["cfg"]
     if isinstance(cfg, CfgNode) and "DefaultPredictor" not in code and cfg.dump() != before:
         train_a_step(cfg)
@@ -124,6 +128,16 @@ def run_python(code: str, names: dict) -> None:
         assert_mines(instantiate(cfg.model.roi_heads))
     if "class TheirPredictor" in code:
         assert_trains_what_it_ranks_by(names["TheirPredictor"])
+
+
+def run_session(code: str, names: dict) -> None:
+    """A block as of an interpreter: what it prints and raises has to be what stands there."""
+    test = doctest.DocTestParser().get_doctest(code, names, "block", None, 0)
+    told: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    failed = runner.run(test, out=told.append, clear_globs=False).failed
+    assert failed == 0, "".join(told)
+    names.update(test.globs)
 
 
 def run_yaml(text: str) -> None:

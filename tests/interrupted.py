@@ -23,8 +23,8 @@ from PIL import Image
 from processes import meet
 from torch import nn
 
-from projects.paper.ohem_paper.accumulation import add_accumulation_config
 from ohem_d2.tools.training.run_folder import claim
+from ohem_d2.tools.training.signals import Terminated
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -57,7 +57,6 @@ def config(images: Path, output: Path, *overrides):
     DatasetCatalog.pop("images", None)
     DatasetCatalog.register("images", lambda: records(images))
     cfg = get_cfg()
-    add_accumulation_config(cfg)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "cpu", "", str(output)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("images",), ()
     cfg.INPUT.MIN_SIZE_TRAIN = (16, 24, 32)
@@ -123,7 +122,7 @@ def train_in_a_group(rank, meeting, *args, **kwargs):
     status = 0
     try:
         train(*args, **kwargs)
-    except SystemExit as e:
+    except Terminated as e:
         status = e.code
     os._exit(status)  # see processes.leave
 

@@ -32,12 +32,6 @@ def train_heads(model, inputs):
     return losses, trained[0], storage
 
 
-def prove(model, inputs):
-    """The step in which heads prove that they rank by what they train on calls more than others."""
-    with EventStorage():
-        model.roi_heads(*roi_inputs(model, inputs))
-
-
 def logged(storage):
     """Every value that was logged, by name; of the latest alone it would not be seen."""
     return {name: [v for v, _ in history.values()] for name, history in storage.histories().items()}

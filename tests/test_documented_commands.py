@@ -46,9 +46,6 @@ TESTED = {
     "make evidence": "evidence/test_evidence.py::test_quick_runs_are_recorded_and_not_repeated",
     "make bench": "benchmark/test_benchmark.py::test_a_run_leaves_a_report",
     "make table1-mini": "paper/test_paper_table.py::test_every_row_of_the_miniature_runs",
-    "PYTHONPATH=. python projects/paper/mini.py --deeppcb": (
-        "paper/test_paper_table.py::test_deeppcb_gets_its_proposals_from_an_rpn"
-    ),
     "PYTHONPATH=. python projects/benchmark/bench.py --gpu": (
         "benchmark/test_benchmark.py::test_a_setting_without_room_is_left_out"
     ),

@@ -2,27 +2,32 @@
 
 import ast
 import re
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import detectron2
 import pytest
-from models import ROOT
+from detectron2.modeling import roi_heads
+from detectron2.utils.events import EventStorage
+from models import ROOT, batch, config, detector, roi_inputs
 
-# From the ground up. Imports point down, or stay on a floor.
+import ohem_d2
+
+# The plugin, from the ground up. Imports point down, or stay on a floor. The annex is above it.
 FLOORS = (
-    ("config", "compat", "model_zoo", "files", "errors", "trust"),
-    ("data",),
+    ("config", "compat"),
     ("mining",),
-    ("monitor",),
-    ("training",),
+    ("monitor", "checks", "verify"),
     ("heads",),
-    ("", "env"),  # "": the package itself
-    ("tools",),
-    # The command, and the old names of modules, which nothing here imports
-    ("__main__", "collect_env", "datasets", "engine", "events", "inspect", "losses", "report"),
+    ("model_zoo", "env", ""),  # "": the package itself
+    ("tools", "__main__", "testing"),  # the annex and its doors
 )
-MOST_LINES = {"module": 320, "class": 220}
+MOST_LINES = {"module": 300, "class": 200}
+# of all modules together
+MOST_IN_ALL = {"plugin": 1500, "package": 5300, "projects": 5300, "both": 10600}
 
 PACKAGE = sorted((ROOT / "ohem_d2").rglob("*.py"))
 CODE = [*PACKAGE, *sorted((ROOT / "projects").rglob("*.py"))]
@@ -79,10 +84,94 @@ def test_imports_point_down(path):
 
 def test_imports_are_found():
     """Of either form, or the test above says nothing."""
-    found = set(imported(ROOT / "ohem_d2/tools/collect_env.py"))
-    assert found == {"ohem_d2", "ohem_d2.compat"}
-    assert "ohem_d2.tools.data.voc" in set(imported(ROOT / "ohem_d2/data/datasets.py"))
+    assert set(imported(ROOT / "ohem_d2/tools/collect_env.py")) == {"ohem_d2"}
+    assert "ohem_d2.tools.data.voc" in set(imported(ROOT / "ohem_d2/tools/data/datasets.py"))
     assert "ohem_d2.config" in set(imported(ROOT / "ohem_d2/__init__.py"))
+
+
+# What the plugin itself imports, beside Detectron2, PyTorch and what they cannot be without
+LIBRARIES = {"detectron2", "fvcore", "numpy", "omegaconf", "torch", "torchvision"}
+
+
+def is_plugin(path):
+    return ROOT / "ohem_d2" in path.parents and ROOT / "ohem_d2/tools" not in path.parents
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE if is_plugin(p)], ids=names(p for p in PACKAGE if is_plugin(p))
+)
+def test_the_plugin_takes_few_libraries(path):
+    for node in ast.walk(TREES[path]):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            modules = [node.module]
+        for module in modules:
+            library = module.split(".")[0]
+            assert library in LIBRARIES | set(sys.stdlib_module_names) | {"ohem_d2"}, module
+
+
+def test_importing_the_plugin_imports_nothing_of_the_annex():
+    """Nor what only the annex needs, unless Detectron2's own modeling imports it as well."""
+    code = """
+import sys
+import detectron2.modeling, detectron2.data
+before = set(sys.modules)
+import ohem_d2
+print(*(set(sys.modules) - before))
+"""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert found.returncode == 0, found.stderr
+    modules = found.stdout.split()
+    assert "ohem_d2.heads" in modules
+    forbidden = {"matplotlib", "jinja2", "tabulate", "pycocotools", "msgspec", "filelock"}
+    assert not {module.split(".")[0] for module in modules} & forbidden
+    assert not [module for module in modules if module.startswith("ohem_d2.tools")]
+
+
+# ---- the heads ---------------------------------------------------------------------------------
+
+
+def test_the_bases_of_the_heads():
+    ours = ohem_d2.OHEMROIHeads.__mro__
+    assert ours[:2] == (ohem_d2.OHEMROIHeads, ohem_d2.OHEMMixin)
+    assert ours[2:] == roi_heads.StandardROIHeads.__mro__
+
+
+FORBIDDEN = re.compile(
+    r"def __(call|getattribute|reduce(_ex)?)__|__class__\s*=|def __class__|_getframe"
+    r"|ContextVar|\bvars\([^()]*\)\["
+)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in PACKAGE if is_plugin(p)], ids=names(p for p in PACKAGE if is_plugin(p))
+)
+def test_no_magic(path):
+    assert FORBIDDEN.findall(SOURCES[path]) == []
+
+
+def test_modules_that_a_training_step_passes_through():
+    model = detector(config())
+    inputs = batch(config())
+    modules = set()
+
+    def note(frame, event, arg):
+        name = frame.f_globals.get("__name__", "")
+        if event == "call" and name.startswith("ohem_d2"):
+            modules.add(name)
+
+    arguments = roi_inputs(model, inputs)
+    with EventStorage():
+        sys.setprofile(note)
+        try:
+            _, losses = model.roi_heads(*arguments)
+            sum(losses.values()).backward()
+        finally:
+            sys.setprofile(None)
+    assert {"ohem_d2.heads", "ohem_d2.mining.selection", "ohem_d2.mining.losses"} <= modules
+    assert len(modules) <= 9, sorted(modules)
 
 
 # ---- sizes -------------------------------------------------------------------------------------
@@ -96,6 +185,28 @@ def test_nothing_is_too_large(path):
             sizes["class", node.name] = node.end_lineno - node.lineno + 1
     large = {name: size for (kind, name), size in sizes.items() if size > MOST_LINES[kind]}
     assert large == {}
+
+
+def num_lines(paths):
+    return sum(SOURCES[path].count("\n") for path in paths)
+
+
+def test_the_whole_does_not_grow():
+    projects = [path for path in CODE if path not in PACKAGE]
+    lines = {
+        "plugin": num_lines(filter(is_plugin, PACKAGE)),
+        "package": num_lines(PACKAGE),
+        "projects": num_lines(projects),
+        "both": num_lines(CODE),
+    }
+    assert {name: n for name, n in lines.items() if n > MOST_IN_ALL[name]} == {}
+
+
+def test_names_of_files():
+    """No two of one name, and none as a standard module."""
+    stems = [path.stem for path in PACKAGE if not path.stem.startswith("__")]
+    assert [stem for stem, number in Counter(stems).items() if number > 1] == []
+    assert set(stems) & set(sys.stdlib_module_names) == set()
 
 
 # ---- private names -----------------------------------------------------------------------------

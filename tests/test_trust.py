@@ -13,11 +13,12 @@ from detectron2.config import get_cfg
 from models import ROOT, config
 
 import ohem_d2
-from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools import cli
+from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.errors import UntrustedFile
 from ohem_d2.tools.load_model import default_cfg, find_config_file
 from ohem_d2.tools.training.trainer import OHEMTrainer
-from ohem_d2.tools.trust import UntrustedFile, merge_file, trusting
+from ohem_d2.tools.trust import merge_file, trusting
 
 QUICK = ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml"
 # As small and quick as it comes
@@ -153,7 +154,7 @@ def test_the_trainers_loaders_run_nothing_from_proposals(split, run):
 # Runs a command in a fork for each list of arguments, and so imports everything once.
 FORKS = """
 import json, os, runpy, sys
-import detectron2.engine, detectron2.evaluation, ohem_d2.tools.load_model, ohem_d2.tools.training.trainer
+import detectron2.engine, detectron2.evaluation, ohem_d2.tools.training.trainer
 statuses = []
 for said, *sys.argv in json.load(sys.stdin):
     if os.fork() == 0:

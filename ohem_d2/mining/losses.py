@@ -50,7 +50,9 @@ _not_described = per_roi_losses.dispatch(object)
 
 
 @per_roi_losses.register(FastRCNNOutputLayers)
-def fast_rcnn_losses(predictor, predictions, proposals):
+def fast_rcnn_losses(
+    predictor: FastRCNNOutputLayers, predictions: tuple, proposals: list[Instances]
+) -> dict[str, Tensor]:
     """:func:`per_roi_losses` of Detectron2's own predictor."""
     check_predictor(predictor)
     scores, deltas = predictions

@@ -32,7 +32,7 @@ BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def losses_of_all(
-    network: nn.Module, score: Score, rois: list[Instances], chunk_size: int, **read_only_options
+    network: nn.Module, score: Score, rois: list[Instances], chunk_size: int, **how: Any
 ) -> dict[str, Tensor]:
     """
     The losses that R labelled RoIs are ranked by, each float32 of shape (R,), from what ``score``,
@@ -44,7 +44,7 @@ def losses_of_all(
         if part is not network and kinds & {"FSDPModule", "FullyShardedDataParallel"}:
             raise CannotMine(f"{name} is sharded by itself: shard the ROI heads as a whole")
     losses = []
-    with read_only(network, **read_only_options):
+    with read_only(network, **how):
         for chunk in in_chunks(rois, chunk_size):
             predictor, predictions = score(chunk)
             with record_function("ohem/loss"):
@@ -59,7 +59,6 @@ def read_only(network: nn.Module, *, dropout: bool = False, precision: str = "")
     as before. It is in evaluation mode, so that RoIs do not depend on others in their chunk, but
     for dropout layers with ``dropout`` (the authors' release), which have masks of their own.
     """
-    device = next((p.device for p in network.parameters()), torch.device("cpu"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(EventStorage(get_event_storage().iter))
@@ -69,7 +68,8 @@ def read_only(network: nn.Module, *, dropout: bool = False, precision: str = "")
         torch.clear_autocast_cache()
         stack.callback(torch.clear_autocast_cache)
         if precision:
-            stack.enter_context(torch.autocast(device.type, dtype=getattr(torch, precision)))
+            kind = next((p.device.type for p in network.parameters()), "cpu")
+            stack.enter_context(torch.autocast(kind, dtype=getattr(torch, precision)))
         yield
 
 

@@ -94,24 +94,26 @@ def separated(boxes: Tensor, group: Tensor) -> Tensor:
     return boxes + (group * extent)[:, None]
 
 
-def per_image(losses, is_foreground, image_index, num_images, num_samples):
-    """The ``num_samples`` hardest of each image (the paper)."""
+def per_image(
+    losses: Tensor, is_foreground: Tensor, image_index: Tensor, num_images: int, num_samples: int
+) -> Tensor:
+    """A :data:`Budget`: the ``num_samples`` hardest of each image (the paper)."""
     return _place_in_group(image_index, num_images) < num_samples
 
 
-def quota(losses, is_foreground, image_index, num_images, num_samples, positive_fraction=0.25):
+def quota(positive_fraction: float) -> Budget:
     """
     In each image the hardest foreground, up to ``positive_fraction * num_samples``, and the hardest
     background for the rest (mmdetection's OHEMSampler).
     """
-    place = _place_in_group(2 * image_index + is_foreground, 2 * num_images)
-    hard_foreground = is_foreground & (place < int(positive_fraction * num_samples))
-    counts = image_index.new_zeros(num_images).index_add_(0, image_index, hard_foreground.long())
-    room = num_samples - counts[image_index]
-    return torch.where(is_foreground, hard_foreground, place < room)
 
+    def choose(losses, is_foreground, image_index, num_images, num_samples):
+        place = _place_in_group(2 * image_index + is_foreground, 2 * num_images)
+        hard = is_foreground & (place < int(positive_fraction * num_samples))
+        counts = image_index.new_zeros(num_images).index_add_(0, image_index, hard.long())
+        return torch.where(is_foreground, hard, place < num_samples - counts[image_index])
 
-BUDGETS: dict[str, Budget] = {"image": per_image, "quota": quota}
+    return choose
 
 
 def image_of_each(sizes: Sequence[int], device: torch.device) -> Tensor:

@@ -1,5 +1,5 @@
 """
-What of a configuration and its data would stop a run, perhaps after hours: looked for at the start
+Look for what would stop a run, perhaps after hours, in a configuration and its data: at the start
 of each run, and with all images by ``train_net.py --check``.
 """
 
@@ -11,75 +11,58 @@ from collections.abc import Iterator, Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .data import records as data_sets
 from .data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
 from .data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
-from .data.faults import (
-    Fault,
-    faults_if_any,
-    image_faults,
-    must_be_file,
-    record_faults,
-)
-from .data.records import (
-    check_records,
-    described,
-    needs_of,
-    proposal_file,
-    records_of,
-    training_records,
-)
+from .data.faults import Fault, faults_if_any, image_faults, record_faults
+from .data.records import records_of, with_file
 from .data.voc import voc_faults
-from .input_errors import InputError, naming, printable
+from .errors import InputError, input_errors, printable
+from .files import must_be_file
 from .keys import config_faults, is_text
 from .training import run_folder
 from .training.batches import ResumableLoader
 from .training.trainer import OHEMTrainer
 
 MOST = 20  # faults of a kind that --check lists
-BUGS = (TypeError, IndexError)  # of a model's constructor; they keep their traceback
 
 
 def check_output(output_dir: str) -> None:
     """Raises InputError unless OUTPUT_DIR can be written to."""
-    with naming(f"OUTPUT_DIR = {output_dir!r} cannot be written to"):
+    try:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
+    except (OSError, ValueError) as e:  # the latter for a name that none can have
+        raise InputError(f"OUTPUT_DIR = {output_dir!r} cannot be written to: {e}") from e
 
 
 def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
-    At the start of a run, registered data sets; those to train on are looked into when they are
-    loaded.
-
-    Returns:
-        what of the test data is wrong but stops nothing, in words.
-
-    Raises:
-        InputError: names the first fault that would stop the run.
+    Check registered data sets at the start of a run; those to train on are looked into when they
+    are loaded. Returns what of the test data is wrong but stops nothing, in words. Raises
+    InputError for the first fault that would stop the run.
     """
-    found = []
-    with naming():
-        splits = ("TRAIN", "TEST") if training else ("TEST",)
-        for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
-            must_be_registered(name)
-            proposal_file(cfg, name, split)
-            meta = MetadataCatalog.get(name)
-            file = str(meta.get("json_file", ""))
-            if file and "://" not in file:
-                must_be_file(file, f"the annotations of {name}")
-                if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
-                    check_coco(file, read_coco(file), _evaluated(cfg))
-        for name in cfg.DATASETS.TEST:
-            records = records_of(cfg, name, "TEST")
-            _check_evaluation(name, records)
-            faults, _ = check_records(cfg, name, records, training=False)
-            found += [f"{described(name)}: {fault}" for fault in faults]
+    found, splits = [], ("TRAIN", "TEST") if training else ("TEST",)
+    for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
+        must_be_registered(name)
+        data_sets.proposal_file(cfg, name, split)
+        meta = MetadataCatalog.get(name)
+        file = str(meta.get("json_file", ""))
+        if file and "://" not in file:
+            must_be_file(file, f"the annotations of {name}")
+            if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
+                check_coco(file, read_coco(file), _evaluated(cfg))
+    for name in cfg.DATASETS.TEST:
+        records = records_of(cfg, name, "TEST")
+        _check_evaluation(name, records)
+        faults, _ = data_sets.check_records(cfg, name, records, training=False)
+        found += [f"{with_file(name)}: {fault}" for fault in faults]
     return found
 
 
 def _evaluated(cfg: CfgNode) -> tuple[str, ...]:
-    """Of annotations in COCO format, what the evaluation reads."""
+    """The keys of annotations in COCO format that the evaluation reads."""
     return EVALUATED_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else EVALUATED
 
 
@@ -93,7 +76,7 @@ def _check_evaluation(name: str, records: Sequence[dict]) -> None:
     sized = all({"width", "height"} <= set(record) for record in records)
     if not sized or meta.get("thing_classes") is None:
         raise InputError(
-            f"{described(name)}: its evaluation needs a json_file in COCO format in its metadata, "
+            f"{with_file(name)}: its evaluation needs a json_file in COCO format in its metadata, "
             "or thing_classes there, and width and height of each image"
         )
 
@@ -102,16 +85,10 @@ def check_whole(
     cfg: CfgNode, classes: Sequence[str] = (), training: bool = True, resume: bool = False
 ) -> None:
     """
-    Print what is wrong with the configuration and with all of its data.
-
-    Args:
-        cfg: is not changed.
-        classes: see :func:`ohem_d2.tools.data.datasets.register_datasets`.
-        training: or an evaluation alone, which takes less.
-        resume: OUTPUT_DIR may have a run.
-
-    Raises:
-        InputError: if something would stop a run.
+    Print what is wrong with the configuration, which is not changed, and with all of its data;
+    InputError if something would stop a run: a training, or an evaluation alone, which takes less.
+    With ``resume`` OUTPUT_DIR may have a run. For ``classes`` see
+    :func:`ohem_d2.tools.data.datasets.register_datasets`.
     """
     cfg, test = cfg.clone(), cfg.DATASETS.TEST
     train = cfg.DATASETS.TRAIN if training else ()
@@ -127,9 +104,12 @@ def check_whole(
         if classes := register_datasets(sound, classes):
             cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     if not of_config:
+        with _noting(faults, "The configuration"), run_folder.left_as_it_was(cfg.OUTPUT_DIR):
+            check_output(cfg.OUTPUT_DIR)
+            if training:
+                run_folder.claim(cfg.OUTPUT_DIR, resume=resume)
+                run_folder.release(cfg.OUTPUT_DIR)
         with _noting(faults, "The configuration"):
-            _try_output(cfg.OUTPUT_DIR, training, resume)
-        with _noting(faults, "The configuration", bugs=BUGS):
             _build(cfg, training)
     objects = {}
     # What is wrong with others has been noted.
@@ -137,18 +117,16 @@ def check_whole(
     for name in (name for name in names if name not in noted):
         with _noting(faults, name):
             records = records_of(cfg, name, "TRAIN" if name in train else "TEST")
-            found, number = record_faults(records, needs_of(cfg, name in train))
+            found, objects[name] = record_faults(records, data_sets.needs_of(cfg, name in train))
             faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
-            objects[name] = number
-            print(f"{described(name)}: {len(records)} images")
+            print(f"{with_file(name)}: {len(records)} images")
             if name in test:
                 _check_evaluation(name, records)
     if train and {*train} <= {*objects} and not any(objects[name] for name in train):
-        faults["The training data"] = [
-            Fault("data sets without an object to train on", list(train))
-        ]
+        empty = Fault("data sets without an object to train on", list(train))
+        faults["The training data"] = [empty]
     if not any(map(_stops, faults.values())):
-        with _noting(faults, "The start of a run", bugs=BUGS):
+        with _noting(faults, "The start of a run"):
             _load(cfg, training)
     for name, found in faults.items():
         for fault in found:
@@ -161,46 +139,34 @@ def check_whole(
     print("--check found nothing that would stop a run")
 
 
-def _try_output(output_dir: str, training: bool, resume: bool) -> None:
-    """As a run takes it; nothing is left there."""
-    with run_folder.left_as_it_was(output_dir):
-        check_output(output_dir)
-        try:
-            if training:
-                run_folder.claim(output_dir, resume=resume)
-                run_folder.release(output_dir)
-        except SystemExit as e:
-            raise InputError(str(e)) from e
-
-
 def _build(cfg: CfgNode, training: bool) -> None:
-    """What a run builds before it reads data, on the CPU, which is always there."""
+    """Build what a run builds before it reads data, on the CPU, which is always there."""
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    with naming("The model cannot be built", bugs=BUGS):
+    with input_errors("The model cannot be built"):
         model = OHEMTrainer.build_model(cfg)
     if training:
-        with naming("The training cannot be set up", bugs=BUGS):
+        with input_errors("The training cannot be set up"):
             OHEMTrainer.build_lr_scheduler(cfg, OHEMTrainer.build_optimizer(cfg, model))
 
 
 def _load(cfg: CfgNode, training: bool) -> None:
-    """As a run loads its data at its start."""
+    """Load data as a run does at its start."""
     check_data(cfg, training)
     if training:
-        with naming("The training cannot be set up", bugs=BUGS):
-            records, _ = training_records(cfg)
+        with input_errors("The training cannot be set up"):
+            records, _ = data_sets.training_records(cfg)
             ResumableLoader(cfg, OHEMTrainer.build_train_mapper(cfg), records)
 
 
 def _faults_of_files(name: str, evaluated: Sequence[str]) -> list[Fault]:
-    """Of those that hold the annotations of data named by where it lies, all of them."""
-    kind, *place = name.split(":")
+    """All faults of the annotations of data that is named by where it lies."""
+    kind, place, *_ = f"{name}:".split(":")
     try:
         if kind == "coco":
-            return coco_faults(read_coco(place[0]), evaluated)
-        return voc_faults(place[0]) if kind == "voc" else []
-    except (FileNotFoundError, InputError) as e:
+            return coco_faults(read_coco(place), evaluated)
+        return voc_faults(place) if kind == "voc" else []
+    except InputError as e:
         return [Fault("error", [str(e)])]
 
 
@@ -209,11 +175,8 @@ def _stops(faults: Sequence[Fault]) -> int:
 
 
 @contextlib.contextmanager
-def _noting(
-    faults: dict[str, list[Fault]], what: str, bugs: tuple[type, ...] = ()
-) -> Iterator[None]:
+def _noting(faults: dict[str, list[Fault]], what: str) -> Iterator[None]:
     try:
-        with naming(bugs=bugs):
-            yield
+        yield
     except InputError as e:
         faults.setdefault(what, []).append(Fault("error", [str(e)]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from detectron2.utils.logger import setup_logger
 
-from .errors import told
+from .errors import errors_in_one_line
 from .trust import trusting
 
 COMMANDS = {
@@ -24,11 +24,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """
-    Args:
-        argv: the command and its arguments; None: those of the process.
-
-    Raises:
-        SystemExit: says what of the input is wrong; its ``__cause__`` is the error.
+    Run a command: its name and its arguments, by default those of the process. SystemExit says what
+    is wrong with the input; its ``__cause__`` is the error.
     """
     setup_logger()
     argv = sys.argv[1:] if argv is None else argv
@@ -45,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     command.add_arguments(parser)
     args = parser.parse_intermixed_args(argv[1:])
-    with told(parser.prog), trusting(getattr(args, "trust", False)):
+    with errors_in_one_line(parser.prog), trusting(getattr(args, "trust", False)):
         command.run(args)
 
 

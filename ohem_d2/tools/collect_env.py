@@ -5,15 +5,16 @@ What a bug report needs to say about the environment. ::
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 
+import torch
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.utils import collect_env
 from tabulate import tabulate
 
 import ohem_d2
-from ohem_d2 import compat
 
 _HOW_TO_REPORT = """\
 Report a bug with all of the above, and with
@@ -45,7 +46,14 @@ def collect_env_info() -> str:
     rows = [
         ("ohem_d2", f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}"),
         ("registered heads", ", ".join(heads)),
-        ("Detectron2: compiled ops", compat.has_compiled_ops()),
+        ("Detectron2: compiled ops", has_compiled_ops()),
         *((n, versions.get(n, "not found")) for n in ("pycocotools", "omegaconf", "setuptools")),
     ]
     return f"{of_detectron2}\n{tabulate(rows)}\n"
+
+
+def has_compiled_ops() -> bool:
+    """Whether Detectron2's compiled ops, which rotated boxes need, are there and load."""
+    with contextlib.suppress(ImportError, OSError):
+        import detectron2._C  # noqa: F401
+    return hasattr(torch.ops.detectron2, "nms_rotated")  # v0.6 registers no other there

@@ -1,4 +1,4 @@
-"""What a training run logged, as curves."""
+"""Draw what a training run logged, as curves."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..monitor.pictures import BACKGROUND, FOREGROUND
-from .input_errors import InputError
+from .errors import InputError
 from .runs import read_metrics
 
 # The largest value that is drawn. No model computes a larger one, and Matplotlib fails on some.
@@ -36,15 +36,9 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Of the metrics.json in a run's folder. Where a resumed run repeats iterations, the later values
-    count.
-
-    Returns:
-        the series, and the number of lines that are no record, as the last one of a run that was
-        killed while it wrote.
-
-    Raises:
-        InputError: if there is no such file, or no record in it.
+    Read the metrics.json in a run's folder; where a resumed run repeats iterations, the later
+    values count. Returns the series, and the number of lines that are no record, as the last one of
+    a run that was killed while it wrote. InputError if there is no such file, or no record in it.
     """
     file = run / "metrics.json"
     if not file.is_file():
@@ -76,7 +70,7 @@ def read_series(run: Path) -> tuple[Series, int]:
 
 
 def metrics_notes(series: Series, broken: int) -> list[str]:
-    """What a reader should know about what :func:`read_series` found."""
+    """Say what a reader should know about what :func:`read_series` found."""
     notes = []
     if broken:
         notes.append(
@@ -86,10 +80,8 @@ def metrics_notes(series: Series, broken: int) -> list[str]:
     if all(len(iterations) < 2 for iterations, _ in series.values()):
         notes.append("metrics.json has one value of each scalar so far, and a curve takes two.")
     if not any("ohem/" in name for name in series):
-        notes.append(
-            "metrics.json has no ohem/ scalars: the run had no OHEM heads, or did not get past "
-            "WARMUP_ITERS."
-        )
+        why = "the run had no OHEM heads, or did not get past WARMUP_ITERS"
+        notes.append(f"metrics.json has no ohem/ scalars: {why}.")
     if not all(abs(v) <= _LARGEST for _, values in series.values() for v in values):
         notes.append(f"Values that are no numbers, or above {_LARGEST:.0e}, are not drawn.")
     if any(v > 0 for n, (_, values) in series.items() if "num_nonfinite" in n for v in values):

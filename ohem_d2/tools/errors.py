@@ -1,37 +1,102 @@
-"""What a command does about wrong input, and about output that cannot be written."""
+"""Wrong input, which ends a command in one line, and bugs, which keep their traceback."""
 
 import contextlib
+import re
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing import ProcessRaisedException
+from yaml import YAMLError
 
-from .files import write_atomically
-from .input_errors import InputError
+from ..mining.losses import CannotMine
+
+# Errors whose text is enough. That of others is often short, and is told with their type.
+_TELLING = (ImportError, NotImplementedError, OSError, ValueError, YAMLError)
+# What Detectron2 builds and reads with. A frame of any other package is somebody's own code.
+_LIBRARIES = {
+    *("detectron2", "fvcore", "iopath", "yacs", "omegaconf", "torch", "torchvision", "ohem_d2"),
+    *("numpy", "PIL", "pycocotools", "yaml"),
+    *sys.stdlib_module_names,
+}
+
+
+class InputError(ValueError):
+    """Wrong input: the text names the file or key, in one line, and says how to mend it."""
+
+    def __init__(self, text: str):
+        # Another process, as a data loader's worker, sends its traceback, whose end says it.
+        text = re.split(rf"{re.escape(__name__)}\.\w+: ", text)[-1]
+        super().__init__(printable(re.sub(r"\s*\n\s*", " ", text.strip())))
+
+
+class UntrustedFile(InputError):
+    """A file holds what could run code, and was not said to be trusted."""
+
+    def __init__(self, file: str | Path, what: str):
+        super().__init__(f"{file} {what}; if you trust where the file comes from, add --trust")
+
+
+def printable(text: str) -> str:
+    """On one line, without what a terminal obeys: a file may be called, or hold, such things."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def in_words(error: Exception) -> str:
+    """Say what an error says, in words for the one who gave the input."""
+    said = str(error)
+    if isinstance(error, KeyError) and error.args:
+        said = str(error.args[0])  # a sentence, or only the key that is not in a dict
+        return said if " " in said else f"key {error.args[0]!r} is missing"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or includes itself"
+    if isinstance(error, CannotMine) or (said and isinstance(error, _TELLING)):
+        return said
+    return f"{type(error).__name__}: {said}"
 
 
 @contextlib.contextmanager
-def told(command: str) -> Iterator[None]:
+def input_errors(what: str) -> Iterator[None]:
     """
-    For all that a command does, whose name is given.
+    For where Detectron2 builds or reads what the input names. Its errors, and those of the
+    libraries below it, become an InputError that begins with ``what``, as do those of ohem_d2's
+    checks. An error out of somebody's own code, a backbone, say, stays as it is.
+    """
+    try:
+        yield
+    except InputError:  # It says already what it is about.
+        raise
+    except Exception as e:
+        if _is_bug(e):
+            raise
+        raise InputError(f"{what}: {in_words(e)}") from e
 
-    Raises:
-        SystemExit: says in one line what of the input is wrong; its ``__cause__`` is the error.
-            Anything else is a bug, here or in a model of one's own, and is left as it is.
+
+def _is_bug(error: Exception) -> bool:
+    if isinstance(error, CannotMine):
+        return False
+    # The first two frames are that of the context and that of the function that uses it.
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][2:]
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames]
+    if packages[-1:] == ["ohem_d2"]:
+        return not isinstance(error, (ImportError, KeyError, ValueError))  # of its checks
+    return not _LIBRARIES.issuperset(packages)
+
+
+@contextlib.contextmanager
+def errors_in_one_line(command: str) -> Iterator[None]:
+    """
+    For all that a command does, whose name is given. It ends with status 1 and one line about what
+    is wrong with the input; the error is the ``__cause__`` of the SystemExit.
     """
     try:
         yield
     except InputError as e:
         raise SystemExit(f"{command}: {e}") from e
     except ProcessRaisedException as e:  # one of several, which sends its traceback as text
-        if not str(e).strip().rpartition("\n")[2].startswith(InputError.names()):
+        if not str(e).strip().rpartition("\n")[2].startswith(f"{__name__}."):
             raise
         raise SystemExit(f"{command}: {InputError(str(e))}") from e
-
-
-def write_output(path: Path, content: bytes | str) -> None:
-    """:func:`ohem_d2.tools.files.write_atomically`, whose errors say what to do."""
-    try:
-        write_atomically(path, content)
-    except OSError as e:
-        raise InputError(f"{e}. Name another place with --output") from e

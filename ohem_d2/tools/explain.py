@@ -1,4 +1,4 @@
-"""What OHEM picks on an image, and why."""
+"""Mine on an image, and say of each candidate why it was mined or not."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -11,9 +11,9 @@ from torchvision.ops import box_iou
 
 from ..mining.record import Mining
 from ..mining.selection import nms_groups, order_by_loss, separated
-from .input_errors import InputError, message
+from .errors import InputError, in_words
 
-# of what explain() returns
+# The keys of a row that explain() returns
 COLUMNS = (
     *("rank", "loss", "loss_cls", "loss_loc", "label", "foreground", "iou"),
     *("status", "suppressed_by", "x0", "y0", "x1", "y1"),
@@ -22,20 +22,18 @@ COLUMNS = (
 
 def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     """
-    What the model's heads mine on an image, as after their warm-up; one for each stage of a cascade
-    with CASCADE_STAGES "all". Nothing is learned. Raises InputError if the weights have diverged.
-
-    Args:
-        model: of :func:`ohem_d2.tools.load_model.load_model`.
-        inputs: of :func:`ohem_d2.tools.load_data.image_mapper`.
+    Mine on an image, ``inputs`` of :func:`ohem_d2.tools.load_data.image_mapper`, as after the
+    warm-up, with a model of :func:`ohem_d2.tools.load_model.load_model`, which learns nothing: one
+    Mining, or one for each stage of a cascade with CASCADE_STAGES "all". Raises InputError if the
+    weights have diverged.
     """
     heads, minings = model.roi_heads, []
     before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)
     try:
         with torch.no_grad(), EventStorage(heads.ohem.warmup_iters):
             model([inputs])
-    except FloatingPointError as e:  # of Detectron2's RPN
-        raise InputError(f"{inputs['file_name']}: {message(e)}") from e
+    except FloatingPointError as e:  # from Detectron2's RPN
+        raise InputError(f"{inputs['file_name']}: {in_words(e)}") from e
     finally:
         heads.watcher = before
     return minings
@@ -50,20 +48,13 @@ def explain(
     size: tuple[int, int] | None = None,
 ) -> list[dict]:
     """
-    Why each candidate was mined or not.
-
-    Args:
-        mining: of :func:`mine`.
-        nms_thresh, nms_scope: that the mining was done with.
-        classes: names of the classes; None: their numbers are their names.
-        size: (H, W) of the image that boxes are told in; None: as the network sees it.
-
-    Returns:
-        a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
-        ``loss_cls`` and ``loss_loc``, as they are trained on; ``label``; ``foreground``, as a class
-        may be called "background"; ``iou``, the highest with an object; ``status``, "mined",
-        "suppressed" by a harder RoI, or "below the cut" of the budget; ``suppressed_by``, the rank
-        of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels.
+    Make a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
+    ``loss_cls`` and ``loss_loc``, as they are trained on; ``label``; ``foreground``, as a class may
+    be called "background"; ``iou``, the highest with an object; ``status``, "mined", "suppressed"
+    by a harder RoI, or "below the cut" of the budget; ``suppressed_by``, the rank of the harder
+    one, else ""; ``x0`` to ``y1`` in absolute pixels of an image of that ``size``, (H, W), or else
+    as the network sees it. The mining was done with ``nms_thresh`` and ``nms_scope``; without
+    ``classes`` their numbers are the names.
     """
     boxes, gt_classes = mining.rois[0].proposal_boxes, mining.rois[0].gt_classes
     culprits = suppressors(mining.survivors, boxes.tensor, gt_classes, nms_thresh, nms_scope)
@@ -74,14 +65,14 @@ def explain(
     iou = iou.amax(dim=1) if iou.shape[1] else iou.new_zeros(len(iou))
     mined = set(mining.hard.tolist())
 
-    shown, (height, width) = boxes.clone(), mining.images[0].shape[-2:]
+    corners, (height, width) = boxes.clone(), mining.images[0].shape[-2:]
     if size:
-        shown.scale(size[1] / width, size[0] / height)
+        corners.scale(size[1] / width, size[0] / height)
     columns = (
         *(rank, mining.ranking, mining.losses["loss_cls"], mining.losses["loss_box_reg"]),
         *(gt_classes, mining.is_foreground, iou),
         *(culprits, torch.where(culprits >= 0, rank[culprits], 0)),
-        *shown.tensor.unbind(dim=1),
+        *corners.tensor.unbind(dim=1),
     )
     values = zip(*(column[order].tolist() for column in columns))
     rows = [dict(zip(COLUMNS, row)) for row in values]
@@ -100,9 +91,9 @@ def suppressors(
     survivors: Tensor, boxes: Tensor, gt_classes: Tensor, nms_thresh: float, nms_scope: str
 ) -> Tensor:
     """
-    Who suppresses each of R RoIs of an image in NMS by loss: int64 of shape (R,), the index of the
-    hardest survivor that overlaps it by more than the threshold; -1 for the S survivors, which are
-    indices, hardest first. ``boxes`` are (R, 4). It takes memory for S x R numbers.
+    Find who suppresses each of R RoIs of an image, whose ``boxes`` are (R, 4), in NMS by loss:
+    int64 of shape (R,), the index of the hardest survivor that overlaps it by more than the
+    threshold; -1 for the S survivors, which are indices, hardest first.
     """
     if len(survivors) == len(boxes):
         return torch.full_like(gt_classes, -1)

@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and errors about those that cannot be."""
 
 import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+from .errors import InputError
 
 
 def write_atomically(
@@ -41,3 +43,24 @@ def write_atomically(
         if isinstance(cause, OSError):
             raise OSError(f"{path} cannot be written: {cause.strerror}") from e
         raise
+
+
+def write_output(path: Path, content: bytes | str) -> None:
+    """:func:`write_atomically` for a command with ``--output``, which InputError names."""
+    try:
+        write_atomically(path, content)
+    except OSError as e:
+        raise InputError(f"{e}. Name another place with --output") from e
+
+
+def must_exist(path: str | Path, what: str) -> None:
+    """Raises InputError if there is no such file or folder; ``what`` says what it should be."""
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist; it should be {what}")
+
+
+def must_be_file(path: str | Path, what: str) -> None:
+    """The same, and if it is another thing than a file, as a pipe, which would be waited for."""
+    must_exist(path, what)
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no file; it should be {what}")

@@ -29,9 +29,9 @@ from tabulate import tabulate
 from .cli import at_least
 from .data.datasets import FORMS
 from .drawing import encode, mined_picture
-from .errors import write_output
+from .errors import InputError, printable
 from .explain import COLUMNS, explain, mine
-from .input_errors import InputError, printable
+from .files import write_output
 from .load_data import image_mapper, load_image_record, load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model
 
@@ -46,9 +46,8 @@ def run(args: argparse.Namespace) -> None:
             "object, or use --dataset"
         )
     if args.dataset and labelled:
-        raise InputError(
-            "--dataset has its own labels; --annotations and --no-objects go with --image"
-        )
+        own = "--dataset has its own labels"
+        raise InputError(f"{own}; --annotations and --no-objects go with --image")
     cfg = load_cfg(
         args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
     )
@@ -67,22 +66,16 @@ def run(args: argparse.Namespace) -> None:
         minings = mine(model, to_inputs(record))
         image = read_image(record["file_name"], "RGB")
         for mining in minings:
-            rows = explain(
-                mining,
-                nms_thresh=ohem.nms_thresh,
-                nms_scope=ohem.nms_scope,
-                classes=classes,
-                size=image.shape[:2],
-            )
+            nms = {"nms_thresh": ohem.nms_thresh, "nms_scope": ohem.nms_scope}
+            rows = explain(mining, **nms, classes=classes, size=image.shape[:2])
             name, numbers = Path(record["file_name"]).stem, itertools.count(2)
             while name in names:
                 name = f"{Path(record['file_name']).stem}-{next(numbers)}"
             names.add(name)
             mined = [row for row in rows if row["status"] == "mined"]
             labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
-            write_output(
-                folder / f"{name}.png", encode(mined_picture(mining, image, labels), ".png")
-            )
+            picture = mined_picture(mining, image, labels)
+            write_output(folder / f"{name}.png", encode(picture, ".png"))
             write_output(folder / f"{name}.csv", to_csv(rows))
             stage = f", stage {mining.stage} of the cascade" if mining.stage else ""
             print(f"\n{printable(str(record['file_name']))}{stage}\n{summary(rows)}\n")
@@ -108,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def summary(rows: Sequence[dict]) -> str:
-    """How many of the rows, of ``explain``, were mined, and what became of the others."""
+    """Say how many rows of ``explain`` were mined, and what became of the others."""
     count = Counter(row["status"] for row in rows)
     mined = [row for row in rows if row["status"] == "mined"]
     foreground = sum(row["foreground"] for row in mined)
@@ -141,7 +134,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def to_csv(rows: Sequence[dict]) -> str:
-    """The rows, of ``explain``, with a header."""
+    """The rows of ``explain`` with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""What of a configuration's keys would stop a run, perhaps after hours."""
+"""Find values of a configuration's keys that would stop a run, perhaps after hours."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,8 +8,9 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
-from .data.faults import must_be_file
-from .input_errors import InputError, naming
+from .earlier_versions import check_moved
+from .errors import InputError
+from .load_model import check_weights
 
 
 def is_text(value: Any) -> bool:
@@ -55,7 +56,6 @@ _KEYS = {
     ),
 }
 _KEYS_OF_TRAINING = {
-    "SOLVER.ACCUMULATION_STEPS": _whole(1),
     "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
     "SOLVER.IMS_PER_BATCH": _whole(1),
@@ -67,10 +67,8 @@ _KEYS_OF_TRAINING = {
 
 def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
     """
-    In words that name the key and what is allowed.
-
-    Args:
-        training: or an evaluation alone, which takes less.
+    Each fault in words that name the key and what is allowed; of a configuration to train with, or
+    to evaluate with alone, which takes less.
     """
     for key, (holds, allowed) in {**_KEYS, **(_KEYS_OF_TRAINING if training else {})}.items():
         value = cfg
@@ -102,31 +100,31 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
             f"TEST.KEYPOINT_OKS_SIGMAS = {sigmas!r}; allowed: as many numbers as "
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {keypoints}"
         )
-    yield from _told(_check_device, cfg.MODEL.DEVICE)
-    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
-        # What follows a question mark tells Detectron2 how to read it.
-        file = cfg.MODEL.WEIGHTS.partition("?")[0]
-        yield from _told(must_be_file, file, "MODEL.WEIGHTS, the checkpoint")
+    yield from _fault(check_moved, cfg)
+    yield from _fault(_check_device, cfg.MODEL.DEVICE)
+    yield from _fault(check_weights, cfg.MODEL.WEIGHTS)
     for split in ("TRAIN",) if training else ("TEST",):
         if not cfg.DATASETS[split]:
             yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
 
 
-def _told(check: Callable, *args: Any) -> list[str]:
+def _fault(check: Callable, *args: Any) -> list[str]:
     try:
-        with naming():
-            check(*args)
+        check(*args)
     except InputError as e:
         return [str(e)]
     return []
 
 
 def _check_device(device: str) -> None:
-    with naming(f"MODEL.DEVICE = {device!r}"):
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                f"MODEL.DEVICE = {device!r}, and PyTorch can use no GPU here; allowed: 'cpu'"
-            )
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as e:
+        raise InputError(f"MODEL.DEVICE = {device!r}: {e}") from e
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"MODEL.DEVICE = {device!r}, and PyTorch can use no GPU here; allowed: 'cpu'"
+        )
 
 
 def check_config(cfg: CfgNode, training: bool = True) -> None:

@@ -1,5 +1,6 @@
 """Images with ground truth, from what a command line names."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,38 +11,34 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.structures import BoxMode
 
-from .data.datasets import check_class_names, must_exist, register_datasets
-from .data.mapper import TrainingMapper
-from .data.records import check_records, described, records_of
+from .data.datasets import check_class_names, register_datasets
+from .data.mapper import TrainingMapper, map_record
+from .data.records import check_records, records_of, with_file
 from .data.voc import read_voc
-from .input_errors import InputError, naming
+from .errors import InputError, input_errors
+from .files import must_exist
 
 logger = logging.getLogger(__name__)
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
     """
-    The images of data sets with their ground truth, in Detectron2's format, and with proposals if
-    MODEL.LOAD_PROPOSALS. Of DATASETS.TRAIN those that a training takes: without the images that
-    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS. InputError names what is wrong.
-
-    Args:
-        names: registered ones, or ``coco:...`` and ``voc:...``, see ``ohem_d2.tools.data.datasets``.
-        classes: see :func:`ohem_d2.tools.data.datasets.register_datasets`.
+    Load the images of data sets with their ground truth, in Detectron2's format, and with proposals
+    if MODEL.LOAD_PROPOSALS. DATASETS.TRAIN comes as a training takes it: without the images that
+    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS. InputError names what is wrong. For
+    ``names`` and ``classes`` see :func:`ohem_d2.tools.data.datasets.register_datasets`.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    with naming():
-        # Data sets of the configuration belong together, as they did when it was trained.
-        register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
+    # Data sets of the configuration belong together, as they did when it was trained.
+    register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
     together, records = ", ".join(names), []
-    with naming():
-        for name in names:
-            only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
-            found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
-            _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
-            for fault in check_records(cfg, name, found, training=True)[0]:
-                logger.warning(f"{described(name)}: {fault}")
-            records += found
+    for name in names:
+        only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
+        found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
+        _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
+        for fault in check_records(cfg, name, found, training=True)[0]:
+            logger.warning(f"{with_file(name)}: {fault}")
+        records += found
     for record in records:
         if "annotations" not in record:
             raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
@@ -59,33 +56,27 @@ def load_image_record(
     cfg: CfgNode, image: Path, annotations: Path | None, classes: Sequence[str] = ()
 ) -> tuple[dict, Sequence[str] | None]:
     """
-    One image with its ground truth, in Detectron2's format. InputError names what is wrong.
-
-    Args:
-        annotations: a file in COCO format (``.json``) that has the image, or the image's in
-            Pascal VOC format (``.xml``); None: the image shows no object.
-        classes: names of the classes in the order of their ids, for VOC format; else those of
-            DATASETS.TRAIN.
-
-    Returns:
-        the record, and the names of the classes as far as they are known.
+    Load one image with its ground truth, in Detectron2's format, and the names of the classes as
+    far as they are known. ``annotations`` is a file in COCO format (``.json``) that has the image,
+    or the image's in Pascal VOC format (``.xml``), or None if the image shows no object;
+    ``classes`` are those of VOC format in the order of their ids, else those of DATASETS.TRAIN.
+    InputError names what is wrong.
     """
     _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
             "MODEL.LOAD_PROPOSALS is True, and proposals are given for data sets: use --dataset"
         )
-    with naming():
-        must_exist(image, "the image")
-        if annotations is None or annotations.suffix.lower() == ".xml":
-            classes = classes or _training_classes(cfg)
-            objects = _voc_annotations(annotations, classes) if annotations else []
-            record = {"file_name": str(image), "image_id": image.stem, "annotations": objects}
-            return record, classes
-        name = f"coco:{annotations}:{image.parent}"
-        classes = register_datasets([name])
+    must_exist(image, "the image")
+    if annotations is None or annotations.suffix.lower() == ".xml":
+        classes = classes or _training_classes(cfg)
+        objects = _voc_annotations(annotations, classes) if annotations else []
+        record = {"file_name": str(image), "image_id": image.stem, "annotations": objects}
+        return record, classes
+    name = f"coco:{annotations}:{image.parent}"
+    classes = register_datasets([name])
     _check_classes(cfg, name, classes)
-    with naming(str(annotations)):
+    with input_errors(str(annotations)):
         records = DatasetCatalog.get(name)
     found = [r for r in records if Path(r["file_name"]).name == image.name]
     if len(found) != 1:
@@ -95,11 +86,12 @@ def load_image_record(
 
 def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
     """
-    What makes a model's inputs of a record: resized as in a test, without augmentations, with
-    ground truth as in training. It raises InputError, which names the image.
+    The function that makes a model's inputs of a record: resized as in a test, without
+    augmentations, with ground truth as in training. It raises InputError, which names the image.
     """
     augmentations = build_augmentation(cfg, is_train=False)
-    return TrainingMapper(cfg, is_train=True, augmentations=augmentations)
+    mapper = TrainingMapper(cfg, is_train=True, augmentations=augmentations)
+    return functools.partial(map_record, mapper)
 
 
 def spread(records: Sequence[dict], num: int) -> list[dict]:
@@ -109,8 +101,7 @@ def spread(records: Sequence[dict], num: int) -> list[dict]:
 
 
 def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> None:
-    with naming():
-        check_class_names(classes or (), name)
+    check_class_names(classes or (), name)
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
         raise InputError(
@@ -122,10 +113,10 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
 
 
 def _training_classes(cfg: CfgNode) -> list[str] | None:
-    """As far as data sets of the configuration are there and have as many as the model."""
+    """Those of the configuration's data sets that can be read and have as many as the model."""
     try:
         found = [register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))]
-    except FileNotFoundError:
+    except InputError:  # The configuration may come from another machine.
         return None
     found += [MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN]
     return next((c for c in found if len(c) == cfg.MODEL.ROI_HEADS.NUM_CLASSES), None)
@@ -143,11 +134,7 @@ def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
         if found.name not in classes:
             raise InputError(f"{path}: class {found.name!r} is none of {', '.join(classes)}")
         x0, y0, x1, y1 = found.box
-        annotations.append(
-            {
-                "bbox": [x0 - 1, y0 - 1, x1, y1],  # as Detectron2 reads it: VOC counts from 1
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": classes.index(found.name),
-            }
-        )
+        box = [x0 - 1, y0 - 1, x1, y1]  # as Detectron2 reads it: VOC counts from 1
+        category = classes.index(found.name)
+        annotations.append({"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category})
     return annotations

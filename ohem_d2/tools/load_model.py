@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import itertools
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -16,24 +17,15 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
 from detectron2.modeling.roi_heads import RROIHeads
 from torch import nn
 
-from ..config import add_ohem_config
+from ..config import NODE, add_ohem_config
 from ..heads import OHEMMixin
-from ..monitor.scalars import logger
-from .data.faults import must_be_file
-from .input_errors import InputError, naming
+from .earlier_versions import check_moved, earlier_keys
+from .errors import InputError, in_words, input_errors
+from .files import must_be_file
 from .training.checkpoints import Checkpointer
-from .trust import add_trust_argument, merge_file
+from .trust import OWN_KEY, add_trust_argument, merge_file
 
-_COUNTERPARTS = {
-    "StandardROIHeads": "OHEMROIHeads",
-    "Res5ROIHeads": "OHEMRes5ROIHeads",
-    "CascadeROIHeads": "OHEMCascadeROIHeads",
-}
-
-_OWN_KEY = (
-    "If a module of your own adds this key, name it with --import; its function "
-    "add_..._config(cfg) is then called"
-)
+logger = logging.getLogger(__name__)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
@@ -50,24 +42,19 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
     """--import MODULE, ``modules`` of :func:`default_cfg`."""
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import it first, as it registers parts of the model or data sets; its functions "
-        "add_..._config(cfg) are called; may be repeated",
-    )
+    help_ = "import it first, as it registers parts of the model or data sets; its functions "
+    help_ += "add_..._config(cfg) are called; may be repeated"
+    how = {"action": "append", "default": [], "metavar": "MODULE", "help": help_}
+    parser.add_argument("--import", dest="modules", **how)
 
 
 def add_classes_argument(parser: argparse.ArgumentParser) -> None:
     """--classes NAME,NAME: a list."""
-    help_ = (
+    what = (
         "with commas between; of Pascal VOC data that may not have all, in the order of their ids"
     )
-    type_, metavar = _class_names, "NAME,NAME..."
-    parser.add_argument("--classes", type=type_, default=[], metavar=metavar, help=help_)
+    how = {"type": _class_names, "default": [], "metavar": "NAME,NAME...", "help": what}
+    parser.add_argument("--classes", **how)
 
 
 def _class_names(text: str) -> list[str]:
@@ -79,12 +66,9 @@ def _class_names(text: str) -> list[str]:
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
     """
-    Detectron2's defaults with the keys of OHEM, of the trainer here and of modules to import,
-    which register parts of the model or data sets: their functions that are called
-    ``add_..._config``, as those of Detectron2's projects, are given the configuration.
-
-    Raises:
-        InputError: if there is no such module.
+    Detectron2's defaults with the keys of OHEM and those of modules to import, which register parts
+    of the model or data sets: their functions that are called ``add_..._config``, as those of
+    Detectron2's projects, are given the configuration. InputError if there is no such module.
     """
     cfg = get_cfg()
     for name in modules:
@@ -94,41 +78,30 @@ def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
             raise InputError(f"--import {name}: {e}; is its folder in PYTHONPATH?") from e
         for function in vars(module):
             if re.fullmatch(r"add_\w*config", function):
-                vars(module)[function](cfg)
+                getattr(module, function)(cfg)
     add_ohem_config(cfg)
     return cfg
 
 
 def find_config_file(name: str) -> str:
-    """
-    The path of a file, or of a name in Detectron2's model zoo.
-
-    Raises:
-        FileNotFoundError: if it is neither.
-    """
+    """The path of a file, or of a name in Detectron2's model zoo; InputError if it is neither."""
     if os.path.isfile(name):
         return name
     try:
         return model_zoo.get_config_file(name)
-    except RuntimeError:
-        message = f"{name}: no such file, and no such name in the model zoo"
-        raise FileNotFoundError(message) from None
+    except RuntimeError as e:
+        message = f"--config-file: {name}: no such file, and no such name in the model zoo"
+        raise InputError(message) from e
 
 
 def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """
-    Into the configuration, in place. InputError names the file or the key, and what is wrong.
-
-    Args:
-        config_file: see :func:`find_config_file`; "": none.
-        overrides: KEY, VALUE, KEY, VALUE...
+    Merge a file, see :func:`find_config_file`, or "" for none, and overrides, KEY, VALUE, KEY,
+    VALUE..., into the configuration, in place. InputError names the file or the key, and the fault.
     """
-    if config_file:
-        with naming("--config-file"):
-            config_file = find_config_file(config_file)
-        with naming(config_file):
-            _merge_file(cfg, config_file)
-    with naming():
+    with earlier_keys(cfg):
+        if config_file:
+            _merge_yaml(cfg, find_config_file(config_file))
         _merge_overrides(cfg, overrides)
     return cfg
 
@@ -142,19 +115,14 @@ def load_cfg(
 ) -> CfgNode:
     """
     The configuration of a model to look into: heads that mine, no masks or keypoints, which mining
-    does not depend on, and a device that there is. InputError names what is wrong.
-
-    Args:
-        config_file: see :func:`find_config_file`.
-        weights: instead of MODEL.WEIGHTS.
-        overrides: KEY, VALUE, KEY, VALUE...
-        modules: see :func:`default_cfg`.
+    does not depend on, and a device that there is. InputError names what is wrong. ``weights`` take
+    the place of MODEL.WEIGHTS; for the others see :func:`merge` and :func:`default_cfg`.
     """
     cfg = merge(default_cfg(modules), config_file, overrides)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
-    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
-        with naming():
-            must_be_file(cfg.MODEL.WEIGHTS.partition("?")[0], "MODEL.WEIGHTS, the checkpoint")
+    check_weights(cfg.MODEL.WEIGHTS)
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
+    check_moved(cfg)
     heads = cfg.MODEL.ROI_HEADS
     if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
         logger.info(
@@ -163,28 +131,27 @@ def load_cfg(
             "configurations have 128"
         )
         heads.NAME = counterpart
-    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
     cfg.VIS_PERIOD = 0
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
-def _merge_file(cfg: CfgNode, path: str) -> None:
+def check_weights(weights: str) -> None:
+    """Raises InputError if MODEL.WEIGHTS is the name of a file that there is not."""
+    if weights and "://" not in weights:
+        # What follows a question mark tells Detectron2 how to read it.
+        must_be_file(weights.partition("?")[0], "MODEL.WEIGHTS, the checkpoint")
+
+
+def _merge_yaml(cfg: CfgNode, path: str) -> None:
     if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
-        raise ValueError(
-            "this is a LazyConfig, and the commands take configurations in YAML with Detectron2's "
-            "keys (CfgNode). Name one of the same model, and its checkpoint with --weights"
+        raise InputError(
+            f"{path}: this is a LazyConfig, and the commands take configurations in YAML with "
+            "Detectron2's keys (CfgNode). Name one of the same model, and its checkpoint with "
+            "--weights"
         )
-    try:
-        merge_file(cfg, path)
-    except KeyError as e:
-        raise KeyError(f"{e.args[0]}. {_OWN_KEY}") from e
-    except (AttributeError, TypeError) as e:
-        said = (
-            "there are no lines KEY: VALUE, as a configuration in YAML has, or not in a node of it"
-        )
-        raise ValueError(said) from e
+    merge_file(cfg, path)
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -201,38 +168,40 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(texts)}")
     # A misspelt key of OHEM comes as far as OHEMSettings, which says what it should be.
     for key in texts[::2]:
-        if key.startswith("MODEL.ROI_HEADS.OHEM."):
+        if key.startswith(f"{NODE}."):
             cfg.MODEL.ROI_HEADS.OHEM.setdefault(key.rpartition(".")[2], None)
     try:
         cfg.merge_from_list(list(overrides))
-    except AssertionError as e:
-        raise KeyError(f"{e}. {_OWN_KEY}") from e
+    except AssertionError as e:  # of a key that there is not
+        raise InputError(f"{e}. {OWN_KEY}") from e
+    except Exception as e:  # of a value, which yacs evaluates
+        raise InputError(in_words(e)) from e
 
 
 def heads_that_mine(name: str) -> str:
     """
-    The name of ROI heads' OHEM counterpart, or the same if they mine already.
-
-    Raises:
-        InputError: if there is none, or they have rotated boxes.
+    The name of ROI heads' OHEM counterpart, or the same if they mine already. InputError if there
+    is none, or they have rotated boxes.
     """
-    if name in _COUNTERPARTS:
-        return _COUNTERPARTS[name]
-    key = f"MODEL.ROI_HEADS.NAME = {name!r}"
+    given = f"MODEL.ROI_HEADS.NAME = {name!r}"
     if name not in ROI_HEADS_REGISTRY:
-        raise InputError(
-            f"{key} is not registered. If a module of your own registers it, name it with --import"
-        )
+        own = "If a module of your own registers it, name it with --import"
+        raise InputError(f"{given} is not registered. {own}")
     heads = ROI_HEADS_REGISTRY.get(name)
     if issubclass(heads, RROIHeads):
-        raise InputError(f"{key} has rotated boxes; pictures and tables are for upright boxes only")
-    if not issubclass(heads, OHEMMixin):
         raise InputError(
-            f"{key} does not mine, and only {', '.join(_COUNTERPARTS)} have a known counterpart "
-            f"that does. Register `class OHEM{name}(OHEMMixin, {name}): pass`, name its module "
-            f"with --import and add MODEL.ROI_HEADS.NAME OHEM{name}"
+            f"{given} has rotated boxes; pictures and tables are for upright boxes only"
         )
-    return name
+    if issubclass(heads, OHEMMixin):
+        return name
+    counterpart = f"OHEM{name.removeprefix('Standard')}"
+    if counterpart in ROI_HEADS_REGISTRY:
+        return counterpart
+    raise InputError(
+        f"{given} does not mine, and no {counterpart} is registered. Register "
+        f"`class {counterpart}(OHEMMixin, {name}): pass`, name its module with --import and add "
+        f"MODEL.ROI_HEADS.NAME {counterpart}"
+    )
 
 
 class _Checkpointer(Checkpointer):
@@ -247,18 +216,12 @@ class _Checkpointer(Checkpointer):
 def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
     The model with its weights, in training mode as it mines only there, but with normalizations
-    that use their running statistics, so that an image does not depend on its batch.
-
-    Returns:
-        the model, and what a reader should know of it: parameters that the weights did not have.
-
-    Raises:
-        InputError: if it cannot be built, is no R-CNN, has heads that cannot mine, or the weights
-            cannot be read.
+    that use their running statistics, so that an image does not depend on its batch; and what a
+    reader should know of it: parameters that the weights did not have. InputError if it cannot be
+    built, is no R-CNN, has heads that cannot mine, or the weights cannot be read.
     """
     torch.manual_seed(max(cfg.SEED, 0))
-    # What checks say of a model is of other types than bugs in the model.
-    with naming("The model cannot be built from its configuration", (TypeError, IndexError)):
+    with input_errors("The model cannot be built from its configuration"):
         model = build_model(cfg)
     if not hasattr(model, "roi_heads"):
         architecture = cfg.MODEL.META_ARCHITECTURE
@@ -266,7 +229,7 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     untrained = [name for name, _ in model.named_parameters()]
     if cfg.MODEL.WEIGHTS:
         checkpointer = _Checkpointer(model)
-        with naming(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint", only_data=True):
+        with input_errors(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
         untrained = [name for name in untrained if name in checkpointer.untrained]
     model.train()

@@ -23,11 +23,12 @@ import jinja2
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..config import OHEMSettings
 from .cli import at_least
 from .curves import AVERAGE_PRECISION, Series, curves, metrics_notes, read_series
 from .data.datasets import FORMS
-from .errors import write_output
-from .input_errors import InputError, message
+from .errors import InputError, in_words
+from .files import write_output
 from .load_data import load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model
 from .sweep import ClassCount, HardImage, sweep_images
@@ -37,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Sweep:
-    """What OHEM mines on the data of a run, as :func:`ohem_d2.tools.sweep.sweep_images` has it."""
+    """The data of a run, gone over by :func:`ohem_d2.tools.sweep.sweep_images`."""
 
     what: str  #: was gone over, in words
-    facts: dict[str, object]  #: what of the configuration decides what is mined, by key
+    facts: dict[str, object]  #: see :func:`facts`
     classes: list[ClassCount]
     hardest: list[HardImage]
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             sweep, more = sweep_run(args)
             notes += more
         except Exception as e:  # whatever it is, the curves can be shown
-            notes.append(f"Without classes and hardest images: {message(e)}")
+            notes.append(f"Without classes and hardest images: {in_words(e)}")
             if not isinstance(e, InputError):  # It may be in heads of one's own: tell where.
                 logger.error(notes[-1], exc_info=e)
     for note in notes:
@@ -111,21 +112,16 @@ def find_checkpoint(run: Path) -> str:
     last = run / "last_checkpoint"
     file = run / (last.read_text().strip() if last.is_file() else "model_final.pth")
     if not file.is_file():
-        raise InputError(
-            f"{file} does not exist: the run has saved no checkpoint; give one with --weights"
-        )
+        none = "the run has saved no checkpoint"
+        raise InputError(f"{file} does not exist: {none}; give one with --weights")
     return str(file)
 
 
 def render(run: Path, series: Series, notes: Sequence[str], sweep: Sweep | None) -> str:
     """The page; all that it shows is in it."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    loader = jinja2.PackageLoader(__package__, "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, **how)
     environment.filters["data_uri"] = data_uri
     # An evaluation after the last iteration is logged as if there were another one.
     done = series.get("total_loss") or max(series.values(), key=lambda s: s[0][-1])
@@ -147,10 +143,11 @@ def data_uri(content: str | bytes, kind: str) -> str:
 
 
 def facts(cfg: CfgNode) -> dict[str, object]:
-    """What of the configuration decides what is mined."""
+    """The keys of the configuration that decide what is mined, and their values."""
     heads, solver = cfg.MODEL.ROI_HEADS, cfg.SOLVER
     budget = {key: heads[key] for key in ("NAME", "BATCH_SIZE_PER_IMAGE")}
-    ohem = {f"OHEM.{key}": '""' if value == "" else value for key, value in heads.OHEM.items()}
+    settings = dataclasses.asdict(OHEMSettings.from_cfg(cfg))
+    ohem = {f"OHEM.{key.upper()}": '""' if v == "" else v for key, v in settings.items()}
     return {
         **{f"MODEL.ROI_HEADS.{key}": value for key, value in {**budget, **ohem}.items()},
         **{f"SOLVER.{key}": solver[key] for key in ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER")},

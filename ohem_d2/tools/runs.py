@@ -1,5 +1,5 @@
 """
-Comparisons: every variant with every seed, each run a process of its own. ::
+Run comparisons: every variant with every seed, each run a process of its own. ::
 
     def command(seed, device, folder):
         return [sys.executable, "mine.py", "SEED", str(seed), "OUTPUT_DIR", str(folder)]
@@ -10,19 +10,15 @@ Comparisons: every variant with every seed, each run a process of its own. ::
     mean_and_spread([run["AP"] for run in runs.values()], 1)  # "31.0 ± 0.4"
 
 A run has the folder ``OUTPUT/VARIANT/seedN`` with ``settings``, the fingerprint of what it is made
-with; ``output.txt``, what it printed; ``result.json``, which only a finished run has; and whatever
-else it writes there. The process of a run
+with; ``output.txt``, what it printed; and ``result.json``, which only a finished run has. The
+process of a run calls :func:`end_with_parent`, so that it ends when the comparison is killed; goes
+on from the last checkpoint in its folder, if there is one (``trainer.resume_or_load(True)``); and
+calls :func:`write_result`.
 
-1. calls :func:`end_with_parent`, so that it ends when the comparison is killed;
-2. goes on from the last checkpoint in its folder, if there is one, else begins
-   (``trainer.resume_or_load(resume=True)``);
-3. calls :func:`write_result`.
-
-A comparison that was interrupted or killed therefore goes on where it was when the same command is
-given again. What was made with other settings is neither taken for a result nor overwritten: that
-run fails until the folder is removed. (With the fingerprint in the variant's name, other settings
-have another folder instead.) All variants of a seed come before the next seed, so that a machine
-that slows down slows all alike, and what is there early is a comparison.
+A comparison that was killed therefore goes on where it was when the same command is given again.
+What was made with other settings is neither taken for a result nor overwritten: that run fails
+until the folder is removed. All variants of a seed come before the next seed, so that a machine
+that slows down slows all alike.
 """
 
 import contextlib
@@ -68,7 +64,7 @@ def fingerprint(*parts: str | Path) -> str:
 
 
 def folder_of(variant: Variant, seed: int, output: Path) -> Path:
-    """Of a run."""
+    """The folder of a run."""
     return output / variant.name / f"seed{seed}"
 
 
@@ -81,16 +77,11 @@ def run_all(
     without: Container[tuple[str, int]] = (),
 ) -> list[Path]:
     """
-    Do what is missing, and print what is begun.
-
-    Args:
-        devices: each has one run at a time; one that is named twice, as ``cpu cpu``, has two.
-        threads: of PyTorch in each process; None leaves that to it.
-        without: names of variants, each with a seed, that are not run.
-
-    Returns:
-        of the runs that failed, where to look: their ``output.txt``, or the folder that is of
-        other settings. All others are finished, but for those that no device was left for.
+    Do what is missing, and print what is begun. Each device has one run at a time; one that is
+    named twice, as ``cpu cpu``, has two. ``threads`` are those of PyTorch in each process;
+    ``without`` has names of variants, each with a seed, that are not run. Returns where to look
+    for each run that failed: its ``output.txt``, or the folder that is of other settings. All
+    others are finished, but for those that no device was left for.
     """
     everything = [(variant, seed) for seed in seeds for variant in variants]
     todo = deque((v, seed) for v, seed in everything if (v.name, seed) not in without)
@@ -137,7 +128,7 @@ def run_all(
 
 
 def results_of(variant: Variant, seeds: Iterable[int], output: Path) -> dict[int, dict]:
-    """By seed, of the runs that are finished, whatever their settings; says if these differ."""
+    """The results of finished runs by seed, whatever their settings; says if these differ."""
     folders = {seed: folder_of(variant, seed, output) for seed in seeds}
     folders = {seed: f for seed, f in folders.items() if (f / "result.json").exists()}
     if len(set(map(_settings_in, folders.values()))) > 1:
@@ -151,10 +142,7 @@ def _settings_in(folder: Path) -> str | None:
 
 
 def end_with_parent() -> None:
-    """
-    Have this process end when the one that started it does, by a kill too. Left alone, a run would
-    go on beside the one that the next command starts.
-    """
+    """Have this process end when the one that started it does, by a kill too."""
 
     def wait() -> None:
         os.read(sys.stdin.fileno(), 1)  # until the other end of the standard input is closed
@@ -164,12 +152,12 @@ def end_with_parent() -> None:
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> None:
-    """With this, which has to be such as JSON can have, the run is finished."""
+    """Finish the run with a result such as JSON can have."""
     write_atomically(Path(folder) / "result.json", json.dumps(result))
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """Of Detectron2's ``metrics.json``, without a line that a kill has cut short."""
+    """Read Detectron2's ``metrics.json``, without a line that a kill has cut short."""
     file, records = Path(folder) / "metrics.json", []
     for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
         with contextlib.suppress(ValueError, RecursionError):

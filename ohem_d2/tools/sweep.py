@@ -1,4 +1,4 @@
-"""What OHEM mines over many images: the share of each class, and the hardest images."""
+"""Mine over many images: the share of each class, and the hardest images."""
 
 import dataclasses
 import logging
@@ -21,7 +21,7 @@ _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 
 @dataclasses.dataclass
 class ClassCount:
-    """Of one class or of background, over the images gone over."""
+    """Counts for one class or background, over the images gone over."""
 
     name: str  #: a class may also be called "background"
     foreground: bool  #: whether it is a class
@@ -51,14 +51,10 @@ def sweep_images(
     num_hardest: int,
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
-    Mine on each image; in a cascade, at its first stage. InputError names the image that cannot be
-    mined on. The counts of all classes that occur, from the most to the least mined, and so many of
-    the hardest images, those with the highest mean ranking loss of mined RoIs, with their pictures.
-
-    Args:
-        model: of :func:`ohem_d2.tools.load_model.load_model`.
-        records: of :func:`ohem_d2.tools.load_data.load_records`.
-        classes: names of the classes; None: their numbers are their names.
+    Mine on each image, in a cascade at its first stage. Returns the counts of all classes that
+    occur, from the most to the least mined, and so many of the hardest images, those with the
+    highest mean ranking loss of mined RoIs, with their pictures. InputError names an image that
+    cannot be mined on. Without ``classes`` their numbers are the names.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]

@@ -15,16 +15,14 @@ import detectron2
 from detectron2.config import CfgNode
 from yaml.constructor import ConstructorError
 
-from .input_errors import InputError
+from .errors import InputError, UntrustedFile, in_words
 
+#: What to say of a key that Detectron2 does not know
+OWN_KEY = (
+    "If a module of your own adds this key, name it with --import; its function "
+    "add_..._config(cfg) is then called"
+)
 _TRUSTED = ContextVar("trusted", default=False)
-
-
-class UntrustedFile(InputError):
-    """A file holds what could run code, and was not said to be trusted."""
-
-    def __init__(self, file: str | Path, what: str):
-        super().__init__(f"{file} {what}; if you trust where the file comes from, add --trust")
 
 
 @contextlib.contextmanager
@@ -51,10 +49,8 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 def merge_file(cfg: CfgNode, file: str | Path) -> None:
     """
     ``cfg.merge_from_file``, with the tags of YAML that call functions only in trusted files and in
-    Detectron2's own, one of which has some.
-
-    Raises:
-        UntrustedFile: names the file, which may be one that ``_BASE_`` names, and the line.
+    Detectron2's own, one of which has some. UntrustedFile names the file, which may be one that
+    ``_BASE_`` names, and the line; InputError the file, and what is wrong.
     """
     own = Path(os.path.abspath(file)).is_relative_to(Path(detectron2.__file__).parent)
     try:
@@ -62,9 +58,16 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
     except ConstructorError as e:
         tag = re.search(r"tag:yaml\.org,2002:(python/[^'\"]*)", e.problem or "")
         if not tag:
-            raise
+            raise InputError(f"{file}: {e}") from e
         raise UntrustedFile(
             f"{e.problem_mark.name}, line {e.problem_mark.line + 1}:",
             f"the tag !!{tag[1]} makes an object of Python, and may run code. Write plain values, "
             "a list for a tuple",
         ) from e
+    except KeyError as e:
+        raise InputError(f"{file}: {in_words(e)}. {OWN_KEY}") from e
+    except (AttributeError, TypeError) as e:
+        said = "there are no lines KEY: VALUE, as a configuration in YAML has, or not in a node"
+        raise InputError(f"{file}: {said} of it") from e
+    except Exception as e:  # yacs, PyYAML and Detectron2 raise many kinds
+        raise InputError(f"{file}: {in_words(e)}") from e

@@ -10,10 +10,10 @@ from models import config
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.tools.data.faults import Needs, image_faults, record_faults
+from ohem_d2.tools.data.mapper import TrainingMapper, map_record
 from ohem_d2.tools.data.records import needs_of, training_records
-from ohem_d2.tools.input_errors import InputError
+from ohem_d2.tools.errors import InputError
 
 WIDTH, HEIGHT = 64, 48
 RLE = {"counts": b"0PP3", "size": [HEIGHT, WIDTH]}
@@ -46,8 +46,8 @@ def test_what_is_left_out_is_what_detectron2_leaves_out(tmp_path, mode):
     data = records(tmp_path, boxes_of_all_kinds(), mode)
     faults, objects = record_faults(data, Needs(3))
     assert len(faults) == 3 and not any(fault.stops for fault in faults)
-    mapper = CrowdDatasetMapper(config("fpn"), is_train=True, augmentations=[])
-    instances = [mapper(record)["instances"] for record in data]
+    mapper = TrainingMapper(config("fpn"), is_train=True, augmentations=[])
+    instances = [map_record(mapper, record)["instances"] for record in data]
     assert objects == sum(map(len, instances)) > 20
     kinds, good_crowds = {"not finite": 0, "without an area": 0, "outside": 0}, 0
     for annotation in (a for record in data for a in record["annotations"]):
@@ -101,7 +101,7 @@ def test_masks_of_another_kind_than_the_mapper_takes(tmp_path, shape, kind):
     cfg = config("mask", "INPUT.MASK_FORMAT", kind, "MODEL.ROI_HEADS.NUM_CLASSES", 3)
     try:
         for record in data:
-            CrowdDatasetMapper(cfg, is_train=True, augmentations=[])(record)
+            map_record(TrainingMapper(cfg, is_train=True, augmentations=[]), record)
         expected = []
     except InputError:
         expected = [3]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ohem_d2.tools.data.datasets import name_of_negatives, register_datasets
 from ohem_d2.tools.data.records import training_records
-from ohem_d2.tools.input_errors import InputError
+from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
 
@@ -83,9 +83,9 @@ def test_malformed_names(name):
 
 def test_missing_and_broken_files_are_named(tmp_path):
     good = write_coco(tmp_path)
-    with pytest.raises(FileNotFoundError, match="nowhere.json does not exist"):
+    with pytest.raises(InputError, match="nowhere.json does not exist"):
         register_datasets([f"coco:{tmp_path}/nowhere.json:{tmp_path}"])
-    with pytest.raises(FileNotFoundError, match="no_images does not exist.*folder of images"):
+    with pytest.raises(InputError, match="no_images does not exist.*folder of images"):
         register_datasets([f"coco:{tmp_path}/train.json:{tmp_path}/no_images"])
     for content in ("not json", "[]", '{"images": []}', '{"categories": 3}'):
         (tmp_path / "broken.json").write_text(content)
@@ -96,10 +96,10 @@ def test_missing_and_broken_files_are_named(tmp_path):
             register_datasets([write_coco(tmp_path, "named", ("cat", name))])
     with pytest.raises(ValueError, match="must share their classes"):
         register_datasets([good, write_coco(tmp_path, "other", ("cat", "cow"))])
-    with pytest.raises(FileNotFoundError, match="Annotations does not exist"):
+    with pytest.raises(InputError, match="Annotations does not exist"):
         register_datasets([f"voc:{tmp_path}:val"])
     voc = write_voc(tmp_path)
-    with pytest.raises(FileNotFoundError, match="Main/val.txt does not exist"):
+    with pytest.raises(InputError, match="Main/val.txt does not exist"):
         register_datasets([f"voc:{tmp_path}:val"])
     (tmp_path / "ImageSets/Main/one.txt").write_text("000001")
     with pytest.raises(ValueError, match="one.txt lists 1 image; Detectron2 reads two or more"):
@@ -126,7 +126,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="000001.xml is not XML"):
         register_datasets([voc])
     (tmp_path / "Annotations/000001.xml").unlink()
-    with pytest.raises(FileNotFoundError, match="000001.xml does not exist"):
+    with pytest.raises(InputError, match="000001.xml does not exist"):
         register_datasets([voc])
 
 
@@ -149,7 +149,7 @@ def test_names_of_classes_in_any_script(tmp_path):
 
 def test_a_folder_of_images_without_objects(tmp_path):
     folder = tmp_path / "none"
-    with pytest.raises(FileNotFoundError, match="none does not exist; it should be a folder"):
+    with pytest.raises(InputError, match="none does not exist; it should be a folder"):
         register_datasets([f"images:{folder}"])
     folder.mkdir()
     (folder / "notes.txt").write_text("no image")

@@ -7,10 +7,10 @@ from detectron2.data.datasets.builtin_meta import (
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from models import config
 
-from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.tools.data.keypoint_names import keypoint_metadata
+from ohem_d2.tools.data.mapper import TrainingMapper
 from ohem_d2.tools.data.records import training_records
-from ohem_d2.tools.input_errors import InputError
+from ohem_d2.tools.errors import InputError
 
 COCO = {
     "keypoint_names": COCO_PERSON_KEYPOINT_NAMES,
@@ -51,13 +51,13 @@ def test_images_without_objects_have_no_names_of_keypoints():
     cfg = config("keypoint")
     cfg.DATASETS.TRAIN = ("images:folder", "keypoints_coco_2017_train", "images:other")
     before = cfg.clone()
-    mapper = CrowdDatasetMapper(cfg, is_train=True)
+    mapper = TrainingMapper(cfg, is_train=True)
     assert mapper.use_keypoint and cfg == before
     assert mapper.keypoint_hflip_indices == create_keypoint_hflip_indices(cfg.DATASETS.TRAIN[1])
     cfg.DATASETS.TRAIN = ("images:folder", "coco_2017_train")
     with pytest.raises(InputError, match="coco_2017_train: .* metadata need keypoint_names"):
-        CrowdDatasetMapper(cfg, is_train=True)
-    CrowdDatasetMapper(cfg, is_train=False)
+        TrainingMapper(cfg, is_train=True)
+    TrainingMapper(cfg, is_train=False)
 
 
 def test_images_without_objects_need_no_keypoints(tmp_path):

@@ -1,8 +1,11 @@
 """Pickles of strangers: what is read as ever, and what is refused."""
 
+import copyreg
+import os
 import pickle
 import resource
 import struct
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -11,8 +14,9 @@ from detectron2.data.build import load_proposals_into_dataset
 from detectron2.structures import BoxMode
 from hostile import Payload
 
-from ohem_d2.tools.data.unpickling import read_pickle, rehearsed
-from ohem_d2.tools.trust import UntrustedFile, trusting
+from ohem_d2.tools.data.unpickling import checked, read_pickle
+from ohem_d2.tools.errors import InputError, UntrustedFile
+from ohem_d2.tools.trust import trusting
 
 SOUND = {
     "blobs": {
@@ -59,10 +63,15 @@ def integers(*numbers):
 SIZES = integers(-1, -1)  # as NumPy writes them for numbers
 
 
-def python2(shape=b"K\x02\x85", code=b"f4", copy=1, sizes=SIZES, data=DATA, new=NEW):
-    """A pickle of {"w": array} by Python 2, as of Caffe2's weights, or a twisted one."""
+def state(shape=b"K\x02\x85", code=b"f4", copy=1, sizes=SIZES, data=DATA):
+    """Of an array, as it is built from."""
     dtype = b"cnumpy\ndtype\nU\x02%sK\x00K%c\x87R(K\x03U\x01<NNN%sK\x00tb" % (code, copy, sizes)
-    return b"\x80\x02}U\x01w" + new + b"(K\x01" + shape + dtype + b"\x89" + data + b"tbs."
+    return b"(K\x01" + shape + dtype + b"\x89" + data + b"t"
+
+
+def python2(new=NEW, again=b"", **parts):
+    """A pickle of {"w": array} by Python 2, as of Caffe2's weights, or a twisted one."""
+    return b"\x80\x02}U\x01w" + new + state(**parts) + b"b" + again + b"s."
 
 
 def test_caffe2s_weights_of_python_2(tmp_path):
@@ -92,7 +101,6 @@ HARMFUL = {
     "a name that a terminal obeys": (b"cos\x1b[31m\nx\n.", r"os\\x1b\[31m.x"),
     "objects": (pickle.dumps(OBJECTS), r"numpy.dtype\('O8'\)"),
     "fields": (pickle.dumps(np.zeros(2, [("a", "f4"), ("b", "O")])), r"numpy.dtype\('V12'\)"),
-    "a call of ndarray": (call("numpy.ndarray", (1,)), "no function"),
     "another class of array": (python2(new=NEW.replace(b"ndarray", b"dtype")), "not sound"),
     "an array with a size": (python2(new=NEW.replace(b"K\x00", b"K\x09")), "not sound"),
     "more shape than data": (python2(shape=b"M\xff\xff\x85"), "not sound"),
@@ -102,7 +110,6 @@ HARMFUL = {
     "a list for data": (python2(data=b"]"), "not sound"),
     "numbers of another size": (python2(sizes=integers(999, 1)), "not sound"),
     "a dtype that is none": (python2(code=b"O8"), r"numpy.dtype\('O8'\)"),
-    "a shared dtype": (python2(copy=0), "not sound"),
     "a scalar of an object": (call(SCALAR, np.dtype("O"), b"x" * 8), "O8"),
     "a scalar that is too short": (call(SCALAR, np.dtype("f8"), b"x"), "not sound"),
     "a buffer of objects": (call(BUFFER, b"x" * 8, np.dtype("O"), (1,), "C"), "O8"),
@@ -114,7 +121,7 @@ HARMFUL = {
         b"\x80\x02cdetectron2.structures.boxes\nBoxMode\nK\x00\x85R}U\x07_value_K\x01sb.",
         "no array",
     ),
-    "a place at the end of memory": (b"\x80\x02Nr\xff\xff\xff\x7f.", "memo"),
+    "a filled array that is filled again": (python2(again=state() + b"b"), "no array"),
 }
 
 
@@ -140,8 +147,40 @@ def test_what_may_run_code_or_crash_is_refused(name, tmp_path, monkeypatch):
 )
 def test_what_is_no_pickle_is_named(content, tmp_path):
     (tmp_path / "x.pkl").write_bytes(content)
-    with pytest.raises(ValueError, match="x.pkl is no pickle that can be read: "):
+    with pytest.raises(InputError, match="x.pkl is no pickle that can be read: "):
         read_pickle(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        call("numpy.ndarray", (1,))[:-1],
+        NEW + state() + b"bK\x00K\x01s",  # an entry of an array
+        b"\x96\x01" + bytes(8) + b"K\x00K\x01s",  # and of a bytearray
+        b"\x8f}N}s\x90",
+        b"U\x01xU\x01xU\x01xs",
+        b"C\x01x\x98",  # a view of memory
+        b"\x82\xf0\x8c\x07mkdired\x85R",  # a function by a number
+        b"K\x01)\x81",
+    ],
+)
+def test_nothing_else_is_called_or_changed(program, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(copyreg._extension_cache, 240, os.mkdir)
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x05" + program + b".")
+    with pytest.raises(InputError, match="x.pkl is no pickle that can be read: "):
+        read_pickle(tmp_path / "x.pkl")
+    assert os.listdir() == ["x.pkl"]
+
+
+def test_an_order_of_bytes_is_that_of_the_file_alone(tmp_path):
+    other = {"<": b">", ">": b"<"}[np.dtype("f4").str[0]]
+    for copy in (0, 1):
+        content = python2(copy=copy).replace(b"U\x01<", b"U\x01" + other)
+        (tmp_path / "x.pkl").write_bytes(content)
+        expected = np.float32([1, -2]).byteswap()
+        np.testing.assert_array_equal(read_pickle(tmp_path / "x.pkl")["w"], expected)
+        assert np.dtype("f4").isnative
 
 
 def test_memory_that_a_pickle_asks_for_is_not_taken(tmp_path):
@@ -149,6 +188,9 @@ def test_memory_that_a_pickle_asks_for_is_not_taken(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match="no pickle"):
         read_pickle(tmp_path / "x.pkl")
+    # A place in the memo, up to which the unpickler in C would make room
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
+    assert read_pickle(tmp_path / "x.pkl") is None
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert taken < 2**20  # KiB
 
@@ -185,14 +227,55 @@ def test_a_trusted_file_may_hold_anything(tmp_path):
         read_pickle(tmp_path / "x.pkl")
 
 
-def test_detectron2_reads_the_file_that_was_rehearsed(tmp_path):
+def proposals(**more):
     boxes = np.array([[0, 0, 5, 5]], np.float32)
     data = {"ids": [1], "boxes": [boxes], "objectness_logits": [np.zeros(1)], "bbox_mode": 0}
-    (file,) = rehearsed([str(tmp_path / "x.pkl")])
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(data))
+    return {**data, **more}
+
+
+def test_detectron2_reads_what_was_checked(tmp_path):
+    (file,) = checked([str(tmp_path / "x.pkl")])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(proposals()))
     (record,) = load_proposals_into_dataset([{"image_id": 1}], file)
-    np.testing.assert_array_equal(record["proposal_boxes"], boxes)
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps({**data, "more": Payload(tmp_path / "made")}))
+    np.testing.assert_array_equal(record["proposal_boxes"], [[0, 0, 5, 5]])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(proposals(more=Payload(tmp_path / "made"))))
     with pytest.raises(UntrustedFile, match="x.pkl holds posix.mkdir"):
         load_proposals_into_dataset([{"image_id": 1}], file)
     assert not (tmp_path / "made").exists()
+
+
+def test_what_is_nested_too_deeply_for_detectron2(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".")
+    with pytest.raises(InputError, match="x.pkl is no pickle that can be read: it is nested too"):
+        load_proposals_into_dataset([{"image_id": 1}], *checked([str(tmp_path / "x.pkl")]))
+
+
+def of_another_numpy(content, core):
+    """The pickle as NumPy 1 writes it, if ``core`` is "core", or NumPy 2, if it is "_core"."""
+    for part in ("multiarray", "numeric"):
+        new = f"numpy.{core}.{part}".encode()
+        for old in (f"numpy.core.{part}".encode(), f"numpy._core.{part}".encode()):
+            content = content.replace(b"c" + old, b"c" + new)
+            content = content.replace(b"\x8c%c" % len(old) + old, b"\x8c%c" % len(new) + new)
+    if content[2] == pickle.FRAME[0]:  # It tells its length.
+        content = content[:3] + struct.pack("<Q", len(content) - 11) + content[11:]
+    return content
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("trust", [False, True])
+def test_arrays_of_numpy_1_and_2(core, protocol, trust, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "numpy._core.numeric", raising=False)
+    content = pickle.dumps(proposals(scalar=np.float32(7)), protocol)
+    content = of_another_numpy(content, core)
+    assert f"numpy.{core}.multiarray".encode() in content
+    assert (f"numpy.{core}.numeric".encode() in content) == (protocol == 5)
+    (tmp_path / "x.pkl").write_bytes(content)
+    with trusting(trust):
+        found = read_pickle(tmp_path / "x.pkl")
+        (file,) = checked([str(tmp_path / "x.pkl")])
+        (record,) = load_proposals_into_dataset([{"image_id": 1}], file)
+    for boxes in (found["boxes"][0], record["proposal_boxes"]):
+        np.testing.assert_array_equal(boxes, np.float32([[0, 0, 5, 5]]))
+    assert found["scalar"] == 7 and type(found["scalar"]) is np.float32

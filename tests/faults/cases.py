@@ -115,7 +115,10 @@ cases(
         "SOLVER.WARMUP_ITERS -1": "SOLVER.WARMUP_ITERS = -1; allowed",
         "SOLVER.WARMUP_METHOD x": "SOLVER.WARMUP_METHOD = 'x'; allowed: 'constant' or 'linear'",
         "SOLVER.LR_SCHEDULER_NAME No": "Unknown LR scheduler: No",
-        "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; allowed",
+        "SOLVER.ACCUMULATION_STEPS 2": "ACCUMULATION_STEPS = 2: .*moved .*; .*projects/paper/train",
+        "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA 1.5": "GAMMA = 1.5: .*; add --import projects.focal",
+        "MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK 9": "TOPK = 9: .*; add --import projects.keypoints",
+        "MODEL.ROI_HEADS.NAME OHEMFocalROIHeads": "moved .*; add --import projects.focal",
         'SOLVER.CLIP_GRADIENTS \'{"ENABLED": True, "CLIP_TYPE": "x"}\'': "CLIP_",
         "SOLVER.REFERENCE_WORLD_SIZE 8": "REFERENCE_WORLD_SIZE",
         "SEED x": "Type mismatch .* SEED",
@@ -233,6 +236,28 @@ cases(
         "one saved": ("c.yaml: this is a LazyConfig", write("c.yaml", "model: {_target_: x}")),
         "a pipe": ("p.yaml: no such file", pipe_at("p.yaml"), "--config-file p.yaml"),
     },
+)
+EARLIER = """
+_BASE_: d.yaml
+MODEL:
+  ROI_HEADS: {OHEM: {BG_IOU_LOW: 0.0, IMPLEMENTATION: readonly, MAX_CANDIDATES: 0}}
+  ROI_BOX_HEAD: {FOCAL_LOSS_TYPE: softmax, FOCAL_LOSS_GAMMA: 2.0, FOCAL_LOSS_ALPHA: -1.0}
+  ROI_KEYPOINT_HEAD: {OHKM_TOPK: 8}
+SOLVER: {ACCUMULATION_STEPS: 1}
+"""
+EARLIER_FOCAL = EARLIER.replace("2.0", "1.5").replace("OHEM: {", "NAME: FocalROIHeads, OHEM: {")
+cases(
+    "config goes on, of an earlier version:",
+    (*BASE, "--config-file", "e.yaml"),
+    {
+        "as it saved it": ("OHEM is active", write("e.yaml", EARLIER)),
+        "with its focal loss": (
+            "FocalROIHeads|FocalLossOutputLayers",
+            write("e.yaml", EARLIER_FOCAL),
+            "--import projects.focal",
+        ),
+    },
+    status=0,
 )
 FORMAT = "train.json is not in COCO format: "
 cases(
@@ -431,7 +456,7 @@ cases(
     (*TRAIN, "MODEL.LOAD_PROPOSALS", "True", *PROPOSALS),
     {
         "none": ("p.pkl does not exist; it should be the proposals for coco:train", nothing),
-        "text": ("p.pkl: ", write("p.pkl", "text")),
+        "text": ("p.pkl is no pickle that can be read: ", write("p.pkl", "text")),
         "a pipe": ("p.pkl is no file", pipe_at("p.pkl")),
         "a list": ("p.pkl: ", write("p.pkl", pickle.dumps([1, 2]))),
         "of other images": ("p.pkl: key '1' is missing", proposals(ids=[7, 8, 9])),
@@ -566,7 +591,7 @@ cases(
         "MODEL.ROI_HEADS.OHEM.BUDGT batch": r"\n    The model .*did you mean BUDGET(?s:.*)kinds: 1",
         "MODEL.ROI_HEADS.NAME No": r"\n    The model .*'No' found in 'ROI_HEADS'(?s:.*)kinds: 1",
         "SOLVER.LR_SCHEDULER_NAME No": r"\n    The training .*LR scheduler: No\n(?s:.*)kinds: 1",
-        "SOLVER.ACCUMULATION_STEPS 0": "SOLVER.ACCUMULATION_STEPS = 0; (?s:.*)kinds: 1",
+        "MODEL.ROI_HEADS.NAME FocalROIHeads": "FocalROIHeads' was moved (?s:.*)kinds: 1",
         "DATALOADER.SAMPLER_TRAIN No": r"\n    The training .* sampler: No\n(?s:.*)kinds: 1",
         "MODEL.ROI_HEADS.NAME No, and an image": (
             "'No' found in 'ROI_HEADS'(?s:.*)images/b.jpg: (?s:.*)kinds: 3",

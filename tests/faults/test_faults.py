@@ -40,7 +40,7 @@ def test_one_line(case, outcomes):
 
 
 BUGS = """
-from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling import BACKBONE_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 
 @ROI_HEADS_REGISTRY.register()
 class Forward(StandardROIHeads):
@@ -51,22 +51,32 @@ class Forward(StandardROIHeads):
 class Constructor(StandardROIHeads):
     def __init__(self, cfg, shape):
         raise TypeError("a bug of mine")
+
+@BACKBONE_REGISTRY.register()
+def Backbone(cfg, shape):
+    raise ValueError("a bug of mine")
 """
 
 
 @pytest.mark.parametrize(
-    "heads, flags", [("Forward", ()), ("Constructor", ()), ("Constructor", ("--check",))]
+    "part, place, flags",
+    [
+        ("ROI_HEADS.NAME Forward", "forward", ()),
+        ("ROI_HEADS.NAME Constructor", "__init__", ()),
+        ("ROI_HEADS.NAME Constructor", "__init__", ("--check",)),
+        ("BACKBONE.NAME Backbone", "Backbone", ()),
+        ("BACKBONE.NAME Backbone", "Backbone", ("--check",)),
+        ("BACKBONE.NAME Backbone", "Backbone", ("--eval-only",)),
+    ],
 )
-def test_a_bug_keeps_its_traceback(heads, flags, tmp_path):
+def test_a_bug_keeps_its_traceback(part, place, flags, tmp_path):
     folder = tmp_path / "run"
     inputs.make(folder)
     (folder / "my_heads.py").write_text(BUGS)
-    words = (*flags, "--import", "my_heads", "MODEL.ROI_HEADS.NAME", heads)
+    words = (*flags, "--import", "my_heads", *f"MODEL.{part}".split())
     found = ForkServer().run((*TRAIN, *words), folder)
     assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
-    assert "Traceback" in found.stderr and f"in {heads.lower()[:7]}" in found.stderr.replace(
-        "__init__", "constru"
-    )
+    assert "Traceback" in found.stderr and f"in {place}\n" in found.stderr
 
 
 def test_a_check_leaves_nothing(tmp_path):

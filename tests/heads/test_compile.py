@@ -46,12 +46,14 @@ CASES = [
     ("fpn", {}, compile_model),
     ("fpn", {}, compile_heads),
     ("fpn", {"screening": 2.0}, compile_parts),
-    ("fpn", {"implementation": "loss_layer"}, compile_heads_from_outside),
+    ("fpn", {}, compile_heads_from_outside),
     ("cascade", {"cascade_stages": "all"}, compile_heads_from_outside),
 ]
 
 
-@pytest.mark.parametrize("name, ohem, way", CASES, ids=[way.__name__ for *_, way in CASES])
+@pytest.mark.parametrize(
+    "name, ohem, way", CASES, ids=[f"{name}-{way.__name__}" for name, _, way in CASES]
+)
 def test_compiled_heads_train_with_equal_losses(name, ohem, way):
     cfg = config(name, "MODEL.MASK_ON", False, budget=8, ohem=ohem)
     inputs, results = batch(cfg), []
@@ -60,7 +62,7 @@ def test_compiled_heads_train_with_equal_losses(name, ohem, way):
         if compiled:
             way(model)
         steps = []
-        for _ in range(2):  # the first has the proof
+        for _ in range(2):
             model.zero_grad()
             if way is compile_model:
                 losses, _, events = step(model, inputs)

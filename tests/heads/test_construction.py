@@ -81,7 +81,9 @@ def test_heads_that_cannot_mine_say_so():
     class OHEMBare(OHEMMixin, Bare):
         pass
 
-    with pytest.raises(TypeError, match="OHEMBare has to say how it scores RoIs"):
+    with pytest.raises(
+        TypeError, match="OHEMBare has no standard box branch, so it has to say how it scores RoIs"
+    ):
         OHEMBare(cfg, features)
 
     class OwnSampling(MyHeads):
@@ -93,7 +95,7 @@ def test_heads_that_cannot_mine_say_so():
 
     model = detector(cfg)
     model.roi_heads = OHEMOwnSampling(cfg, features)
-    with pytest.raises(TypeError, match="does not call _sample_proposals"):
+    with pytest.raises(TypeError, match="OHEMOwnSampling does not call _sample_proposals"):
         train_heads(model, batch(cfg))
 
 

@@ -1,5 +1,4 @@
 import copy
-import logging
 
 import pytest
 import torch
@@ -71,10 +70,10 @@ def test_scoring_leaves_statistics_random_state_and_storage_alone():
     images, features, proposals, targets = roi_inputs(model, inputs)
     before = copy.deepcopy(heads.state_dict())
     rng = torch.get_rng_state()
-    choose, checked = heads.choose_rois, []
+    mine, checked = heads.mine, []
 
     def spy(*args):
-        rois = choose(*args)
+        rois = mine(*args)
         checked.append(set(storage.latest()))
         for name, value in heads.state_dict().items():
             assert torch.equal(value, before[name]), name
@@ -82,7 +81,7 @@ def test_scoring_leaves_statistics_random_state_and_storage_alone():
         assert all(m.training for m in heads.modules())
         return rois
 
-    heads.choose_rois = spy
+    heads.mine = spy
     with EventStorage() as storage:
         sampled, _ = heads(images, features, proposals, targets)
     (names,) = checked
@@ -102,50 +101,49 @@ def with_dropout(cfg):
     return model
 
 
-def masks_of(model, inputs, iterations, passes=1):
-    """Which outputs of the dropout layer were dropped in scoring, by iteration and pass."""
-    dropped = []
-    layer = model.roi_heads.box_head[4]
+def masks_of(model, inputs, steps, seed=0):
+    """Which outputs of the dropout layer were dropped in scoring, and in training, by step."""
+    dropped = {True: [], False: []}
 
     def note(module, args, output):
-        if module.training and not torch.is_grad_enabled():
-            dropped.append((args[0] != 0) & (output == 0))
+        if module.training:
+            dropped[torch.is_grad_enabled()].append((args[0] != 0) & (output == 0))
 
-    with layer.register_forward_hook(note), EventStorage(iterations[0]) as storage:
-        for _ in iterations:
-            for _ in range(passes):
-                model.roi_heads(*roi_inputs(model, inputs))
+    torch.manual_seed(seed)
+    with model.roi_heads.box_head[4].register_forward_hook(note), EventStorage() as storage:
+        for _ in range(steps):
+            model.roi_heads(*roi_inputs(model, inputs))
             storage.step()
-    return dropped
+    return dropped[False], dropped[True]
 
 
-def test_every_iteration_and_pass_has_masks_of_its_own_and_a_resumed_run_has_them_again():
+def test_every_pass_has_masks_of_its_own_and_a_seeded_run_has_them_again():
     cfg = config("fpn", ohem={"chunk_size": 1000})
     inputs = batch(cfg)
-    (a, b, c, d) = masks_of(with_dropout(cfg), inputs, [5, 6], passes=2)
-    for i, one in enumerate((a, b, c, d)):
-        assert one.any()
-        for other in (a, b, c, d)[:i]:
-            assert not torch.equal(one, other)
-    resumed = masks_of(with_dropout(cfg), inputs, [6], passes=2)
-    assert torch.equal(resumed[0], c) and torch.equal(resumed[1], d)
-    model = with_dropout(cfg)
-    torch.manual_seed(2)  # another run
-    assert not torch.equal(masks_of(model, inputs, [5])[0], a)
+    scoring, training = masks_of(with_dropout(cfg), inputs, 3)
+    again, _ = masks_of(with_dropout(cfg), inputs, 3)
+    other, _ = masks_of(with_dropout(cfg), inputs, 3, seed=1)
+    assert len(scoring) == 3 and all(mask.any() for mask in scoring)
+    assert not torch.equal(scoring[0], scoring[1]) and not torch.equal(scoring[1], scoring[2])
+    for mask, same, different, trained in zip(scoring, again, other, training):
+        assert torch.equal(mask, same) and not torch.equal(mask, different)
+        assert not torch.equal(mask[: len(trained)], trained)
 
 
-def test_every_stage_of_a_cascade_has_a_seed_of_its_own(storage):
-    model = detector(config("cascade", ohem={"cascade_stages": "all"}))
-    heads, seeds = model.roi_heads, []
-    scorer = heads.scorer
+def test_every_stage_of_a_cascade_has_masks_of_its_own(storage):
+    cfg = config("cascade", "MODEL.MASK_ON", False, ohem={"cascade_stages": "all"})
+    model, masks = detector(cfg), []
+    for head in model.roi_heads.box_head:
+        head.add_module("dropout", nn.Dropout(0.5))
 
-    def spy(*args):
-        seeds.append(scorer(*args).seed)
-        return scorer(*args)
+        def note(module, args, output):
+            if not torch.is_grad_enabled():
+                masks.append(((args[0] != 0) & (output == 0))[:60])
 
-    heads.scorer = spy
-    heads(*roi_inputs(model, batch(config("cascade"))))
-    assert len(set(seeds)) == len(seeds) == 3
+        head.dropout.register_forward_hook(note)
+    model.roi_heads(*roi_inputs(model, batch(cfg)))
+    assert len(masks) == 3 and not torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[1], masks[2])
 
 
 def test_dropout_rests_while_screening():
@@ -153,21 +151,7 @@ def test_dropout_rests_while_screening():
     model = with_dropout(cfg)
     layer, seen = model.roi_heads.box_head[4], []
     layer.register_forward_hook(lambda m, args, out: seen.append((m.training, len(out))))
-    model.roi_heads.watcher = None
     with EventStorage():
         model.roi_heads(*roi_inputs(model, batch(cfg)))
-    # the stand-in for all, the promising ones, the hard ones; then the proof
-    assert seen[:3] == [(False, 127), (True, 32), (True, 16)]
-    assert all(not training for training, _ in seen[3:])
-
-
-def test_dropout_as_the_choice_is_proven(caplog):
-    """The proof rests it, or it would find predictions that differ."""
-    cfg = config("fpn")
-    model = with_dropout(cfg)
-    model.roi_heads.box_predictor.cls_score.weight.data.normal_()
-    caplog.set_level(logging.INFO, logger="detectron2.ohem_d2")
-    for _ in range(2):
-        train_heads(model, batch(cfg))
-    (record,) = [r for r in caplog.records if "proven" in r.message]
-    assert record.levelname == "INFO" and "but for Dropout: dropout rested" in record.message
+    # the stand-in for all, the promising ones, the hard ones
+    assert seen == [(False, 127), (True, 32), (True, 16)]

@@ -63,8 +63,8 @@ def heads(**settings):
 
 
 def test_settings_are_a_dict_or_an_object():
-    expected = OHEMSettings(nms_thresh=0.5, budget="batch")
-    for ohem in (dict(nms_thresh=0.5, budget="batch"), expected):
+    expected = OHEMSettings(nms_thresh=0.5, budget="quota")
+    for ohem in (dict(nms_thresh=0.5, budget="quota"), expected):
         assert instantiate(heads(ohem=ohem)).ohem == expected
     node = heads()
     LazyConfig.apply_overrides(node, ["ohem.nms_thresh=0.5", "ohem.warmup_iters=0"])

@@ -30,7 +30,7 @@ from ohem_d2 import OHEMMixin
 # A name of models.ZOO, and overrides
 SETTINGS = {
     "masks": ("mask", []),
-    "joints, mined": ("keypoint", ["MODEL.ROI_KEYPOINT_HEAD.NAME", "OHKMKeypointHead"]),
+    "joints": ("keypoint", []),
     "cascade with masks": ("cascade", []),
     "class-agnostic": ("fpn", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
     "class-agnostic C4": ("c4", ["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]),
@@ -155,7 +155,7 @@ class UsersROIHeads(ROIHeads):
 
 @ROI_HEADS_REGISTRY.register()
 class OHEMUsersROIHeads(OHEMMixin, UsersROIHeads):
-    def score_rois(self, features, proposals, stage=0):
+    def score_rois(self, features, proposals):
         boxes = [x.proposal_boxes for x in proposals]
         return self.box_predictor, self.predict(features, boxes)
 

@@ -156,7 +156,6 @@ def test_nms_by_loss_is_that_of_the_loops(scope, operators):
         image_index,
         nms_thresh=0.5,
         nms_scope=scope,
-        batched_nms=OHEMRROIHeads.batched_nms,
     )
     losses[7] = float("inf")
     groups = {
@@ -169,16 +168,14 @@ def test_nms_by_loss_is_that_of_the_loops(scope, operators):
     assert scope == "none" or len(expected) < 80
 
 
-@pytest.mark.parametrize("implementation", ["readonly", "loss_layer"])
-def test_trains_on_the_mined_batch(implementation, operators, storage):
+def test_trains_on_the_mined_batch(operators, storage):
     """Remade by hand from the plain heads on all RoIs; losses and gradients are the parent's."""
-    cfg = rotated_config(ohem={"implementation": implementation}, budget=8)
+    cfg = rotated_config(budget=8)
     ours, plain = detector(cfg), detector(rotated_config("MODEL.ROI_HEADS.NAME", "RROIHeads"))
     plain.load_state_dict(ours.state_dict(), strict=True)
     inputs = rotated_batch(cfg)
     losses, trained, events = train_heads(ours, inputs)
-    if implementation == "readonly":
-        assert [len(image) for image in trained] == [8, 8]
+    assert [len(image) for image in trained] == [8, 8]
     assert events["ohem/num_candidates"][0] == 43.5
     seen = []
     plain.roi_heads.box_predictor.register_forward_hook(lambda *args: seen.append(args[2]))
@@ -227,23 +224,33 @@ def test_nothing_to_mine(operators):
     assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
 
 
-def test_what_is_not_supported_is_told(operators):
-    for settings, message in (
-        ({"bg_iou_low": 0.1}, "BG_IOU_LOW = 0.1 is for upright boxes"),
-        ({"screening": 2.0}, "SCREENING = 2.0 takes a box head"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            detector(rotated_config(ohem=settings))
+def test_screening_is_refused(operators):
+    with pytest.raises(ValueError, match="SCREENING = 2.0 needs a box head"):
+        detector(rotated_config(ohem={"screening": 2.0}))
 
-    class Careless(OHEMMixin, RROIHeads):
+
+@pytest.mark.parametrize("base", [OHEMMixin, OHEMRROIHeads])
+def test_heads_of_ones_own_with_rotated_boxes(base, operators):
+    class Mine(base, RROIHeads):
         pass
 
-    with pytest.raises(TypeError, match="list OHEMRROIHeads first"):
-        Careless(rotated_config(), detector(config("fpn")).backbone.output_shape())
+    cfg = rotated_config(budget=8)
+    model, inputs = detector(cfg), rotated_batch(cfg)
+    expected = train_heads(model, inputs)[1]
+    model.roi_heads.__class__ = Mine
+    for a, b in zip(train_heads(model, inputs)[1], expected):
+        assert torch.equal(a.proposal_boxes.tensor, b.proposal_boxes.tensor)
+
+
+def test_pictures_are_of_upright_boxes(operators, storage):
+    cfg = rotated_config("VIS_PERIOD", 1)
+    model = detector(cfg)
+    model.roi_heads(*roi_inputs(model, rotated_batch(cfg)))
+    assert model.roi_heads.watcher is not None and storage._vis_data == []
 
 
 def test_without_the_compiled_part(monkeypatch):
     monkeypatch.setattr(torch.ops, "detectron2", types.SimpleNamespace())
-    with pytest.raises(ImportError, match="take Detectron2's compiled part"):
+    with pytest.raises(ImportError, match="need Detectron2's compiled ops"):
         detector(rotated_config())
     assert not issubclass(OHEMRROIHeads, OHEMROIHeads)

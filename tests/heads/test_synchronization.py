@@ -68,19 +68,19 @@ def waits(call):
 def test_mining_waits_as_often_for_any_number_of_images_and_rois(num_images, num_rois, storage):
     cfg = config(ohem={"chunk_size": 1000})  # one chunk
     model = detector(cfg)
-    heads, choose = model.roi_heads, model.roi_heads.choose_rois
+    heads, mine = model.roi_heads, model.roi_heads.mine
     inputs = batch(cfg, num_objects=(3, 4, 5)[:num_images], num_proposals=num_rois)
     images, features, proposals, targets = roi_inputs(model, inputs)
     found = []
 
     def counted(rois, targets):
         scoring, _ = waits(lambda: heads.score_rois(features, rois))
-        counts, mined = waits(lambda: choose(rois, targets))
+        counts, mined = waits(lambda: mine(rois, targets))
         counts.subtract(scoring)
         found.append(+counts)
         return mined
 
-    heads.choose_rois = counted
+    heads.mine = counted
     heads(images, features, proposals, targets)
     assert found == [
         {
@@ -95,13 +95,15 @@ def test_mining_waits_as_often_for_any_number_of_images_and_rois(num_images, num
     ]
 
 
-@pytest.mark.parametrize("chunk_size, num_chunks", [(0, 1), (1500, 3)])
-def test_a_step_waits_little_more_than_the_plain_heads(chunk_size, num_chunks, storage):
+@pytest.mark.parametrize("chunk_size, num_chunks, most", [(0, 1, 33), (1500, 3, 45)])
+def test_a_step_waits_little_more_than_the_plain_heads(chunk_size, num_chunks, most, storage):
     def step(plain):
         cfg = config(plain=plain, budget=128, ohem={"chunk_size": chunk_size})
         model = detector(cfg)
         inputs = batch(cfg, (8, 8), size=(480, 640), num_proposals=2000)
-        model.roi_heads(*roi_inputs(model, inputs))  # with the proof
+        heads = model.roi_heads
+        for _ in range(2):  # the third step compares no losses
+            heads(*roi_inputs(model, inputs))
         arguments, passes = roi_inputs(model, inputs), []
         model.roi_heads.box_head.register_forward_hook(lambda *_: passes.append(1))
         counts, _ = waits(lambda: model.roi_heads(*arguments))
@@ -109,4 +111,4 @@ def test_a_step_waits_little_more_than_the_plain_heads(chunk_size, num_chunks, s
 
     assert step(plain=True) == (29, 1)  # those of Detectron2 alone
     total, passes = step(plain=False)
-    assert total <= 45 and passes == num_chunks + 1
+    assert total <= most and passes == num_chunks + 1

@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import reference
@@ -7,17 +9,18 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
-from ohem_d2 import per_roi_losses
-from ohem_d2.compat import features
-from ohem_d2.mining.losses import check_predictor
+from ohem_d2 import CannotMine, per_roi_losses
+from ohem_d2.mining.losses import check_predictor, losses_to_rank_by
 
 K = 5
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 BOX_LOSSES = [("smooth_l1", 0.0), ("smooth_l1", 0.5), ("smooth_l1", 1.0)]
 BOX_LOSSES += [("giou", 0.0), ("diou", 0.0), ("ciou", 0.0)]
+ARGUMENTS = inspect.signature(FastRCNNOutputLayers.__init__).parameters
 needs_sigmoid = pytest.mark.skipif(
-    not features()["sigmoid cross entropy"], reason="not in this version of Detectron2"
+    "use_sigmoid_ce" not in ARGUMENTS, reason="not in this version of Detectron2"
 )
 SIGMOID = [{}, pytest.param({"use_sigmoid_ce": True}, marks=needs_sigmoid)]
 
@@ -103,11 +106,11 @@ def test_each_roi_equals_the_plain_loop(agnostic, sigmoid):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_is_float32_under_autocast(dtype):
+def test_ranking_is_in_float32_under_autocast(dtype):
     model, proposals = predictor(box_reg_loss_type="giou"), rois()
     low = [p.detach().to(dtype) for p in predict(model, proposals)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = per_roi_losses(model, low, proposals)
+        losses = losses_to_rank_by(model, low, proposals)
     exact = per_roi_losses(model, [p.float() for p in low], proposals)
     for name in exact:
         assert losses[name].dtype == torch.float32
@@ -156,9 +159,13 @@ class OwnBoxLoss(FastRCNNOutputLayers):
 
 
 class Described(OwnLosses):
-    def per_roi_losses(self, predictions, proposals):
-        scores, deltas = predictions
-        return {"loss_cls": scores.square().mean(dim=1), "loss_box_reg": deltas.mean(dim=1)}
+    pass
+
+
+@per_roi_losses.register(Described)
+def _(predictor, predictions, proposals):
+    scores, deltas = predictions
+    return {"loss_cls": scores.square().mean(dim=1), "loss_box_reg": deltas.mean(dim=1)}
 
 
 class DescribedAndReplaced(Described):
@@ -168,8 +175,19 @@ class DescribedAndReplaced(Described):
 
 @pytest.mark.parametrize("cls", [OwnLosses, OwnBoxLoss, DescribedAndReplaced])
 def test_losses_of_its_own_are_refused(cls):
-    with pytest.raises(TypeError, match=rf"{cls.__name__}.*per_roi_losses\(self"):
-        check_predictor(predictor(cls))
+    model = predictor(cls)
+    words = rf"{cls.__name__}, which has {cls.__name__}\.\w+\(\) of its own: .*register"
+    with pytest.raises(CannotMine, match=words):
+        check_predictor(model)
+    with pytest.raises(CannotMine):
+        losses_to_rank_by(model, predict(model, rois()), rois())
+
+
+def test_a_parents_losses_are_not_taken_for_its_own():
+    """Called without the check of the heads, too."""
+    model = predictor(OwnBoxLoss)
+    with pytest.raises(CannotMine, match="OwnBoxLoss"):
+        per_roi_losses(model, predict(model, rois()), rois())
 
 
 def test_losses_of_its_own_that_are_described_are_taken():
@@ -181,32 +199,55 @@ def test_losses_of_its_own_that_are_described_are_taken():
 
 
 class LowPrecision(Described):
-    def per_roi_losses(self, predictions, proposals):
-        return {k: v.bfloat16() for k, v in super().per_roi_losses(predictions, proposals).items()}
+    pass
 
 
 class WrongShape(Described):
-    def per_roi_losses(self, predictions, proposals):
-        return {"loss_cls": predictions[0], "loss_box_reg": predictions[1]}
+    pass
 
 
 def test_described_losses_are_made_float32_and_checked():
-    proposals = rois()
-    model = predictor(LowPrecision)
+    @per_roi_losses.register(LowPrecision)
+    def _(predictor, predictions, proposals):
+        losses = per_roi_losses.dispatch(Described)(predictor, predictions, proposals)
+        return {name: loss.bfloat16() for name, loss in losses.items()}
+
+    @per_roi_losses.register(WrongShape)
+    def _(predictor, predictions, proposals):
+        return {"loss_cls": predictions[0], "loss_box_reg": predictions[1]}
+
+    proposals, model = rois(), predictor(LowPrecision)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = per_roi_losses(model, predict(model, proposals), proposals)
+        losses = losses_to_rank_by(model, predict(model, proposals), proposals)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     model = predictor(WrongShape)
-    with pytest.raises(TypeError, match=r"of WrongShape returned .*\(50,\)"):
-        per_roi_losses(model, predict(model, proposals), proposals)
+    with pytest.raises(CannotMine, match=r"of WrongShape returned .*\(50,\)"):
+        losses_to_rank_by(model, predict(model, proposals), proposals)
 
 
-@pytest.mark.skipif(not features()["federated loss"], reason="not in this version of Detectron2")
+class Wrapper(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+
+def test_transparent_wrappers_are_seen_through():
+    model, proposals = predictor(), rois()
+    predictions = predict(model, proposals)
+    expected = per_roi_losses(model, predictions, proposals)
+    found = per_roi_losses(Wrapper(Wrapper(model)), predictions, proposals)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for other in (nn.Linear(2, 2), Wrapper(predictor(OwnLosses))):
+        with pytest.raises(CannotMine):
+            per_roi_losses(other, predictions, proposals)
+
+
+@pytest.mark.skipif("use_fed_loss" not in ARGUMENTS, reason="not in this version of Detectron2")
 def test_federated_loss_is_refused():
     model = predictor(
         use_sigmoid_ce=True, use_fed_loss=True, get_fed_loss_cls_weights=lambda: torch.ones(K)
     )
-    with pytest.raises(NotImplementedError, match="USE_FED_LOSS"):
+    with pytest.raises(CannotMine, match="USE_FED_LOSS"):
         per_roi_losses(model, predict(model, rois()), rois())
 
 

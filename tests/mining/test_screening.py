@@ -1,11 +1,12 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from models import batch, config, detector, gradients, roi_inputs
 from torch import nn
@@ -15,11 +16,12 @@ from torchvision.ops import roi_align
 from ohem_d2 import per_roi_losses, select_hard_examples
 from ohem_d2.mining.screening import (
     BINS,
-    can_fold,
-    coarse_head,
+    can_screen,
     coarse_pooler,
+    coarse_scorer,
     first_linear,
     fold_interpolation,
+    most_promising,
 )
 
 HEAD = {"conv_dims": [], "fc_dims": [8, 6]}
@@ -33,12 +35,22 @@ def test_the_folded_layer_sees_the_interpolation():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_coarse_head_is_the_head_on_the_interpolation():
+def branch(head, side=7, pooler_type="ROIAlignV2"):
+    """Heads with that box head on maps of 3 channels."""
+    pooler = ROIPooler(side, scales=(0.25,), sampling_ratio=0, pooler_type=pooler_type)
+    parts = {"box_pooler": pooler, "box_head": head, "box_predictor": nn.Identity()}
+    return SimpleNamespace(box_in_features=["p2"], **parts)
+
+
+def test_the_stand_in_is_the_head_on_the_interpolation():
     head = FastRCNNConvFCHead(ShapeSpec(channels=3, height=7, width=7), **HEAD)
     before = copy.deepcopy(head.state_dict())
-    coarse = torch.randn(10, 3, 4, 4)
-    fine = F.interpolate(coarse, size=(7, 7), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(coarse_head(head, 7, 4)(coarse), head(fine), rtol=1e-4, atol=1e-5)
+    heads, maps = branch(head), torch.rand(1, 3, 40, 40)
+    rois = [Instances((160, 160), proposal_boxes=Boxes(torch.tensor([[8.0, 8, 90, 120]])))]
+    _, found = coarse_scorer(heads, {"p2": maps})(rois)
+    pooled = coarse_pooler(heads.box_pooler, BINS)([maps], [rois[0].proposal_boxes])
+    fine = F.interpolate(pooled, size=(7, 7), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, head(fine), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(before[k], v) for k, v in head.state_dict().items())
 
 
@@ -56,11 +68,16 @@ def test_the_coarse_pooler_is_a_copy(kind):
     ("side", "settings", "expected"),
     [(7, {}, True), (BINS, {}, False), (7, {"conv_dims": [4]}, False)],
 )
-def test_which_heads_can_be_folded(side, settings, expected):
+def test_which_heads_can_be_screened(side, settings, expected):
     shape = ShapeSpec(channels=3, height=side, width=side)
     head = FastRCNNConvFCHead(shape, **{**HEAD, **settings})
-    pooler = ROIPooler(side, scales=(0.25,), sampling_ratio=0, pooler_type="ROIAlignV2")
-    assert can_fold(pooler, head) == expected
+    assert can_screen(branch(head, side)) == expected
+    assert can_screen(branch(nn.ModuleList([head]), side)) == expected  # a cascade's first stage
+
+
+def test_rotated_rois_cannot_be_screened():
+    head = FastRCNNConvFCHead(ShapeSpec(channels=3, height=7, width=7), **HEAD)
+    assert not can_screen(branch(head, 7, "ROIAlignRotated"))
 
 
 def test_a_head_that_does_not_begin_with_its_linear_layer_cannot_be_folded():
@@ -68,10 +85,17 @@ def test_a_head_that_does_not_begin_with_its_linear_layer_cannot_be_folded():
     for head in (
         nn.Sequential(nn.Flatten(), nn.LayerNorm(3 * 49, elementwise_affine=False), linear),
         nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(copy.deepcopy(linear))),
-        nn.ModuleList([linear]),
+        nn.Sequential(nn.Flatten(), nn.Linear(50, 5)),
     ):
-        assert first_linear(head, 7) is None
-    assert first_linear(nn.Sequential(nn.Flatten(), linear), 7) == "1"
+        assert first_linear(branch(head)) is None
+    assert first_linear(branch(nn.Sequential(nn.Flatten(), linear))) == "1"
+
+
+def test_the_most_promising_of_each_image_in_their_order():
+    images = [Instances((9, 9), place=torch.arange(n)) for n in (4, 0, 3)]
+    ranking = torch.tensor([0.1, 3.0, float("nan"), 2.0, 1.0, 2.0, 3.0])
+    found = most_promising(images, ranking, 2)
+    assert [image.place.tolist() for image in found] == [[1, 2], [], [1, 2]]
 
 
 def chosen(heads, inputs):
@@ -80,14 +104,12 @@ def chosen(heads, inputs):
     seam, score = heads.label_and_sample_proposals, heads.score_rois
     heads.label_and_sample_proposals = lambda *args: trained.append(seam(*args)) or trained[-1]
 
-    def count(features, proposals, stage=0):
+    def count(features, proposals):
         scored.append(sum(len(p) for p in proposals))
-        return score(features, proposals, stage)
+        return score(features, proposals)
 
+    heads.score_rois = count
     with EventStorage():
-        heads(*(copy.copy(x) for x in inputs))  # which proves
-        trained.clear()
-        heads.score_rois = count
         _, losses = heads(*inputs)
     del heads.label_and_sample_proposals, heads.score_rois
     return [t.proposal_boxes.tensor for t in trained[0]], sum(scored), losses

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohem_d2 import select_hard_examples
-from ohem_d2.mining.selection import cut_to_budget, nms_by_loss, suppressors
+from ohem_d2.mining.selection import nms_by_loss, per_image, quota
 
 SCOPES = ("class", "agnostic", "none")
 
@@ -69,26 +69,6 @@ def test_five_thousand_rois(scope):
     assert chosen.tolist() == hardest[expected].tolist()
 
 
-@given(rois(), rois(), st.sampled_from([0.0, 0.3, 0.5, 0.7]), st.sampled_from(SCOPES))
-@settings(max_examples=200, deadline=None)
-def test_suppressors_are_those_of_the_plain_loop(first, second, thresh, scope):
-    losses, boxes, classes = (a + b for a, b in zip(first, second))
-    classes = [max(c, 0) for c in classes]
-    image = [0] * len(first[0]) + [1] * len(second[0])
-    arguments = (
-        torch.tensor(losses, dtype=torch.float32),
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(classes, dtype=torch.int64),
-        torch.tensor(image, dtype=torch.int64),
-    )
-    found = suppressors(*arguments, nms_thresh=thresh, nms_scope=scope)
-    groups = {"class": list(zip(image, classes)), "agnostic": image, "none": None}[scope]
-    assert found.dtype == torch.int64
-    assert found.tolist() == reference.suppressors(losses, boxes, groups, thresh)
-    kept = nms_by_loss(*arguments, nms_thresh=thresh, nms_scope=scope)
-    assert torch.nonzero(found < 0).squeeze(1).tolist() == sorted(kept.tolist())
-
-
 def test_iou_at_the_threshold_is_not_above_it():
     # IoU 0.7 to the last bit: 7 of 10 columns.
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 7.0, 10.0]])
@@ -142,21 +122,28 @@ def test_images_do_not_suppress_each_other(images, scope):
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=4),
     st.integers(1, 20),
-    st.sampled_from(["image", "batch"]),
+    st.sampled_from([0.0, 0.25, 0.3, 1.0]),
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=600, deadline=None)
-def test_budget_equals_the_plain_loop(sizes, num_samples, budget, random):
+def test_budgets_equal_the_plain_loops(sizes, num_samples, fraction, random):
     images = [i for i, size in enumerate(sizes) for _ in range(size)]
     random.shuffle(images)  # they are interleaved in the order of the losses
-    index = torch.tensor(images, dtype=torch.int64)
-    taken = cut_to_budget(index, len(sizes), num_samples, budget=budget)
-    if budget == "batch":
-        expected = list(range(len(images)))[: len(sizes) * num_samples]
-    else:
-        places = [[j for j, image in enumerate(images) if image == i] for i in range(len(sizes))]
-        expected = sorted(j for of_image in places for j in of_image[:num_samples])
+    foreground = [random.random() < 0.3 for _ in images]
+    arguments = (torch.rand(len(images)), torch.tensor(foreground, dtype=torch.bool))
+    arguments += (torch.tensor(images, dtype=torch.int64), len(sizes), num_samples)
+    places = [[j for j, image in enumerate(images) if image == i] for i in range(len(sizes))]
+
+    taken = per_image(*arguments)
+    expected = sorted(j for of_image in places for j in of_image[:num_samples])
     assert torch.nonzero(taken).squeeze(1).tolist() == expected
+
+    taken, expected = quota(fraction)(*arguments), []
+    for of_image in places:
+        hard = [j for j in of_image if foreground[j]][: int(num_samples * fraction)]
+        background = [j for j in of_image if not foreground[j]]
+        expected += hard + background[: num_samples - len(hard)]
+    assert torch.nonzero(taken).squeeze(1).tolist() == sorted(expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -20,10 +20,10 @@ import torch
 from detectron2.data import DatasetCatalog
 from models import config
 
-from ohem_d2.tools.data.datasets import register_datasets
-from ohem_d2.tools.drawing import BACKGROUND, FOREGROUND
+from ohem_d2.monitor.pictures import BACKGROUND, FOREGROUND
 from ohem_d2.tools import cli, report
 from ohem_d2.tools.curves import curves, plot, read_series
+from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.load_data import image_mapper, load_records, spread
 from ohem_d2.tools.load_model import load_cfg, load_model
@@ -160,7 +160,7 @@ def test_shares_of_the_classes_are_counted(page, finished, data):
     means = {}
     for record in spread(DatasetCatalog.get(data), 4):
         (mining,) = mine(model, to_inputs(record))
-        labels = [names[c] for c in mining.rois.gt_classes.tolist()]
+        labels = [names[c] for c in mining.rois[0].gt_classes.tolist()]
         candidates.update(labels)
         mined.update(labels[i] for i in mining.hard.tolist())
         objects.update(names[a["category_id"]] for a in record["annotations"] if not a["iscrowd"])

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetMapper, build_detection_train_loader
 
 from ohem_d2.tools.training.batches import ResumableLoader
-from ohem_d2.tools.training.chance import SAMPLER, drawing_from, seed_at
+from ohem_d2.tools.training.seeds import SAMPLER, seed_at, seeded
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 
@@ -37,7 +37,7 @@ def take(batches, num):
 def test_order_is_detectron2s_without_workers(images, tmp_path, sampler, grouping):
     overrides = ("DATALOADER.SAMPLER_TRAIN", sampler, "DATALOADER.ASPECT_RATIO_GROUPING", grouping)
     cfg = interrupted.config(images, tmp_path, *overrides, "SOLVER.IMS_PER_BATCH", 4)
-    with drawing_from(seed_at(cfg.SEED, SAMPLER)):
+    with seeded(seed_at(cfg.SEED, SAMPLER)):
         expected = ids(take(build_detection_train_loader(cfg), 25))
     assert ids(take(loader(cfg), 25)) == expected
     kinds = [{image % 5 < 2 for image in batch} for batch in expected]
@@ -119,10 +119,10 @@ def test_records_that_do_not_say_their_size(images, tmp_path):
 
 def test_drawing_leaves_no_trace():
     before = torch.rand(1), torch.get_rng_state()
-    with drawing_from(5):
+    with seeded(5):
         first = torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before[1])
-    with drawing_from(5):
+    with seeded(5):
         assert torch.equal(torch.rand(3), first)
     places = list(itertools.product([1, 2], [0, 1], [0, 1]))
     assert len({seed_at(3, *place) for place in places}) == len(places)

@@ -11,8 +11,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from ohem_d2.tools.errors import UntrustedFile
 from ohem_d2.tools.training.checkpoints import Checkpointer, load_torch
-from ohem_d2.tools.trust import UntrustedFile, trusting
+from ohem_d2.tools.trust import trusting
 
 
 def model():

@@ -1,4 +1,4 @@
-"""What keeps annotations in COCO format from being loaded, or a model from being evaluated."""
+"""Find what keeps annotations in COCO format from being loaded or evaluated on."""
 
 import json
 from collections import Counter
@@ -6,37 +6,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..input_errors import InputError, naming
-from .faults import Fault, faults_if_any, must_be_file, shortly
+from ..errors import InputError, in_words
+from ..files import must_be_file
+from .faults import Fault, faults_if_any, shortly
 
 _KEYS = {
     "categories": ("id", "name"),
     "images": ("id", "file_name", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
-# Of annotations, what the evaluation reads as well, which comes after the training
+# What the evaluation, which comes after the training, reads of annotations as well
 EVALUATED = ("area", "iscrowd")
 EVALUATED_KEYPOINTS = (*EVALUATED, "num_keypoints")
 
 
 def read_coco(file: str | Path) -> Any:
-    """Its content. Raises FileNotFoundError or InputError, which name it."""
+    """The file's content. Raises InputError, which names it."""
     must_be_file(file, "the annotations in COCO format")
-    with naming(f"{file} is not in COCO format"):
+    try:
         return json.loads(Path(file).read_text())
+    except (OSError, RecursionError, ValueError) as e:
+        raise InputError(f"{file} is not in COCO format: {in_words(e)}") from e
 
 
 def check_coco(file: str | Path, data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
     """
-    Args:
-        file, data: its name and its content.
-        evaluated: further keys of its annotations, for the evaluation.
-
-    Returns:
-        what is left out of it.
-
-    Raises:
-        InputError: names the file and what stops Detectron2.
+    Raises InputError, which names the file and what in its content, ``data``, stops Detectron2;
+    returns what is left out. ``evaluated`` are further keys of its annotations, for the evaluation.
     """
     faults = coco_faults(data, evaluated)
     for fault in faults:
@@ -46,7 +42,7 @@ def check_coco(file: str | Path, data: Any, evaluated: Sequence[str] = ()) -> li
 
 
 def coco_faults(data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
-    """All of them, as far as others do not hide them; see :func:`check_coco`."""
+    """Find all faults, as far as others do not hide them; see :func:`check_coco`."""
     if not isinstance(data, dict):
         return [Fault("value in the place of a dict", [type(data).__name__])]
     faults = _faults_of_parts(data, evaluated) or _faults_of_ids(data)

@@ -18,7 +18,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from PIL import Image
 
-from ..input_errors import InputError
+from ..errors import InputError
+from ..files import must_be_file, must_exist
 from .coco import check_coco, read_coco
 from .keypoint_names import keypoint_metadata
 from .voc import read_voc
@@ -26,26 +27,19 @@ from .voc import read_voc
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# Of images without objects
+# How the names of images without objects begin
 NEGATIVES = "images:"
 FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
 
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
     """
-    Register those of the names that are of a form above; others and known ones are left alone.
-
-    Args:
-        names: of data sets that belong together, as in training and test.
-        classes: names of the classes in the order of their ids, for VOC data that may not have all
-            of them, as a test set alone; else those are taken that its annotations name.
-
-    Returns:
-        the names of the classes, in the order of their ids in the model; an empty list if no name
-        is of a form above.
-
-    Raises:
-        FileNotFoundError, ValueError: names the file or data set and what is expected.
+    Register data sets that belong together, as in training and test: those whose names are of a
+    form above; others and known ones are left alone. VOC data that may not have all classes, as a
+    test set alone, takes their names, ``classes``, in the order of their ids; else those are taken
+    that its annotations name. Returns the names of the classes in the order of their ids in the
+    model, or an empty list if no name is of a form above. InputError names the file or data set and
+    what is expected.
     """
     check_class_names(classes, "the classes that were given")
     if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:
@@ -61,7 +55,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     voc_classes = sorted(set().union(*(_voc_classes(folder) for folder in voc_folders)))
     if classes and voc_folders:
         if unknown := set(voc_classes) - set(classes):
-            raise ValueError(
+            raise InputError(
                 f"{', '.join(sorted(voc_folders))}: annotations name {sorted(unknown)}, which is "
                 f"not among the classes that were given, {list(classes)}"
             )
@@ -70,7 +64,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     for name, (kind, *place) in zip(own, split):
         found, metadata = (voc_classes, {}) if kind == "voc" else _coco_classes(*place)
         if classes and found != classes:
-            raise ValueError(
+            raise InputError(
                 f"Data sets must share their classes: {own[0]} has {classes}, {name} has {found}"
             )
         classes = found
@@ -85,7 +79,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
 
 
 def name_of_negatives(text: str) -> str:
-    """Of a data set of images without objects: a folder of them is named of the form above."""
+    """The name of a data set of images without objects, which may be given by their folder."""
     is_name = text in DatasetCatalog.list() or text.startswith(("coco:", "voc:", NEGATIVES))
     return text if is_name else NEGATIVES + text
 
@@ -93,10 +87,12 @@ def name_of_negatives(text: str) -> str:
 def _register_negatives(name: str) -> None:
     folder = Path(name[len(NEGATIVES) :])
     must_exist(folder, "a folder of images without objects")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; it should be one of images without objects")
     kinds = Image.registered_extensions()
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in kinds)
     if not files:
-        raise ValueError(f"{folder} has no images; it should be a folder of images without objects")
+        raise InputError(f"{folder} has no images; it should be a folder of images without objects")
     # without their sizes, which Detectron2 finds when it opens them
     records = [{"file_name": str(f), "image_id": f.name, "annotations": []} for f in files]
     DatasetCatalog.register(name, lambda: records)
@@ -105,12 +101,12 @@ def _register_negatives(name: str) -> None:
 def _split(name: str) -> list[str]:
     parts = name.split(":")
     if len(parts) != 3 or not all(parts):
-        raise ValueError(f"Data set {name!r} is not of the form {FORMS}")
+        raise InputError(f"Data set {name!r} is not of the form {FORMS}")
     return parts
 
 
 def _coco_classes(json_file: str, image_folder: str) -> tuple[list[str], dict]:
-    """Their names, and Detectron2's metadata of their keypoints."""
+    """The names of the classes, and Detectron2's metadata of their keypoints."""
     data = read_coco(json_file)
     must_exist(image_folder, "the folder of images")
     check_coco(json_file, data)
@@ -141,30 +137,18 @@ def _voc_classes(folder: str) -> set[str]:
 
 
 def check_class_names(names: Iterable[object], where: str | Path) -> None:
-    """
-    Raises:
-        ValueError: names a class whose name is no text, or cannot be shown without harm.
-    """
+    """Raises InputError for a name that is no text, or cannot be printed without harm."""
     for name in names:
         if not isinstance(name, str) or _UNPRINTABLE.search(name):
-            raise ValueError(f"{where}: a class is called {name!r}; it should be printable text")
+            raise InputError(f"{where}: a class is called {name!r}; it should be printable text")
 
 
 def _check_voc_split(folder: str, split: str) -> None:
     image_set = Path(folder) / "ImageSets" / "Main" / f"{split}.txt"
-    must_exist(image_set, "the list of images in Pascal VOC format")
-    image_ids = image_set.read_text().split()
+    must_be_file(image_set, "the list of images in Pascal VOC format")
+    image_ids = image_set.read_text(errors="replace").split()
     if len(image_ids) < 2:
-        raise ValueError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
+        raise InputError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
     for image_id in image_ids:
         file = Path(folder) / "Annotations" / f"{image_id}.xml"
         must_exist(file, f"the annotation of {image_id}, listed in {image_set}")
-
-
-def must_exist(path: str | Path, what: str) -> None:
-    """
-    Raises:
-        FileNotFoundError: if there is no such file or folder; says what it should be.
-    """
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist; it should be {what}")

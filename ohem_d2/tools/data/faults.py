@@ -1,9 +1,7 @@
 """
-What of a data set would stop a training, perhaps after hours, and what would be left out of it
-without a word.
-
-Annotations are checked as arrays, those of a data set all at once. The images themselves are looked
-at by :func:`image_faults` alone.
+Find what of a data set would stop a training, perhaps after hours, or would be left out of it
+without a word. Annotations are checked as arrays, those of a data set all at once; the images
+themselves are looked at by :func:`image_faults` alone.
 """
 
 import dataclasses
@@ -11,14 +9,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import check_image_size, read_image
 from detectron2.structures import BoxMode
 
-from ..input_errors import InputError, naming, printable
+from ..errors import in_words, printable
 
 _UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not looked at.
 _MODES = (*_UPRIGHT, BoxMode.XYWHA_ABS)
@@ -53,7 +50,7 @@ def faults_if_any(what: str, where: Iterable[str], stops: bool = True) -> list[F
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a model takes of its data."""
+    """The parts of its data that a model takes."""
 
     num_classes: int
     masks: bool = False  #: a segmentation of each object
@@ -62,30 +59,15 @@ class Needs:
 
 
 def shortly(value: Any) -> str:
-    """What it is, in a line of at most 100 characters."""
+    """The value in a line of at most 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def must_be_file(path: str | Path, what: str) -> None:
-    """
-    Raises:
-        FileNotFoundError, InputError: if there is no such file, or it is another thing, as a pipe,
-            which would be waited for; says what it should be.
-    """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path} does not exist; it should be {what}")
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is no file; it should be {what}")
-
-
 def record_faults(records: Sequence[dict], needs: Needs) -> tuple[list[Fault], int]:
     """
-    Args:
-        records: images with annotations, and proposals if they have some, in Detectron2's format.
-
-    Returns:
-        the faults, and the number of objects that can be trained on.
+    Find the faults of images with annotations, and with proposals if they have some, in
+    Detectron2's format, and count the objects that can be trained on.
     """
     faults = [*_file_faults(records), *_proposal_faults(records)]
     names = [str(record.get("file_name")) for record in records]
@@ -165,11 +147,8 @@ def _annotation_faults(
 
 def _numbers(values: Sequence[Any], width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
-    Args:
-        width: how many numbers each value should have; 0: it should be a number.
-
-    Returns:
-        the values (n,) or (n, width), NaN where they are something else, and where that is, (n,).
+    The values as an array (n,) of numbers, or (n, width) of so many numbers each, NaN where they
+    are something else, and where that is, (n,).
     """
     shape = (len(values), width) if width else (len(values),)
     array = _as_numbers(values, shape) if values else np.zeros(shape)
@@ -231,16 +210,16 @@ def _are_proposals(boxes: Any, logits: Any) -> bool:
 
 
 def image_faults(records: Sequence[dict], image_format: str) -> list[Fault]:
-    """Of the files of the images: each is read as for training, which takes as long as it does."""
+    """Read each image as for training, which takes as long as it does, and find those at fault."""
 
     def fault(record: dict) -> str:
         name = record.get("file_name", "")
+        if not os.path.isfile(name):  # which has been told
+            return ""
         try:
-            if os.path.isfile(name):  # else it has been told
-                with naming(str(name)):
-                    check_image_size(dict(record), read_image(name, image_format))
-        except InputError as e:
-            return str(e)
+            check_image_size(dict(record), read_image(name, image_format))
+        except Exception as e:  # Pillow raises many kinds
+            return f"{name}: {in_words(e)}"
         return ""
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

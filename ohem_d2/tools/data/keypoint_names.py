@@ -1,6 +1,6 @@
 """
-Names of keypoints, and which of them trade places in a mirrored image: what Detectron2 has to know
-of data to train a Keypoint R-CNN on it.
+Find the names of keypoints, and which of them trade places in a mirrored image: Detectron2 has to
+know both to train a Keypoint R-CNN.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from ..input_errors import InputError
+from ..errors import InputError
 
 _SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
 _SIDES |= {right: left for left, right in _SIDES.items()}
@@ -18,12 +18,9 @@ _SIDE = re.compile("|".join(_SIDES))
 
 def keypoint_metadata(categories: Sequence[dict]) -> dict[str, Any]:
     """
-    Args:
-        categories: of a file in COCO format.
-
-    Returns:
-        ``keypoint_names`` as Detectron2 has them for COCO, if the categories that name keypoints
-        agree; and ``keypoint_flip_map``, if each name with a side, as left_eye, has its partner.
+    Make metadata of the categories in a file in COCO format: ``keypoint_names`` as Detectron2 has
+    them for COCO, if the categories that name keypoints agree; and ``keypoint_flip_map``, if each
+    name with a side, as left_eye, has its partner.
     """
     of_all = [category["keypoints"] for category in categories if category.get("keypoints")]
     if not of_all or any(names != of_all[0] for names in of_all) or not _are_names(of_all[0]):
@@ -39,10 +36,7 @@ def keypoint_metadata(categories: Sequence[dict]) -> dict[str, Any]:
 
 
 def check_keypoints(data_sets: Sequence[str]) -> None:
-    """
-    Raises:
-        InputError: names the data set to train on that Detectron2 does not know enough of.
-    """
+    """Raises InputError for a data set to train on whose keypoints Detectron2 does not know."""
     for name in data_sets:
         meta = MetadataCatalog.get(name)
         if meta.get("keypoint_names") is not None and meta.get("keypoint_flip_map") is not None:

@@ -1,20 +1,20 @@
-"""Detectron2's mapper with crowd regions, for the commands here: its errors name the image."""
+"""Detectron2's mapper with crowd regions, for the commands here, and errors that name the image."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 
 from ...mining.candidates import CrowdDatasetMapper
-from ..input_errors import naming
+from ..errors import input_errors
+from ..files import must_be_file
 from .datasets import NEGATIVES
-from .faults import must_be_file
 from .keypoint_names import check_keypoints
 
 
 class TrainingMapper(CrowdDatasetMapper):
-    """
-    ``CrowdDatasetMapper`` that drops annotations whose boxes are not finite and takes images
-    without objects as they are.
-    """
+    """``CrowdDatasetMapper`` that takes images without objects in trainings on keypoints."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -31,17 +31,18 @@ class TrainingMapper(CrowdDatasetMapper):
                 check_keypoints(named)
         return super().from_config(cfg, is_train)
 
-    def __call__(self, dataset_dict: dict) -> dict:
-        """See the parent. Raises InputError if the image or its annotations cannot be read."""
-        name = str(dataset_dict["file_name"])
-        with naming():
-            if "://" not in name:
-                must_be_file(name, "an image")
-        with naming(name, (TypeError, IndexError)):
-            return super().__call__(dataset_dict)
 
-    def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
-        # Detectron2 would take infinity for the edge of the image.
-        finite = [a for a in dataset_dict["annotations"] if np.isfinite(a["bbox"]).all()]
-        dataset_dict["annotations"] = finite
-        super()._transform_annotations(dataset_dict, transforms, image_shape)
+def map_record(mapper: Callable[[dict], Any], record: dict) -> Any:
+    """
+    ``mapper(record)``, without annotations whose boxes are not finite. InputError names the image,
+    if it or its annotations cannot be read.
+    """
+    name = str(record["file_name"])
+    if "://" not in name:
+        must_be_file(name, "an image")
+    with input_errors(name):
+        if "annotations" in record:
+            # Detectron2 would take infinity for the edge of the image.
+            finite = [a for a in record["annotations"] if np.isfinite(a.get("bbox", 0)).all()]
+            record = {**record, "annotations": finite}
+        return mapper(record)

@@ -1,6 +1,5 @@
 """Data sets as Detectron2 loads them for a training or a test, checked."""
 
-import contextlib
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -11,20 +10,18 @@ from detectron2.data.build import (
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 
-from ..input_errors import InputError, naming, printable
+from ..errors import InputError, input_errors, printable
+from ..files import must_be_file
 from .datasets import NEGATIVES, must_be_registered
-from .faults import Fault, Needs, must_be_file, record_faults
-from .unpickling import rehearsed
+from .faults import Fault, Needs, record_faults
+from .unpickling import checked
 
 
 def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     """
-    Returns:
-        of DATASETS.TRAIN what a training takes, in Detectron2's format, with proposals if
-        MODEL.LOAD_PROPOSALS; and what of it is left out, in words.
-
-    Raises:
-        FileNotFoundError, InputError: names what would stop the training, or that nothing is left.
+    Load DATASETS.TRAIN as a training takes it, in Detectron2's format, with proposals if
+    MODEL.LOAD_PROPOSALS, and say in words what of it is left out. InputError names what would stop
+    the training, or says that nothing is left.
     """
     names, records, left_out, objects = cfg.DATASETS.TRAIN, [], [], 0
     for name in names:
@@ -32,7 +29,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
         faults, number = check_records(cfg, name, found, training=True)
-        left_out += [f"{described(name)}: {fault}" for fault in faults]
+        left_out += [f"{with_file(name)}: {fault}" for fault in faults]
         objects += number
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             found = filter_images_with_only_crowd_annotations(found)
@@ -42,12 +39,13 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
         records += found
     if not objects or not records:
         raise InputError(
-            f"{', '.join(map(described, names))}: no object is left to train on"
+            f"{', '.join(map(with_file, names))}: no object is left to train on"
             f"{''.join(f'; {fault}' for fault in left_out)}. See --check"
         )
     with_classes = [name for name in names if not name.startswith(NEGATIVES)]
-    with contextlib.suppress(AttributeError), naming():  # Not all have names of classes.
-        check_metadata_consistency("thing_classes", with_classes)
+    if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in with_classes):
+        with input_errors("Data sets that are trained on together must share their classes"):
+            check_metadata_consistency("thing_classes", with_classes)
     return records, left_out
 
 
@@ -64,19 +62,17 @@ def _with_keypoints(records: list[dict], least: int) -> list[dict]:
 
 def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
     """
-    All images of a data set of the configuration, "TRAIN" or "TEST".
-
-    Raises:
-        FileNotFoundError, InputError: names the data set, or its file, and what is wrong.
+    Load all images of a data set of the configuration, "TRAIN" or "TEST". InputError names the data
+    set, or its file, and what is wrong.
     """
     must_be_registered(name)
     proposals = proposal_file(cfg, name, split)
-    what = f"Data set {described(name)}{f' with proposals of {proposals}' if proposals else ''}"
-    with naming(what, only_data=bool(proposals)):
+    what = f"Data set {with_file(name)}{f' with proposals of {proposals}' if proposals else ''}"
+    with input_errors(what):
         return get_detection_dataset_dicts(
             [name],
             filter_empty=False,
-            proposal_files=rehearsed([proposals]) if proposals else None,
+            proposal_files=checked([proposals]) if proposals else None,
         )
 
 
@@ -84,24 +80,18 @@ def check_records(
     cfg: CfgNode, name: str, records: Sequence[dict], training: bool
 ) -> tuple[list[Fault], int]:
     """
-    Args:
-        training: on them, or a test.
-
-    Returns:
-        what is left out of a data set, and how many objects are not.
-
-    Raises:
-        InputError: names what of it would stop a run.
+    Find what is left out of a data set in a training or a test, and count the objects that are not.
+    InputError names what of it would stop a run.
     """
     faults, objects = record_faults(records, needs_of(cfg, training))
     for fault in faults:
         if fault.stops:
-            raise InputError(f"{described(name)}: {fault}")
+            raise InputError(f"{with_file(name)}: {fault}")
     return faults, objects
 
 
 def needs_of(cfg: CfgNode, training: bool) -> Needs:
-    """What the configuration's model takes of its data, in training or in a test."""
+    """The parts of its data that the configuration's model takes, in training or in a test."""
     masks = cfg.MODEL.MASK_ON
     return Needs(
         cfg.MODEL.ROI_HEADS.NUM_CLASSES,
@@ -111,8 +101,8 @@ def needs_of(cfg: CfgNode, training: bool) -> Needs:
     )
 
 
-def described(name: str) -> str:
-    """With the file or folder of its annotations, as far as they are known."""
+def with_file(name: str) -> str:
+    """The name with the file or folder of its annotations, as far as they are known."""
     meta = MetadataCatalog.get(name)
     file = meta.get("json_file") or meta.get("dirname")
     return printable(f"{name} ({file})" if file and file not in name else name)
@@ -120,10 +110,8 @@ def described(name: str) -> str:
 
 def proposal_file(cfg: CfgNode, name: str, split: str) -> str:
     """
-    Of a data set of the configuration, "TRAIN" or "TEST"; "" unless MODEL.LOAD_PROPOSALS.
-
-    Raises:
-        FileNotFoundError, InputError: if it has none, or there is no such file.
+    The proposal file of a data set of the configuration, "TRAIN" or "TEST"; "" unless
+    MODEL.LOAD_PROPOSALS. InputError if it has none, or there is no such file.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         return ""

@@ -1,11 +1,13 @@
-"""Annotations in Pascal VOC format, as XML: the one reader of this repository."""
+"""Read annotations in Pascal VOC format, as XML: the one reader of this repository."""
 
 import dataclasses
 import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .faults import Fault, faults_if_any, must_be_file
+from ..errors import InputError
+from ..files import must_be_file
+from .faults import Fault, faults_if_any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,37 +21,34 @@ class VOCObject:
 
 def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -> list[VOCObject]:
     """
-    The objects of one image, in their order.
-
-    Args:
-        source: the file, or its content.
-        what: to call it in errors; the file's path unless given.
-        strict: require all that Detectron2's evaluation reads as well, which is only after the
-            training: the image's size, ``<pose>``, ``<truncated>``, and whole numbers.
-
-    Raises:
-        ValueError: names the file and what is wrong with it.
+    Read the objects of one image, in their order, from a file or its content, which InputError
+    calls ``what`` and says what is wrong with it. ``strict`` requires all that Detectron2's
+    evaluation reads as well, which is only after the training: the image's size, ``<pose>``,
+    ``<truncated>``, and whole numbers.
     """
     what = what or ("annotations" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
         must_be_file(source, "annotations in Pascal VOC format")
-        source = Path(source).read_bytes()
+        try:
+            source = Path(source).read_bytes()
+        except OSError as e:
+            raise InputError(f"{what} cannot be read: {e.strerror}") from e
     try:
         root = ElementTree.fromstring(source)
     except (ElementTree.ParseError, LookupError, ValueError) as e:  # the latter of its encoding
-        raise ValueError(f"{what} is not XML: {e}") from e
+        raise InputError(f"{what} is not XML: {e}") from e
     for tag in ("size/width", "size/height") if strict else ():
         _number(root, tag, what, strict)
     return [_read_object(found, what, strict) for found in root.iter("object")]
 
 
 def voc_faults(folder: str | Path) -> list[Fault]:
-    """Of all files of annotations in a folder of data, read as strictly."""
+    """Read all files of annotations in a folder of data strictly, and find those at fault."""
 
     def fault(file: Path) -> str:
         try:
             read_voc(file, strict=True)
-        except (OSError, ValueError) as e:
+        except InputError as e:
             return str(e)
         return ""
 
@@ -60,10 +59,10 @@ def voc_faults(folder: str | Path) -> list[Fault]:
 def _read_object(found: ElementTree.Element, what: str, strict: bool) -> VOCObject:
     name = found.findtext("name")
     if not name:
-        raise ValueError(f"{what} is not in Pascal VOC format: the <name> of an <object> is empty")
+        raise InputError(f"{what} is not in Pascal VOC format: the <name> of an <object> is empty")
     absent = None if strict else "0"
     if strict and found.find("pose") is None:
-        raise ValueError(f"{what} is not in Pascal VOC format: an <object> has no <pose>")
+        raise InputError(f"{what} is not in Pascal VOC format: an <object> has no <pose>")
     _number(found, "truncated", what, strict, absent)
     difficult = bool(_number(found, "difficult", what, strict, absent))
     sides = ("xmin", "ymin", "xmax", "ymax")
@@ -82,4 +81,4 @@ def _number(
     except (TypeError, ValueError):
         pass
     expected = "Detectron2 reads whole numbers there" if whole else "it should be a number"
-    raise ValueError(f"{what} is not in Pascal VOC format: <{tag}> is {text!r}, and {expected}")
+    raise InputError(f"{what} is not in Pascal VOC format: <{tag}> is {text!r}, and {expected}")

@@ -1,4 +1,4 @@
-"""Batches of training data that go on where a run was interrupted."""
+"""Load batches of training data that go on where a run was interrupted."""
 
 import functools
 import itertools
@@ -12,8 +12,9 @@ from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.unpickling import with_rehearsed_proposals
-from .chance import IMAGE, SAMPLER, drawing_from, run_seed, seed_at
+from ..data.unpickling import with_checked_proposals
+from ..errors import InputError
+from .seeds import IMAGE, SAMPLER, run_seed, seed_at, seeded
 
 
 class ResumableLoader:
@@ -29,15 +30,11 @@ class ResumableLoader:
 
     def __init__(self, cfg: CfgNode, mapper: Callable[[dict], Any], dataset: Any = None):
         """
-        Args:
-            cfg: of the run. A negative ``SEED`` stands for a random one.
-            mapper: from a record of the data set to what the model takes.
-            dataset: records, a list or a map-style data set; None: those of ``DATASETS.TRAIN``.
-
-        Raises:
-            TypeError: if ``DATASETS.TRAIN`` is a data set that can only be iterated over.
+        A negative ``SEED`` of the run's configuration stands for a random one; the mapper makes
+        what the model takes of a record; ``dataset`` has records, a list or a map-style data set,
+        by default those of ``DATASETS.TRAIN``. InputError if they can only be iterated over.
         """
-        self._cfg = with_rehearsed_proposals(cfg)
+        self._cfg = with_checked_proposals(cfg)
         self._mapper, self._records = mapper, dataset
         self._batches = 0  # taken from here
         self._begin_with(run_seed(cfg))
@@ -48,13 +45,13 @@ class ResumableLoader:
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.SEED = seed  # Some samplers read it.
-        with drawing_from(seed_at(seed, SAMPLER)):
+        with seeded(seed_at(seed, SAMPLER)):
             settings = {"mapper": _as_it_is, "dataset": self._records}
             loader = build_detection_train_loader(cfg, **settings)
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         images = (loader.dataset if grouped else loader).dataset
         if not isinstance(images, ToIterableDataset):
-            raise TypeError(
+            raise InputError(
                 f"DATASETS.TRAIN = {self._cfg.DATASETS.TRAIN}: data that can only be iterated over "
                 "cannot go on where it was; override OHEMTrainer.build_train_loader to train on it"
             )
@@ -78,7 +75,7 @@ class ResumableLoader:
             yield batch
 
     def _indices(self) -> Iterator[int]:
-        """Of records, those of the first batch first."""
+        """The indices of records, those of the first batch first."""
         grouping = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
 
         @functools.cache  # records are slow to come by
@@ -117,7 +114,7 @@ class _Repeatable(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
         place, index = item
-        with drawing_from(seed_at(self._seed, IMAGE, self._rank, place)):
+        with seeded(seed_at(self._seed, IMAGE, self._rank, place)):
             return self._images[index]
 
 

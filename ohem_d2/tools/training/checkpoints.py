@@ -15,15 +15,16 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 
-from ..data.unpickling import REHEARSED
+from ..data.unpickling import CHECKED
+from ..errors import InputError, UntrustedFile, in_words
 from ..files import write_atomically
-from ..trust import UntrustedFile, trusted
+from ..trust import trusted
 
 _LAST = "last_checkpoint"
 
 
 class _TorchFiles(FvcoreCheckpointer):
-    """What is below DetectionCheckpointer, and reads ``.pth`` files."""
+    """Stands below DetectionCheckpointer, and reads ``.pth`` files."""
 
     def _load_file(self, f: str) -> Any:
         return load_torch(f)
@@ -33,16 +34,17 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
     """
     Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
     cannot be read, the newest that can be takes its place. Loading raises UntrustedFile for a file
-    with more than tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.tools.trust`).
+    with more than tensors, arrays and plain values, unless it is trusted
+    (:mod:`ohem_d2.tools.trust`).
     """
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pyth"):
             load_torch(filename)  # Detectron2 does it once more, by itself
-        return super()._load_file(REHEARSED * filename.endswith(".pkl") + filename)
+        return super()._load_file(CHECKED * filename.endswith(".pkl") + filename)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """See the parent. Raises SystemExit, in a line, if the file cannot be written."""
+        """See the parent. Raises InputError if the file cannot be written."""
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
@@ -52,8 +54,8 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         try:
             write_atomically(file, lambda opened: torch.save(content, opened))
             self.tag_last_checkpoint(file.name)
-        except OSError as e:  # no matter of the training, which would log a traceback
-            raise SystemExit(f"{e}; what was saved before is whole, and --resume takes it") from e
+        except OSError as e:
+            raise InputError(f"{e}; what was saved before is whole, and --resume takes it") from e
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """See the parent."""
@@ -65,8 +67,8 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
 
     def get_checkpoint_file(self) -> str:
         """
-        The last one; where that cannot be read, the newest that can. Raises SystemExit, in a line,
-        if there is none.
+        The last one; where that cannot be read, the newest that can. Raises InputError if there is
+        none.
         """
         last, problem = Path(self.save_dir, _LAST), "does not exist"
         if last.exists():
@@ -83,7 +85,7 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
                 _check(file)
                 found[_iteration_in(file)] = file
         if not found:
-            raise SystemExit(
+            raise InputError(
                 f"--resume: {last} {problem}, and there is no other checkpoint beside it that can. "
                 "Put one back, or begin anew with --overwrite"
             )
@@ -109,26 +111,25 @@ def _iteration_in(file: Path) -> int:
 
 def load_torch(file: str) -> Any:
     """
-    ``torch.load`` onto the CPU; with ``weights_only`` unless the file is trusted.
-
-    Raises:
-        UntrustedFile: names the file and what it holds.
-        ValueError, ...: if it cannot be read.
+    ``torch.load`` onto the CPU; with ``weights_only`` unless the file is trusted. UntrustedFile
+    names the file and what it holds; InputError one that cannot be read.
     """
-    if not trusted():
-        _refuse_programs(file)
     try:
+        if not trusted():
+            _refuse_programs(file)
         return torch.load(file, map_location="cpu", weights_only=not trusted())
-    except pickle.UnpicklingError as e:
-        if trusted():
-            raise
-        found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
-        what = found[1] if found else "more than tensors and plain values"
-        raise UntrustedFile(file, f"holds {what}, which may run code") from e
+    except InputError:
+        raise
+    except Exception as e:  # a broken file may raise any
+        if isinstance(e, pickle.UnpicklingError) and not trusted():
+            found = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(e))
+            what = found[1] if found else "more than tensors and plain values"
+            raise UntrustedFile(file, f"holds {what}, which may run code") from e
+        raise InputError(f"{file} cannot be loaded: {in_words(e)}") from e
 
 
 def _refuse_programs(file: str) -> None:
-    """What PyTorch before 2.6 runs in spite of ``weights_only``; and what is none of its files."""
+    """PyTorch before 2.6 runs some in spite of ``weights_only``; and others are no files of its."""
     with open(file, "rb") as opened:
         begins = opened.read(4)
     is_zip = begins == b"PK\x03\x04"  # as PyTorch finds out
@@ -137,4 +138,4 @@ def _refuse_programs(file: str) -> None:
     if not is_zip and tarfile.is_tarfile(file):
         raise UntrustedFile(file, "is of PyTorch's old tar format, which may run code")
     if not is_zip and not begins.startswith(b"\x80"):
-        raise ValueError(f"{file} is no file of PyTorch's")
+        raise InputError(f"{file} cannot be loaded: it is no file of PyTorch's")

@@ -1,8 +1,7 @@
-"""Processes of a run, which end together."""
+"""Start the processes of a run so that they end together."""
 
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -13,8 +12,9 @@ from typing import Any
 from detectron2 import engine
 from torch.multiprocessing import ProcessExitedException
 
+from .signals import on_sigterm
+
 _PATIENCE = 5  # seconds
-SIGTERM_STATUS = 128 + signal.SIGTERM  # as shells have it of a process that SIGTERM has ended
 
 
 def launch(
@@ -53,22 +53,10 @@ def launch(
             child.kill()
 
 
-def on_sigterm(handler: Callable[..., Any]) -> bool:
-    """
-    Whether it is called from now on: a handler of somebody else's stays, and only the main thread
-    can have one.
-    """
-    main_thread = threading.current_thread() is threading.main_thread()
-    free = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if free:
-        signal.signal(signal.SIGTERM, handler)
-    return free
-
-
 def _end_others(number: int) -> None:
     """
-    Of the children, when one has failed. PyTorch sends them SIGTERM, which a training takes for a
-    scheduler's; and some wait for the one that has failed.
+    End the other children when one has failed. PyTorch sends them SIGTERM, which a training takes
+    for a scheduler's; and some wait for the one that has failed.
     """
     children: list[multiprocessing.process.BaseProcess] = []
     while len(children) < number:
@@ -89,7 +77,7 @@ def _with_parent(parent: int, main: Callable[..., Any], args: tuple) -> None:
 
 
 def _end_after(parent: int) -> None:
-    """Whatever the main thread waits for: another process, say, that has ended already."""
+    """End, whatever the main thread waits for: another process, say, that has ended already."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -7,66 +7,59 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from detectron2.utils import comm
+from filelock import BaseFileLock, FileLock, Timeout
+
+from ..errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
-try:
-    import fcntl
-except ImportError:  # Windows, where there is no lock
-    fcntl = None
 
 # What a run leaves that another one would go on with, and what goes aside together with it
 RESULTS = ("last_checkpoint", "model_*.pth", "metrics.json")
 ALL = (*RESULTS, "config.yaml", "events.out.tfevents.*", "inference", "log.txt*")
 LOCK = ".lock"
 
-_held: dict[Path, IO] = {}
+_claimed: dict[Path, BaseFileLock] = {}
 
 
 def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """
     Take the folder for a run of this process, until :func:`release` or its end, by a kill too. In
-    other processes of the run nothing is done. To be called before anything is written there.
-
-    Args:
-        resume: the run goes on with what is there.
-        overwrite: a new run sets aside what an earlier one left, in ``earlier_1`` or so.
-
-    Raises:
-        SystemExit: in a line, if another run has the folder, a new one would mix with an old one,
-            or the folder cannot be written to.
+    other processes of the run nothing is done. To be called before anything is written there. The
+    run goes on with what is there, ``resume``, or sets aside what an earlier one left, in
+    ``earlier_1`` or so, ``overwrite``. InputError if another run has the folder, a new one would
+    mix with an old one, or the folder cannot be written to.
     """
     folder = Path(folder).absolute()
-    if not comm.is_main_process() or folder in _held:
+    if not comm.is_main_process() or folder in _claimed:
         return
+    lock = _locked(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a")  # noqa: SIM115  closed by release
-    except OSError as e:
-        raise SystemExit(f"OUTPUT_DIR {folder} cannot be written to: {e.strerror}") from e
-    _lock(file, folder)
-    left = [file.name for file in _files(folder, RESULTS) if file.stat().st_size]
-    if left and not resume:
-        if not overwrite:
-            raise SystemExit(
-                f"OUTPUT_DIR {folder} has a run already ({', '.join(left[:3])}). --resume goes on "
-                "with it, --overwrite sets it aside and begins anew; or choose another OUTPUT_DIR"
-            )
-        numbered = (folder / f"earlier_{number}" for number in itertools.count(1))
-        aside = next(path for path in numbered if not path.exists())
-        aside.mkdir()
-        for old in _files(folder, ALL):
-            old.rename(aside / old.name)
-    _held[folder] = file
+        left = [file.name for file in _files(folder, RESULTS) if file.stat().st_size]
+        if left and not resume:
+            if not overwrite:
+                raise InputError(
+                    f"OUTPUT_DIR {folder} has a run already ({', '.join(left[:3])}). --resume goes "
+                    "on with it, --overwrite sets it aside and begins anew; or choose another "
+                    "OUTPUT_DIR"
+                )
+            _set_aside(folder)
+    except BaseException:
+        lock.release()
+        raise
+    _claimed[folder] = lock
+
+
+def release(folder: str | Path) -> None:
+    """The run is over. Nothing is done if the folder was not taken."""
+    if lock := _claimed.pop(Path(folder).absolute(), None):
+        lock.release()
 
 
 @contextlib.contextmanager
 def left_as_it_was(folder: str | Path) -> Iterator[None]:
-    """What a claim makes within the context, folder and lock, is not there after it."""
+    """Take away after the context what a claim makes within it, folder and lock."""
     folder = Path(folder).absolute()
     lock, folders = folder / LOCK, [folder, *folder.parents]
     new = [path for path in (lock, *folders) if not os.path.lexists(path)]
@@ -87,28 +80,36 @@ def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def release(folder: str | Path) -> None:
-    """The run is over. Nothing is done if the folder was not taken."""
-    if file := _held.pop(Path(folder).absolute(), None):
-        file.close()
+def _locked(folder: Path) -> BaseFileLock:
+    """
+    It ends with the process. Workers that load data, and outlive a kill by some seconds, do not
+    have it: since version 3.30 filelock takes it from processes that are forked.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        open(folder / LOCK, "a").close()
+    except OSError as e:
+        raise InputError(f"OUTPUT_DIR {folder} cannot be written to: {e.strerror}") from e
+    lock = FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as e:
+        raise InputError(
+            f"OUTPUT_DIR {folder} is in use by another run; wait for its end, or choose another "
+            "OUTPUT_DIR"
+        ) from e
+    except (NotImplementedError, OSError) as e:  # some file systems of a network have no locks
+        logger.warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")
+    return lock
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
     return sorted(file for name in names for file in folder.glob(name))
 
 
-def _lock(file: IO, folder: Path) -> None:
-    """
-    A lock of the process alone. One of another kind would also be its workers', which load the data
-    and outlive a kill by some seconds.
-    """
-    try:
-        if fcntl:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as e:
-        raise SystemExit(
-            f"OUTPUT_DIR {folder} is in use by another run; wait for its end, or choose another "
-            "OUTPUT_DIR"
-        ) from e
-    except OSError as e:  # some file systems of a network have no locks
-        logger.warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")
+def _set_aside(folder: Path) -> None:
+    numbered = (folder / f"earlier_{number}" for number in itertools.count(1))
+    aside = next(path for path in numbered if not path.exists())
+    aside.mkdir()
+    for old in _files(folder, ALL):
+        old.rename(aside / old.name)

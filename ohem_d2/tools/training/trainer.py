@@ -1,6 +1,7 @@
-"""What Detectron2's DefaultTrainer leaves to be filled in."""
+"""Fill in what Detectron2's DefaultTrainer leaves open."""
 
 import errno
+import functools
 import logging
 import os
 from typing import Any
@@ -16,15 +17,15 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 
-from ..data.mapper import TrainingMapper
+from ..data.mapper import TrainingMapper, map_record
 from ..data.records import training_records
-from ..data.unpickling import with_rehearsed_proposals
-from ..input_errors import InputError
+from ..data.unpickling import with_checked_proposals
+from ..errors import InputError
 from . import run_folder
 from .batches import ResumableLoader
 from .checkpoints import Checkpointer
-from .hooks import AsIfNeverInterrupted, EndOnSigterm
-from .processes import SIGTERM_STATUS
+from .resumption import ExactResumption
+from .signals import EndOnSigterm, Terminated
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +33,19 @@ logger = logging.getLogger(__name__)
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, evaluates as the data set's metadata say, and can be
-    interrupted, as docs/safety.md has it. Weights and proposals run no code when they are read, unless they are trusted
-    (:mod:`ohem_d2.tools.trust`).
+    interrupted, as docs/safety.md has it. Weights and proposals run no code when they are read,
+    unless they are trusted (:mod:`ohem_d2.tools.trust`).
     """
 
     @property
     def last_results(self) -> dict:
-        """Of the last evaluation, by task and metric, as ``test`` returns them."""
+        """The results of the last evaluation, by task and metric, as ``test`` returns them."""
         return self._last_eval_results
 
     def train(self) -> Any:
         """
-        See the parent.
-
-        Raises:
-            InputError: names the image that cannot be read, or says that the training diverged, or
-                that the disk is full.
+        See the parent. InputError names the image that cannot be read, or says that the training
+        diverged or the disk is full.
         """
         log = logging.getLogger(TrainerBase.__module__)
         log.addFilter(_in_one_line)
@@ -61,9 +59,8 @@ class OHEMTrainer(DefaultTrainer):
             if not _is_full(e):
                 raise
             raise InputError(f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {e.strerror}") from e
-        except SystemExit as e:
-            if e.code == SIGTERM_STATUS:
-                comm.synchronize()  # The end of one process ends the others, who may still write.
+        except Terminated:
+            comm.synchronize()  # The end of one process ends the others, who may still write.
             raise
         finally:
             log.removeFilter(_in_one_line)
@@ -76,11 +73,12 @@ class OHEMTrainer(DefaultTrainer):
             logger.warning(what)
         if empty := sum(not record.get("annotations") for record in records):
             logger.info(f"{empty} of {len(records)} images show no object: all RoIs are background")
-        return ResumableLoader(cfg, cls.build_train_mapper(cfg), records)
+        mapper = functools.partial(map_record, cls.build_train_mapper(cfg))
+        return ResumableLoader(cfg, mapper, records)
 
     @classmethod
     def build_train_mapper(cls, cfg: Any) -> DatasetMapper:
-        """What makes a model's input of a record; augmentations of one's own go here."""
+        """The mapper of records to a model's inputs; augmentations of one's own go here."""
         mapper = TrainingMapper(cfg, is_train=True)
         if mapper.use_keypoint:
             # Images without objects have none, and the others the same.
@@ -97,17 +95,17 @@ class OHEMTrainer(DefaultTrainer):
         # After all that a checkpoint needs, and before what takes long
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks.insert(place, EndOnSigterm())
-        return [AsIfNeverInterrupted(self.cfg), *hooks]
+        return [ExactResumption(self.cfg), *hooks]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """See the parent. Takes the folder as :func:`ohem_d2.tools.training.run_folder.claim` does."""
+        """See the parent. Takes the folder, see :func:`ohem_d2.tools.training.run_folder.claim`."""
         run_folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
         super().resume_or_load(resume)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
-        mapper = TrainingMapper(cfg, is_train=False)
-        cfg = with_rehearsed_proposals(cfg)
+        mapper = functools.partial(map_record, TrainingMapper(cfg, is_train=False))
+        cfg = with_checked_proposals(cfg)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -130,7 +128,7 @@ class OHEMTrainer(DefaultTrainer):
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Of a disk, in the middle of a file that is written as the training goes on."""
+    """Whether a disk is full, in the middle of a file that is written as the training goes on."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return isinstance(error, OSError) and error.errno in full
 

@@ -10,7 +10,7 @@ import torch
 from interrupted import ended, kill, start, wait_until
 from torch import nn
 
-from ohem_d2.tools.errors import told
+from ohem_d2.tools.errors import InputError, errors_in_one_line
 from ohem_d2.tools.training.checkpoints import Checkpointer
 
 
@@ -99,7 +99,7 @@ def test_a_torn_name_of_the_last(folder, content, caplog):
 def test_none_can_be_read(folder):
     for file in folder.glob("model_*.pth"):
         cut(file)
-    with pytest.raises(SystemExit, match=f"{folder}.*'model_0000039.pth'.*Put one back, or begin"):
+    with pytest.raises(InputError, match=f"{folder}.*'model_0000039.pth'.*Put one back, or begin"):
         resumed(folder)
 
 
@@ -140,11 +140,16 @@ def test_killed_while_the_final_checkpoint_is_written_again(images, tmp_path):
     assert max(interrupted.seen(tmp_path)) == 3
 
 
+def train_as_a_command(*args, **kwargs):
+    with errors_in_one_line("train"):
+        interrupted.train(*args, **kwargs)
+
+
 def train_on_a_full_disk(images, output, limit):
     """As far as this process sees: no file grows beyond so many bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    interrupted.train(images, output, (*SHORT, 8), resume=True, size=500_000)
+    train_as_a_command(images, output, (*SHORT, 8), resume=True, size=500_000)
 
 
 # 2 MB are written in pieces; PyTorch fails in one of two ways
@@ -163,13 +168,9 @@ def test_a_full_disk_leaves_what_was_there(images, tmp_path, limit):
     assert not list(tmp_path.glob("*.part"))
     printed = (tmp_path / "printed_0").read_text()
     assert "Traceback" not in printed
-    (line,) = (line for line in printed.splitlines() if "cannot be written" in line)
-    assert f"{tmp_path / 'model_0000005.pth'} cannot be written: File too large" in line
-
-
-def train_as_a_command(*args):
-    with told("train"):
-        interrupted.train(*args)
+    (last,) = printed.splitlines()[-1:]
+    file = tmp_path / "model_0000005.pth"
+    assert last.startswith(f"train: {file} cannot be written: File too large; what was saved")
 
 
 def test_a_disk_that_is_full_for_the_metrics(images, tmp_path):

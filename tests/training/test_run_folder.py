@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import interrupted
 import pytest
 from interrupted import ended, kill, start, wait_until
 
+from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.run_folder import claim, left_as_it_was, release
 
 
@@ -19,14 +21,16 @@ def images(tmp_path_factory):
 
 def test_two_runs_at_once(images, tmp_path):
     """The lock goes with the process that is killed, though its workers live some seconds more."""
-    workers = ("DATALOADER.NUM_WORKERS", 1)
-    first = start(1, images, tmp_path, workers, seconds=0.1)
+    first = start(1, images, tmp_path, ("DATALOADER.NUM_WORKERS", 1), seconds=0.1)
     wait_until(lambda: interrupted.seen(tmp_path), first)
     for resume in (False, True):
-        with pytest.raises(SystemExit, match=f"OUTPUT_DIR {tmp_path} is in use by another run"):
+        with pytest.raises(InputError, match=f"OUTPUT_DIR {tmp_path} is in use by another run"):
             claim(tmp_path, resume=resume)
+    children = Path(f"/proc/{first[0].pid}/task/{first[0].pid}/children")
+    workers = children.read_text().split() if children.exists() else []
     kill(first)
     claim(tmp_path, resume=True)
+    assert all(Path(f"/proc/{worker}").exists() for worker in workers)
     release(tmp_path)
 
 
@@ -39,7 +43,7 @@ def write(folder, *names):
 @pytest.mark.parametrize("left", ["last_checkpoint", "model_0000004.pth", "metrics.json"])
 def test_a_new_run_over_an_old_one(tmp_path, left):
     write(tmp_path, left, "config.yaml", "other.txt")
-    with pytest.raises(SystemExit, match=rf"{tmp_path} has a run already \({left}\).*--overwrite"):
+    with pytest.raises(InputError, match=rf"{tmp_path} has a run already \({left}\).*--overwrite"):
         claim(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted([".lock", left, "config.yaml", "other.txt"])
     claim(tmp_path, resume=True)
@@ -79,21 +83,21 @@ def test_what_does_not_count(tmp_path):
 
 def test_a_folder_that_cannot_be(tmp_path):
     write(tmp_path, "file")
-    with pytest.raises(SystemExit, match="file/run cannot be written to: Not a directory"):
+    with pytest.raises(InputError, match="file/run cannot be written to: Not a directory"):
         claim(tmp_path / "file/run")
 
 
 def test_a_trainer_takes_its_folder(images, tmp_path):
     assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 2))) == [0]
     trainer = interrupted.WitnessTrainer(interrupted.config(images, tmp_path))
-    with pytest.raises(SystemExit, match="has a run already"):
+    with pytest.raises(InputError, match="has a run already"):
         trainer.resume_or_load(resume=False)
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2
     trainer.max_iter = 3
     trainer.train()
     # It is over, and what the same process begins in the folder then is another run.
-    with pytest.raises(SystemExit, match="has a run already"):
+    with pytest.raises(InputError, match="has a run already"):
         claim(tmp_path)
 
 
@@ -112,7 +116,7 @@ def test_a_new_run_that_is_killed_early_does_not_go_on_with_the_old_model(images
 def test_what_is_tried_leaves_nothing(tmp_path):
     write(tmp_path, "run/metrics.json")
     for folder in ("new/run", "run", "run/metrics.json/run"):
-        fails = contextlib.nullcontext() if folder == "new/run" else pytest.raises(SystemExit)
+        fails = contextlib.nullcontext() if folder == "new/run" else pytest.raises(InputError)
         with fails, left_as_it_was(tmp_path / folder):
             claim(tmp_path / folder)
             assert (tmp_path / folder / ".lock").exists()

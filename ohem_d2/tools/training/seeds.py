@@ -26,16 +26,16 @@ def seed_at(seed: int, purpose: int, *place: int) -> int:
     return int(np.random.SeedSequence((seed, purpose, *place)).generate_state(1)[0])
 
 
-def draw_from(seed: int) -> None:
-    """Python, NumPy and PyTorch, on all devices, from now on."""
+def seed_all(seed: int) -> None:
+    """Python, NumPy and PyTorch, on all devices, draw from this seed on."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 @contextlib.contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """Within the context, and not on GPUs. Afterwards all go on as they were."""
+def seeded(seed: int) -> Iterator[None]:
+    """Within the context they draw from the seed, but for GPUs; after it they go on as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
