@@ -15,7 +15,7 @@ import cv2
 import processes
 import pytest
 import torch
-from documented import Snippet, execute, snippets
+from documented import Snippet, execute, run_session, snippets
 from models import ROOT
 from photographs import crowded_tile, voc_corners, voc_xml
 from test_docs import PAGES
@@ -46,6 +46,12 @@ TESTED = {
     "make evidence": "evidence/test_evidence.py::test_quick_runs_are_recorded_and_not_repeated",
     "make bench": "benchmark/test_benchmark.py::test_a_run_leaves_a_report",
     "make table1-mini": "paper/test_paper_table.py::test_every_row_of_the_miniature_runs",
+    "pip install --no-deps -r projects/benchmark/requirements-mmdetection.txt": (
+        "benchmark/test_against_mmdetection.py::test_the_same_rois_but_where_it_says_so"
+    ),
+    "PYTHONPATH=. python projects/benchmark/against_mmdetection.py": (
+        "benchmark/test_against_mmdetection.py::test_the_same_rois_but_where_it_says_so"
+    ),
     "PYTHONPATH=. python projects/benchmark/bench.py --gpu": (
         "benchmark/test_benchmark.py::test_a_setting_without_room_is_left_out"
     ),
@@ -260,6 +266,18 @@ def test_what_goes_wrong_is_told(tmp_path, monkeypatch):
     assert "so far" in three and "exit status 3" in three and good == ""
 
 
+def test_a_session_has_to_print_and_raise_what_stands_there():
+    names = {"one": 1}
+    run_session(">>> print(one + 1)\n2\n>>> two = 2\n", names)
+    assert names["two"] == 2
+    with pytest.raises(AssertionError, match=r"Expected:\s+3\s+Got:\s+2"):
+        run_session(">>> print(two)\n3\n", names)
+    raised = "Traceback (most recent call last):\nValueError: of\n  course\n"
+    run_session(f">>> raise ValueError('of course')\n{raised}", names)
+    with pytest.raises(AssertionError, match="ValueError: of all things"):
+        run_session(f">>> raise ValueError('of all things')\n{raised}", names)
+
+
 def test_no_test_is_named_for_what_is_not_documented():
     used = {beginning_of(s.text) for s in SNIPPETS if s not in EXECUTED}
     assert set(TESTED) - used == set()
@@ -304,7 +322,7 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
     python, reports = tmp_path / "python", tmp_path / "reports"
     python.write_text(
         '#!/bin/sh\n[ "$1" = -c ] && { echo 2; exit; }\necho called $*\n'
-        'case "$*" in *compiled.py*float16*) exit 3;; *--devices*) exit 4;; esac\n'
+        'case "$*" in *timeline.py*float16*) exit 3;; *--devices*) exit 4;; esac\n'
     )
     timeout = tmp_path / "timeout"
     timeout.write_text('#!/bin/sh\necho of $3 s\nshift 3\nsleep 0.1\nexec "$@"\n')
@@ -320,10 +338,10 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
     script = (ROOT / "dev/gpu_check.sh").read_text()
     parts = re.search('^all="(.*)"', script, re.MULTILINE)[1].split()
     ended = done.stdout.partition("===== in all\n")[2].splitlines()
-    failed = {"compiled": "FAILED (3)", "evidence": "FAILED (4)"}
+    failed = {"timeline": "FAILED (3)", "evidence": "FAILED (4)"}
     assert ended == [f"{part}: {failed.get(part, 'ok')}" for part in parts]
     assert done.returncode == 1 and sorted(p.stem for p in reports.iterdir()) == sorted(parts)
-    assert (reports / "compiled.txt").read_text().count("called -W ignore projects") == 2
+    assert (reports / "timeline.txt").read_text().count("called -W ignore projects") == 2
     training = (reports / "training.txt").read_text()
     assert "SOLVER.AMP.ENABLED True" in training and "--num-gpus 2" in training
     # one that was stopped is recorded as far as it came
@@ -335,7 +353,7 @@ def test_gpu_check_goes_through_its_parts(tmp_path):
     left = re.findall("^of (.*) s$", (reports / "environment.txt").read_text(), re.MULTILINE)
     assert left[0] == "61" and len(left) == 3 and set(left) <= {"60", "61"}
     named = re.findall(r"(?:projects|dev)/[\w/]+\.py", script)
-    assert len(named) > 6 and all((ROOT / name).is_file() for name in named)
+    assert len(named) > 5 and all((ROOT / name).is_file() for name in named)
 
 
 def gpu_check(parts, **env):

@@ -8,7 +8,7 @@ from models import ZOO, batch, config, detector, roi_inputs
 from torch import nn
 
 from ohem_d2 import OHEMMixin, per_roi_losses
-from ohem_d2.mining.losses import with_box_regression
+from ohem_d2.mining.losses import fast_rcnn_losses, with_box_regression
 from ohem_d2.testing import check_heads
 
 
@@ -51,8 +51,11 @@ def test_every_way_to_rank_by_something_else_is_found(way):
         "weighted_boxes": "RANK_LOC_WEIGHT 4 ranks as it trains",
         "squared": "which is another loss",
     }.get(way, "has other derivatives than what RoIs are ranked by")
-    with pytest.raises(AssertionError, match=f"{type(model.roi_heads).__name__}: .*{words}"):
+    name = type(model.roi_heads).__name__
+    with pytest.raises(AssertionError, match=f"{name}: .*{words}") as error:
         check_heads(model.roi_heads, *inputs_of(model))
+    # A weight is no remedy for losses that differ in more than that.
+    assert ("RANK_LOC_WEIGHT" in str(error.value)) == ("RANK_LOC_WEIGHT" in words)
 
 
 def with_box_head(*layers):
@@ -142,6 +145,65 @@ def test_there_has_to_be_something_to_compare():
     model.roi_heads.train()
     with torch.no_grad():  # it takes care of gradients itself
         check_heads(model.roi_heads, *inputs)
+
+
+class WithoutTheSampler(StandardROIHeads):
+    def forward(self, images, features, proposals, targets=None):
+        proposals = StandardROIHeads.label_and_sample_proposals(self, proposals, targets)
+        return proposals, self._forward_box(features, proposals)
+
+
+def test_heads_that_mine_nothing_are_told_so():
+    model = detector(config())
+    model.roi_heads.__class__ = type("Idle", (OHEMMixin, WithoutTheSampler), {})
+    with pytest.raises(RuntimeError, match=r"forward\(\) does not call label_and_sample_proposals"):
+        check_heads(model.roi_heads, *inputs_of(model))
+
+
+class ForABranch(FastRCNNOutputLayers):
+    """Its losses take more than others', and ignore it."""
+
+    def losses(self, predictions, proposals, branch):
+        return super().losses(predictions[:2], proposals)
+
+    def forward(self, x):
+        return (*super().forward(x), x)
+
+
+class Branched(StandardROIHeads):
+    def _forward_box(self, features, proposals):
+        maps = [features[f] for f in self.box_in_features]
+        pooled = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        predictions = self.box_predictor(self.box_head(pooled))
+        return self.box_predictor.losses(predictions, proposals, "supervised")
+
+
+@per_roi_losses.register(ForABranch)
+def _(predictor, predictions, proposals):
+    return fast_rcnn_losses(predictor, predictions[:2], proposals)
+
+
+def test_losses_that_take_more_arguments():
+    model = detector(config())
+    model.roi_heads.box_predictor.__class__ = ForABranch
+    model.roi_heads.__class__ = type("OHEMBranched", (OHEMMixin, Branched), {})
+    check_heads(model.roi_heads, *inputs_of(model))
+
+
+@pytest.mark.parametrize("way", [None, "reweighted", "other classes"])
+def test_a_frozen_classifier_is_compared_too(way):
+    """As one of text embeddings: no parameter that trains has a part in its loss."""
+    model = detector(config()) if way is None else others.model_of(way)
+    heads = model.roi_heads
+    for part in (heads.box_head, heads.box_predictor.cls_score):
+        part.requires_grad_(False)
+    if way is None:
+        check_heads(heads, *inputs_of(model))
+    else:
+        with pytest.raises(AssertionError, match="loss_cls has other derivatives"):
+            check_heads(heads, *inputs_of(model))
+    trains = {name for name, p in heads.named_parameters() if p.requires_grad}
+    assert trains == {"box_predictor.bbox_pred.weight", "box_predictor.bbox_pred.bias"}
 
 
 class SquaredError(FastRCNNOutputLayers):

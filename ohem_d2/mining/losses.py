@@ -120,7 +120,7 @@ def check_predictor(predictor: nn.Module) -> None:
             f"@ohem_d2.per_roi_losses.register({name}) of (predictor, predictions, proposals). A "
             "loss that draws at random cannot be ranked by"
         )
-    if described is FastRCNNOutputLayers and getattr(predictor, "use_fed_loss", False):
+    if getattr(predictor, "use_fed_loss", False):
         raise CannotMine("MODEL.ROI_BOX_HEAD.USE_FED_LOSS = True draws at random; allowed: False")
 
 

@@ -24,7 +24,8 @@ def select_hard_examples(
 ) -> Tensor:
     """
     The hard examples of one image (paper Sec. 4.2): from the highest loss down, without those whose
-    IoU with a harder one is above ``nms_thresh``, at most ``num_samples``, B/N.
+    IoU with a harder one is above ``nms_thresh``, at most ``num_samples``, B/N. Returns int64
+    indices into the R RoIs, hardest first.
 
     Args:
         losses: of shape (R,). NaN and infinity are the hardest; equal losses keep their order.
@@ -32,8 +33,6 @@ def select_hard_examples(
         gt_classes: int64 of shape (R,). Labels below 0, "ignore", are never chosen.
         nms_scope: RoIs of one "class" alone suppress each other (the authors' release); all do,
             "agnostic"; or "none", no NMS. ValueError for another one.
-
-    Returns int64 indices into the R RoIs, hardest first.
     """
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")

@@ -119,6 +119,16 @@ def test_heads_without_the_standard_parts_have_to_say_how_they_score():
         detector(config("cascade", "MODEL.ROI_HEADS.NAME", name))
 
 
+def test_heads_upon_roi_heads_of_their_own():
+    """Detectron2's have a share of foreground; those of a project call it otherwise."""
+    ours, plain, inputs = door(OwnForwardBox)
+    for model in (ours, plain):
+        model.roi_heads.positive_sample_fraction = model.roi_heads.positive_fraction
+        del model.roi_heads.positive_fraction
+    assert_trains_on_the_mined_batch(ours, plain, inputs)
+    check_heads(ours.roi_heads, *roi_inputs(ours, inputs))
+
+
 class Counting(StandardROIHeads):
     """A buffer that each forward moves, and a call of itself."""
 

@@ -88,7 +88,7 @@ def test_they_mine_once_the_training_does_whatever_their_storage_says():
 
 
 def test_counters_do_not_move(monkeypatch):
-    """What is compared in the mined iterations 1, 2 and 4 is compared there, whatever lies between."""
+    """Mined iterations 1, 2 and 4 are compared, whatever lies between."""
     compared = []
     monkeypatch.setattr(ohem_heads, "verify", lambda *args: compared.append(0) or "")
     cfg = config()
