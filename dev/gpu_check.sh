@@ -15,7 +15,7 @@
 # its time is stopped; the benchmark and the evidence keep what they have by then.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-all="environment tests rois steps timeline compiled means processes training evidence"
+all="environment tests rois steps timeline training evidence"
 parts=${*:-$all}
 for part in $parts; do
     [[ " $all " == *" $part "* ]] || { echo "gpu_check: no part $part; there are: $all" >&2; exit 2; }
@@ -65,26 +65,10 @@ tests() {
 
 rois() { run projects/benchmark/bench.py --gpu --only rois --rounds 5 --output "$reports/rois"; }
 steps() { run projects/benchmark/bench.py --gpu --only steps --rounds 5 --output "$reports/steps"; }
-means() { run projects/benchmark/means.py; }
-
-# As many as there are GPUs; on a CPU two and four
-processes() {
-    local numbers=1
-    for number in 2 4; do
-        [ "${gpus:-0}" -ge $number ] || [ $device = cpu ] && numbers+=" $number"
-    done
-    run projects/benchmark/several_processes.py --model R50-FPN --rois 1000 --processes $numbers
-}
 
 timeline() {
     for precision in float32 float16; do
         run projects/benchmark/timeline.py --precision $precision --output "output/timeline/$precision" || return
-    done
-}
-
-compiled() {
-    for precision in float32 float16; do
-        run projects/benchmark/compiled.py --precision $precision || return
     done
 }
 

@@ -7,10 +7,8 @@ What mining costs, side by side in one run. ::
     python projects/benchmark/bench.py --gpu       # large batches and half precision, for a GPU
     python projects/benchmark/bench.py --smoke     # seconds, to see that it works
 
-``--only rois`` leaves the whole steps out, ``--only steps`` all but them.
-
-Prints tables of ratios; writes ``bench.json`` and ``bench.png`` (time and memory against R) to
-``--output``.
+``--only rois`` leaves the whole steps out, ``--only steps`` all but them. Prints tables of ratios;
+writes ``bench.json`` and ``bench.png`` (time and memory against R) to ``--output``.
 """
 
 import argparse
@@ -18,20 +16,18 @@ import contextlib
 import datetime
 import functools
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from bench_settings import DEMO, FULL, GPU, GPU_STEPS, MAIN, QUICK, R50, SMOKE, Point
+from bench_settings import DEMO, FULL, GPU, GPU_STEPS, QUICK, R50, SMOKE, Point
 from bench_tables import plot, point_table, step_table, targets_table
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import Step, interleaved, machine, parts, peak_bytes, process_peak_bytes
+from measure import Step, interleaved, machine, parts, peak_bytes
 from whole_step import Whole, model_steps
 
 from ohem_d2.tools.files import write_atomically
@@ -48,39 +44,25 @@ ROOT = Path(__file__).resolve().parents[2]
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description="What mining costs; see the file's head.")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true")
-    size.add_argument("--gpu", action="store_true")
-    size.add_argument("--smoke", action="store_true")
+    for name in ("--full", "--gpu", "--smoke"):
+        size.add_argument(name, action="store_true")
     parser.add_argument("--only", choices=["rois", "steps"])
     parser.add_argument("--rounds", type=int, default=None, help="default: 7; of --smoke: 1")
     parser.add_argument("--output", type=Path, default=ROOT / "output/benchmark")
-    parser.add_argument("--peak-of", metavar="VARIANT", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.peak_of:
-        print(process_peak(args.peak_of, device))
-        return {}
-
     rounds = args.rounds or (1 if args.smoke else 7)
     args.output.mkdir(parents=True, exist_ok=True)
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python projects/benchmark/bench.py", *(argv or sys.argv[1:])]),
-        "machine": machine(device),
-        "rounds": rounds,
-        "points": [],
-        "steps": [],
-        "process_peak": {},
-    }
+    command = " ".join(["python projects/benchmark/bench.py", *(argv or sys.argv[1:])])
+    report = {"date": datetime.date.today().isoformat(), "command": command}
+    report |= {"machine": machine(device), "rounds": rounds, "points": [], "steps": []}
 
     def save() -> None:  # after each part: a run that dies loses nothing
         write_atomically(args.output / "bench.json", json.dumps(report, indent=1))
         plot(report, args.output / "bench.png")
 
-    print(
-        f"{report['machine']}, {report['date']}, medians of {rounds} rounds, 5 of whole steps, "
-        "3 of the settings that only --full has\n"
-    )
+    of = f"medians of {rounds} rounds, 5 of whole steps, 3 of the settings that only --full has"
+    print(f"{report['machine']}, {report['date']}, {of}\n")
     points = FULL if args.full else GPU if args.gpu else SMOKE if args.smoke else QUICK
     wholes = GPU_STEPS if args.gpu else [] if args.smoke else [R50, DEMO]
     for point in points if args.only != "steps" else []:
@@ -93,12 +75,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
             report["steps"].append(measure_model(whole, min(rounds, 5), device))
             print(step_table(report["steps"][-1]), flush=True)
             save()
-    if not (args.smoke or args.gpu or args.only):
-        report["process_peak"] = {variant: in_own_process(variant) for variant in VARIANTS}
-        print(f"Peak of a process that does three steps of the {MAIN}, MB")
-        print("  " + ", ".join(f"{k} {v / 2**20:.0f}" for k, v in report["process_peak"].items()))
-        save()
-    print()
     print(targets_table(report))
     return report
 
@@ -117,9 +93,8 @@ def room_for(setting: Point | Whole) -> Iterator[None]:
 def measure(point: Point, rounds: int, device: str) -> dict:
     if point not in QUICK + SMOKE and device == "cpu":
         rounds = min(rounds, 3)  # they take long, and the targets are about the others
-    # C4 has no box head for the sampler or the screening.
-    left_out = ("sampler", "screening") if point.head == "c4" else ()
-    variants = [variant for variant in VARIANTS if variant not in left_out]
+    # C4 has no box head for the screening.
+    variants = [v for v in VARIANTS if not (point.head == "c4" and v == "screening")]
     heads = build(point.head, variants, point.B, device)
     inputs = Inputs(point.head, point.N, point.R, device, point.precision)
     steps = {variant: training_step(h, inputs) for variant, h in heads.items()}
@@ -138,10 +113,8 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         ways = {name: times.pop(name) for name in SCORING}
         fastest = min(ways, key=lambda name: statistics.median(ways[name]))
         for variant in heads:
-            repeated = []
-            for _ in range(min(rounds, 3)):
-                reset()
-                repeated.append(parts(steps[variant], modules, device))
+            args = steps[variant], modules, device
+            repeated = [(reset(), parts(*args))[1] for _ in range(min(rounds, 3))]
             found[variant] = {k: statistics.median(r[k] for r in repeated) for k in repeated[0]}
     return {
         "point": asdict(point),
@@ -159,35 +132,18 @@ def measure_model(whole: Whole, rounds: int, device: str) -> dict:
     steps, reset = model_steps(whole, device)
     with EventStorage() as storage:
         times, peaks = times_and_peaks(steps, reset, rounds, device)
-    # Of the proposals that are asked for, an RPN's NMS may leave less.
+    # An RPN's NMS may leave fewer proposals than are asked for.
     rois = storage.latest()["ohem/num_candidates"][0]
     return {"step": asdict(whole), "rois": rois, "times": times, "peak": peaks}
 
 
 def times_and_peaks(steps: dict[str, Step], reset: Step, rounds: int, device: str) -> tuple:
-    """Of each step seconds, see ``interleaved``, and bytes."""
+    """Seconds of each step, see ``interleaved``, and bytes."""
     times, peaks = interleaved(steps, rounds, device, reset), {}
     for name, step in steps.items():
         reset()
         peaks[name] = peak_bytes(step, device)
     return times, peaks
-
-
-def process_peak(variant: str, device: str) -> int:
-    heads = build(MAIN.head, [variant], MAIN.B, device)[variant]
-    inputs = Inputs(MAIN.head, MAIN.N, MAIN.R, device)
-    with EventStorage():
-        for _ in range(3):
-            clear_gradients(heads, inputs)
-            training_step(heads, inputs)()
-    return process_peak_bytes()
-
-
-def in_own_process(variant: str) -> int:
-    # Freed memory goes back to the system at once, so that the peak is that of what is in use.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    command = [sys.executable, "-W", "ignore", __file__, "--peak-of", variant]
-    return int(subprocess.check_output(command, text=True, env=environment).split()[-1])
 
 
 if __name__ == "__main__":

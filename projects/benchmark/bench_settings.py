@@ -27,11 +27,9 @@ FULL = [
     *(Point("fpn", R, N=N) for R in (1000, 2000) for N in (2, 4)),
     *(Point("fpn", 2000, B=B) for B in (64, 512)),
     *(Point("vgg16", R) for R in (300, 1000, 2000, 4000)),
-    Point("vgg16", 1000, N=2),
     *(Point("vgg16", 1000, B=B) for B in (64, 512)),
     *(Point("c4", R) for R in (300, 1000, 2000)),  # 4,000 would take tens of GB to train on all
-    Point("c4", 300, N=2),
-    Point("c4", 300, B=64),
+    *(Point("vgg16", 1000, N=2), Point("c4", 300, N=2), Point("c4", 300, B=64)),
 ]
 PRECISIONS = ("float32", "float16", "bfloat16")
 GPU = [

@@ -7,22 +7,23 @@ Shape shorthand: R RoIs and B/N mined ones an image, N images, C channels.
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import Boxes, ImageList, Instances
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.profiler import record_function
 from torchvision.ops import nms
 
-from ohem_d2.mining.candidates import shallow_copy
+from ohem_d2 import add_ohem_config
 from ohem_d2.mining.scoring import by_location, in_chunks
-from ohem_d2.tools.load_model import default_cfg
-from projects.benchmark.quota_sampler import QuotaSamplerHeads  # noqa: F401  registers it
+from projects.paper.ohem_paper import loss_layer  # noqa: F401  registers heads
 
 IMAGE = (800, 1216)  # pixels, what Detectron2's default scale makes of most of COCO
 OBJECTS = 8  # of an image
@@ -40,25 +41,36 @@ HEADS: dict[str, tuple[str, list, dict[str, tuple[int, int]]]] = {
     "vgg16": (FPN, VGG16, {"conv5": (16, 512)}),
 }
 
-# What a variant sets, over Detectron2's own configuration: ROI heads, {} being the plain ones, and
-# keys of MODEL.ROI_HEADS
+# As mmdetection's OHEMSampler chooses, see against_mmdetection.py
+MMDETECTIONS = {"OHEM.BUDGET": "quota", "OHEM.NMS_SCOPE": "none", "OHEM.RANK_LOC_WEIGHT": 0.0}
+# What a variant sets in Detectron2's own configuration: what the name of the ROI heads begins with
+# ("": the plain ones), and keys of MODEL.ROI_HEADS
 VARIANTS: dict[str, tuple[str, dict]] = {
-    "plain": ("{}", {}),
-    "plain 512": ("{}", {"BATCH_SIZE_PER_IMAGE": 512}),
-    "readonly": ("OHEM{}", {}),
-    "screening": ("OHEM{}", {"OHEM.SCREENING": 2.5}),
-    "bfloat16": ("OHEM{}", {"OHEM.READONLY_PRECISION": "bfloat16"}),
-    "loss_layer": ("OHEM{}", {"OHEM.IMPLEMENTATION": "loss_layer"}),
-    "all RoIs": ("{}", {"BATCH_SIZE_PER_IMAGE": 10**6, "POSITIVE_FRACTION": 1.0}),
-    "sampler": ("QuotaSamplerHeads", {}),
+    "plain": ("", {}),
+    "plain 512": ("", {"BATCH_SIZE_PER_IMAGE": 512}),
+    "readonly": ("OHEM", {}),
+    "screening": ("OHEM", {"OHEM.SCREENING": 2.5}),
+    "bfloat16": ("OHEM", {"OHEM.READONLY_PRECISION": "bfloat16"}),
+    "loss_layer": ("LossLayer", {}),
+    "all RoIs": ("", {"BATCH_SIZE_PER_IMAGE": 10**6, "POSITIVE_FRACTION": 1.0}),
+    "quota": ("OHEM", MMDETECTIONS),
 }
+
+
+def config_of(file: str, *overrides: Any) -> CfgNode:
+    """The configuration of a file or of a name in Detectron2's model zoo, with overrides."""
+    cfg = get_cfg()
+    add_ohem_config(cfg)
+    cfg.merge_from_file(file if os.path.isfile(file) else model_zoo.get_config_file(file))
+    cfg.merge_from_list(list(overrides))
+    return cfg
 
 
 def with_variant(plain: CfgNode, variant: str, budget: int) -> CfgNode:
     """The configuration of a plain detector with the ROI heads of a variant."""
-    cfg, (name, settings) = plain.clone(), VARIANTS[variant]
-    own = cfg.MODEL.ROI_HEADS.NAME
-    name = name.format(own.replace("Standard", "") if name.startswith("OHEM") else own)
+    cfg, (kind, settings) = plain.clone(), VARIANTS[variant]
+    name = cfg.MODEL.ROI_HEADS.NAME
+    name = kind + name.removeprefix("Standard") if kind else name
     for key, value in {"NAME": name, "BATCH_SIZE_PER_IMAGE": budget, **settings}.items():
         cfg.merge_from_list([f"MODEL.ROI_HEADS.{key}", value])
     return cfg
@@ -66,19 +78,20 @@ def with_variant(plain: CfgNode, variant: str, budget: int) -> CfgNode:
 
 def build(head: str, variants: list[str], budget: int, device: str) -> dict[str, nn.Module]:
     """ROI heads for each variant, all with the very same parameters."""
-    file, overrides, maps = HEADS[head]
-    cfg = default_cfg()
-    cfg.merge_from_file(model_zoo.get_config_file(file))
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", *overrides])
-    shapes = {name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in maps.items()}
-    built: dict[str, nn.Module] = {}
+    file, overrides, _ = HEADS[head]
+    cfg, built = config_of(file, "MODEL.DEVICE", "cpu", *overrides), {}
     for variant in variants:
-        heads = build_roi_heads(with_variant(cfg, variant, budget), shapes)
+        heads = build_roi_heads(with_variant(cfg, variant, budget), shapes_of(head))
         first = next(iter(built.values()), heads)
         for name, child in first.named_children():
             setattr(heads, name, child)
         built[variant] = heads.to(device).train()
     return built
+
+
+def shapes_of(head: str) -> dict[str, ShapeSpec]:
+    maps = HEADS[head][2]
+    return {name: ShapeSpec(channels=c, stride=stride) for name, (stride, c) in maps.items()}
 
 
 class Inputs:
@@ -87,9 +100,8 @@ class Inputs:
     def __init__(
         self, head: str, num_images: int, num_rois: int, device: str, precision: str = "float32"
     ):
-        generator = torch.Generator().manual_seed(0)
-        self.precision = precision
-        self.features = {}
+        generator = Generator().manual_seed(0)
+        self.precision, self.features = precision, {}
         for name, (stride, c) in HEADS[head][2].items():
             size = (num_images, c, *(side // stride for side in IMAGE))
             features = torch.randn(size, generator=generator).to(device, getattr(torch, precision))
@@ -100,16 +112,14 @@ class Inputs:
 
     def tile_by_tile(self) -> "Inputs":
         """The same, the proposals in the order in which the read-only pass scores them."""
-        ordered = copy.copy(self)
-        ordered._proposals = [
-            p[by_location(p.proposal_boxes.get_centers())] for p in self._proposals
-        ]
+        ordered, own = copy.copy(self), self._proposals
+        ordered._proposals = [p[by_location(p.proposal_boxes.get_centers())] for p in own]
         return ordered
 
     @property
     def proposals(self) -> list[Instances]:
         """New ones for each use, as heads add fields to them."""
-        return [shallow_copy(p) for p in self._proposals]
+        return [Instances(p.image_size, **p.get_fields()) for p in self._proposals]
 
 
 def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
@@ -138,9 +148,8 @@ def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callab
 
 def mixed(precision: str, device: str) -> contextlib.AbstractContextManager:
     """Mixed precision as Detectron2's trainer has it, without the scaling of the loss."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device, dtype=getattr(torch, precision))
+    half = precision != "float32"
+    return torch.autocast(device, getattr(torch, precision)) if half else contextlib.nullcontext()
 
 
 def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
@@ -148,7 +157,7 @@ def clear_gradients(heads: nn.Module, inputs: Inputs) -> None:
         tensor.grad = None
 
 
-def random_target(generator: torch.Generator, image=IMAGE, num_classes: int = 20) -> Instances:
+def random_target(generator: Generator, image=IMAGE, num_classes: int = 20) -> Instances:
     """The ground truth of an image of this height and width."""
     boxes = Boxes(random_boxes(OBJECTS, generator) * (image[0] / IMAGE[0]))
     boxes.clip(image)
@@ -156,7 +165,7 @@ def random_target(generator: torch.Generator, image=IMAGE, num_classes: int = 20
     return Instances(image, gt_boxes=boxes, gt_classes=classes)
 
 
-def _proposals(target: Instances, num: int, generator: torch.Generator, device: str) -> Instances:
+def _proposals(target: Instances, num: int, generator: Generator, device: str) -> Instances:
     """A part of them at the objects; no two overlap by more than 0.7, as those of an RPN."""
     objects = target.gt_boxes.tensor.cpu()
     near = torch.randint(0, len(objects), (4 * num,), generator=generator)
@@ -171,12 +180,12 @@ def _proposals(target: Instances, num: int, generator: torch.Generator, device: 
     boxes = boxes[nms(boxes, torch.rand(len(boxes), generator=generator), 0.7)]
     if len(boxes) < num:
         raise ValueError(f"{num} proposals do not fit an image without overlaps above 0.7")
-    proposals = Instances(IMAGE, proposal_boxes=Boxes(boxes[:num].to(device)))
-    proposals.objectness_logits = torch.randn(num, generator=generator).to(device)
-    return proposals
+    logits = torch.randn(num, generator=generator).to(device)
+    fields = {"proposal_boxes": Boxes(boxes[:num].to(device)), "objectness_logits": logits}
+    return Instances(IMAGE, **fields)
 
 
-def random_boxes(num: int, generator: torch.Generator) -> torch.Tensor:
+def random_boxes(num: int, generator: Generator) -> Tensor:
     """Sides from 16 to 400 pixels, small ones as frequent as large ones on a logarithmic scale."""
     height, width = IMAGE
     side = 16 * 25 ** torch.rand(num, 1, generator=generator)

@@ -4,9 +4,7 @@ import functools
 import os
 import platform
 import random
-import resource
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,11 +30,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """
     Seconds of each step, round by round, after one round of warm-up. A round runs every step once,
-    in random order, so that whatever slows the machine down slows all alike. ``reset`` is called
-    before each step, and not timed.
+    in random order, so that what slows the machine slows all alike; before each ``reset``, untimed.
     """
-    order = random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    order, times = random.Random(0), {name: [] for name in steps}
     for i in range(rounds + 1):
         for name in order.sample(list(steps), len(steps)):
             reset()
@@ -44,8 +40,7 @@ def interleaved(
             start = time.perf_counter()
             steps[name]()
             synchronize(device)
-            if i > 0:
-                times[name].append(time.perf_counter() - start)
+            times[name] += [time.perf_counter() - start] * (i > 0)
     return times
 
 
@@ -62,6 +57,15 @@ def in_words(numerator: list[float], denominator: list[float]) -> str:
     return "{:.2f} ± {:.2f}".format(*ratio(numerator, denominator))
 
 
+def profiled(step: Step, device: str, **how: bool) -> profile:
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+    synchronize(device)
+    with profile(activities=activities, **how) as profiler:
+        step()
+        synchronize(device)
+    return profiler
+
+
 def peak_bytes(step: Step, device: str) -> int:
     """
     The most that tensors hold at a time during a step, beyond what they held before it: by the
@@ -74,24 +78,13 @@ def peak_bytes(step: Step, device: str) -> int:
         step()
         synchronize(device)
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    changes = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events = profiled(step, device, profile_memory=True).profiler.kineto_results.events()
     held = peak = 0
-    for change in sorted(changes, key=lambda event: event.start_ns()):
-        held += change.nbytes()
-        peak = max(peak, held)
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
     return peak
-
-
-def process_peak_bytes() -> int:
-    """The most memory that this process has had so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent had when it started this process
-        (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[str, float]:
@@ -112,11 +105,8 @@ def parts(step: Step, modules: dict[str, torch.nn.Module], device: str) -> dict[
     for name, module in modules.items():
         handles.append(module.register_forward_pre_hook(functools.partial(enter, name)))
         handles.append(module.register_forward_hook(leave))
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
     try:
-        with profile(activities=activities) as profiler:
-            step()
-            synchronize(device)
+        profiler = profiled(step, device)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,7 +2,7 @@
 One training step on a GPU's time line: kernels launched, where the host waits for the device, and
 how long the device is idle meanwhile. ::
 
-    python projects/benchmark/timeline.py --images 2 --rois 1000 --precision float16
+    PYTHONPATH=. python projects/benchmark/timeline.py --images 2 --rois 1000 --precision float16
 
 Writes the trace of each variant, for chrome://tracing, to ``--output``.
 """
@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 from detectron2.utils.events import EventStorage
-from measure import Step, interleaved, machine, synchronize
-from torch.profiler import ProfilerActivity, profile
+from measure import interleaved, machine, profiled
 from whole_step import MODELS, STEPS, Whole, model_steps
 
 from ohem_d2.tools.runs import markdown_table
@@ -25,7 +24,6 @@ from ohem_d2.tools.runs import markdown_table
 ROOT = Path(__file__).resolve().parents[2]
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-VARIANTS = ("plain 512", "plain 128", "readonly 128")
 MOST = 10  # of each list
 
 
@@ -35,34 +33,28 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict]:
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--rois", type=int, default=1000)
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=STEPS)
+    variants = ["plain 512", "plain 128", "readonly 128"]
+    parser.add_argument("--variants", nargs="+", default=variants, choices=STEPS)
     parser.add_argument("--output", type=Path, default=ROOT / "output/timeline")
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    whole = Whole(args.model, args.rois, args.images, args.precision)
     args.output.mkdir(parents=True, exist_ok=True)
-    steps, reset = model_steps(whole, device, tuple(args.variants))
+    whole = Whole(args.model, args.rois, args.images, args.precision)
+    steps, reset = model_steps(whole, device, args.variants)
     print(f"{machine(device)}; {whole}\n")
-    found = {}
+    found, rows = {}, []
     with EventStorage():
         times = interleaved(steps, 5, device, reset)
         for name, step in steps.items():
             reset()
             path = args.output / f"{name.replace(' ', '_')}.json"
-            found[name] = summary(trace_of(step, path, device))
+            profiled(step, device).export_chrome_trace(str(path))
+            of = found[name] = summary(json.loads(path.read_text())["traceEvents"])
+            share = f"{1 - of['busy'] / of['span']:.2f}" if of["span"] else ""
+            counts = str(of["kernels"]), str(sum(of["waits"].values()))
+            idle = f"{of['busy']:.1f}", f"{of['span'] - of['busy']:.1f}", share
+            rows.append([name, f"{1e3 * statistics.median(times[name]):.1f}", *counts, *idle])
     head = ["variant", "ms", "kernels", "waits", "device busy, ms", "idle, ms", "idle share"]
-    rows = [
-        [
-            name,
-            f"{1e3 * statistics.median(times[name]):.1f}",
-            str(of["kernels"]),
-            str(sum(of["waits"].values())),
-            f"{of['busy']:.1f}",
-            f"{of['span'] - of['busy']:.1f}",
-            f"{1 - of['busy'] / of['span']:.2f}" if of["span"] else "",
-        ]
-        for name, of in found.items()
-    ]
     print("\n".join(markdown_table(head, rows)))
     for name, of in found.items():
         print(f"\n{name}")
@@ -71,53 +63,32 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict]:
     return found
 
 
-def trace_of(step: Step, path: Path, device: str) -> list[dict]:
-    """What happens in a step: events in the format of chrome://tracing."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
-    synchronize(device)
-    with profile(activities=activities) as profiler:
-        step()
-        synchronize(device)
-    profiler.export_chrome_trace(str(path))
-    return json.loads(path.read_text())["traceEvents"]
-
-
 def summary(events: list[dict]) -> dict:
     """
-    Returns:
-        dict: ``kernels``, their number; ``busy`` and ``span``, milliseconds of the device with and
-        without its idle gaps; by the range of the host in which they fall (``ohem/...`` or an
-        operator) ``waits``, how often the host waits for the device, and ``gaps``, milliseconds in
-        which the device is idle; ``time``, milliseconds by kernel.
+    A trace in numbers: ``kernels``; ``busy`` and ``span``, milliseconds of the device without and
+    with its idle gaps; by the range of the host in which they fall (``ohem/...`` or an operator)
+    ``waits``, how often the host waits, and ``gaps``, milliseconds in which the device is idle;
+    ``time``, milliseconds by kernel.
     """
     whole = [event for event in events if event.get("ph") == "X"]
     ran = sorted((e for e in whole if e.get("cat") in ON_DEVICE), key=lambda e: e["ts"])
     ranges = [e for e in whole if e.get("cat") in ("user_annotation", "cpu_op")]
-    waits = Counter(
-        place(e["ts"], [r for r in ranges if r.get("tid") == e.get("tid")])
-        for e in whole
-        if e.get("cat") == "cuda_runtime" and e["name"] in WAITS
-    )
-    busy, gaps, end = 0.0, Counter(), ran[0]["ts"] if ran else 0.0
-    start = end
+    waiting = (e for e in whole if e.get("cat") == "cuda_runtime" and e["name"] in WAITS)
+    same_thread = ((e, [r for r in ranges if r.get("tid") == e.get("tid")]) for e in waiting)
+    waits = Counter(place(e["ts"], around) for e, around in same_thread)
+    busy, gaps, time = 0.0, Counter(), Counter()
+    start = end = ran[0]["ts"] if ran else 0.0
     for event in ran:
         if event["ts"] > end:
             # what the host was doing when the device ran out of work
             gaps[place(end, ranges)] += (event["ts"] - end) / 1e3
         stop = event["ts"] + event["dur"]
-        busy += max(stop - max(end, event["ts"]), 0.0)
+        busy += max(stop - max(end, event["ts"]), 0.0) / 1e3
         end = max(end, stop)
-    time = Counter()
-    for event in ran:
         time[event["name"][:60]] += event["dur"] / 1e3
-    return {
-        "kernels": sum(e["cat"] == "kernel" for e in ran),
-        "waits": waits,
-        "busy": busy / 1e3,
-        "span": (end - start) / 1e3,
-        "gaps": gaps,
-        "time": time,
-    }
+    kernels, span = sum(e["cat"] == "kernel" for e in ran), (end - start) / 1e3
+    found = {"kernels": kernels, "waits": waits, "busy": busy, "span": span}
+    return {**found, "gaps": gaps, "time": time}
 
 
 def place(moment: float, ranges: list[dict]) -> str:

@@ -1,22 +1,20 @@
 """The whole training step of a detector: backbone, proposals, heads, optimizer."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
-from heads import IMAGE, mixed, random_target, with_variant
+from heads import FPN, IMAGE, config_of, mixed, random_target, with_variant
 from measure import Step
-
-from ohem_d2.tools.load_model import default_cfg, find_config_file
-from ohem_d2.tools.trust import merge_file
+from torch import Tensor, nn
 
 TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
 # name: configuration, image
 MODELS = {
-    "R50-FPN": ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", IMAGE),
+    "R50-FPN": (FPN, IMAGE),
     "demo": (str(TREE_CROWNS / "configs/random.yaml"), (320, 320)),
 }
 # What is compared: Detectron2's default of 512 RoIs an image, random sampling of as many as OHEM,
@@ -27,7 +25,7 @@ STEPS = {
     "readonly 128": "readonly",
     "readonly 128, screening": "screening",
     "loss layer 128": "loss_layer",
-    "sampler 128": "sampler",
+    "quota 128": "quota",
 }
 
 
@@ -47,12 +45,9 @@ class Whole:
 
 
 def model_steps(
-    whole: Whole, device: str, names: tuple[str, ...] = tuple(STEPS)
+    whole: Whole, device: str, names: Sequence[str] = tuple(STEPS)
 ) -> tuple[dict[str, Step], Step]:
-    """
-    A step for each variant, the first being what the others are compared with, and what has to be
-    called before each.
-    """
+    """A step for each variant, and what has to be called before each."""
     models, batch = models_and_batch(whole, device, names)
     steps = {name: step_of(model, batch, whole, device) for name, model in models.items()}
     # any of them clears the gradients that all have in common
@@ -61,17 +56,16 @@ def model_steps(
 
 
 def step_of(
-    model: torch.nn.Module, batch: list[dict], whole: Whole, device: str
-) -> tuple[Callable[[], torch.Tensor], Step]:
+    model: nn.Module, batch: list[dict], whole: Whole, device: str
+) -> tuple[Callable[[], Tensor], Step]:
     """A step, which returns its loss, and what has to be called before each."""
     # A learning rate of 0: the optimizer works as ever, and every step finds the same parameters.
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9)
 
-    def step() -> torch.Tensor:
+    def step() -> Tensor:
         with mixed(whole.precision, device):
-            losses = model(batch)
-        loss = sum(losses.values())
+            loss = sum(model(batch).values())
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -80,18 +74,15 @@ def step_of(
 
 
 def models_and_batch(
-    whole: Whole, device: str, names: tuple[str, ...]
-) -> tuple[dict[str, torch.nn.Module], list[dict]]:
+    whole: Whole, device: str, names: Sequence[str]
+) -> tuple[dict[str, nn.Module], list[dict]]:
     """A model for each variant of STEPS, all with the very same parameters."""
     from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
 
     file, image = MODELS[whole.model]
-    cfg = default_cfg()
-    merge_file(cfg, find_config_file(file))
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", device
+    cfg = config_of(file, "MODEL.WEIGHTS", "", "MODEL.DEVICE", device)
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = whole.R
-    generator = torch.Generator().manual_seed(0)
-    batch = []
+    generator, batch = torch.Generator().manual_seed(0), []
     for _ in range(whole.N):
         target = random_target(generator, image, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         pixels = torch.randint(0, 256, (3, *image), generator=generator, dtype=torch.uint8)
@@ -99,7 +90,7 @@ def models_and_batch(
     models, first = {}, None
     for name in names:
         torch.manual_seed(0)
-        model = build_model(with_variant(cfg, STEPS[name], 128)).train()
+        model = models[name] = build_model(with_variant(cfg, STEPS[name], 128)).train()
         # Frozen norms leave the activations of random weights as large as they come, and all
         # proposals of an RPN on them are alike.
         for buffer_name, buffer in model.named_buffers():
@@ -110,5 +101,4 @@ def models_and_batch(
             for child, module in source.named_children():  # the very same parameters
                 if child != "roi_heads":
                     setattr(part, child, module)
-        models[name] = model
     return models, batch

@@ -5,8 +5,7 @@ Where OHEM helps: variants of the sampler on several data sets, over seeds. ::
     PYTHONPATH=. python projects/evidence/evidence.py --data boards=FOLDER --tables main \\
         --seeds 1 2 3 4 5 --devices cpu cpu --threads 1
 
-Every run is a process of its own. Finished runs are kept in the output folder, and one that was
-killed goes on from its last checkpoint: the same command again goes on where it was. Runs that
+The same command again goes on with what was killed, and keeps what is finished. Runs that
 ``--record`` has are not repeated. ``--show`` runs nothing: it records what is finished, as while
 another process is at work, and prints the tables.
 """
@@ -22,8 +21,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
-from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools import runs
+from ohem_d2.tools.files import write_atomically
 from projects.evidence import run, tables
 from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
@@ -44,17 +43,15 @@ def main() -> None:
     add("--output", type=Path, default=ROOT / "output/evidence")
     add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
     add("--plot", type=Path, help="draw the main table, with intervals (PNG, SVG)")
-    add(
-        "--show", action="store_true", help="record what is finished, print the tables; run nothing"
-    )
+    add("--show", action="store_true", help="run nothing: record what is finished, print tables")
     add("--quick", action="store_true", help="two iterations: does everything run?")
     args = parser.parse_args()
     data = dict(map(data_of, args.data))
     if "trees" in data and not args.show:
         prepare_data.prepare(prepare_data.DATA)  # now, so that no two runs do
-    extra, record = "", args.record or ROOT / "docs/evidence.json"
-    if args.quick:
-        extra, record = QUICK, args.record or args.output / "quick.json"
+    extra = QUICK if args.quick else ""
+    record = args.output / "quick.json" if args.quick else ROOT / "docs/evidence.json"
+    record = args.record or record
     variants = {
         (table, name): [variant_of(name, fields, *item, extra) for item in TABLES[table].items()]
         for table in args.tables
@@ -66,15 +63,14 @@ def main() -> None:
     # once, in however many tables it is
     everything = {v.name: v for v in itertools.chain.from_iterable(variants.values())}.values()
     records, failed = read(record), []
-    recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
     if not args.show:
+        recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
         how = args.devices, args.threads, recorded
         failed = runs.run_all(list(everything), args.seeds, args.output, *how)
     records = read(record)  # once more: others may have written meanwhile
-    recorded = {(v.name, seed) for v in everything for seed in of_variant(records, v)}
     for v in everything:
-        new = runs.results_of(v, args.seeds, args.output)
-        records += [r for seed, r in new.items() if (v.name, seed) not in recorded]
+        known, finished = of_variant(records, v), runs.results_of(v, args.seeds, args.output)
+        records += [r for seed, r in finished.items() if seed not in known]
     write(record, records)
     show(records, variants, args.plot)
     if failed:
@@ -84,11 +80,7 @@ def main() -> None:
 def show(
     records: list[dict], variants: dict[tuple[str, str], list[runs.Variant]], plot: Path | None
 ) -> None:
-    """
-    Args:
-        variants: by table and data set.
-        plot: where to draw the main table, if at all.
-    """
+    """Print the tables; draw the main one to ``plot``. ``variants`` are by table and data set."""
     by_table: dict[str, dict[str, list[dict[int, dict]]]] = {}
     for (table, name), compared in variants.items():
         found = [of_variant(records, v) for v in compared]
@@ -112,17 +104,12 @@ def data_of(text: str) -> tuple[str, Data]:
 
 
 def variant_of(name: str, data: Data, variant: str, setup: Setup, extra: str) -> runs.Variant:
-    """
-    Its settings are the recipe and what the variant adds. Of the code that it ran with, a record
-    has the commit.
-    """
+    """Its settings are the recipe and what the variant adds; a record also has the commit."""
     overrides = f"{setup.overrides} {extra}".split()
-    others = {"missing": setup.missing, "with_negatives": setup.with_negatives}
-    others = {key: value for key, value in others.items() if value}
+    others = {key: value for key, value in vars(setup).items() if value and key != "overrides"}
     recipe = CfgNode.load_yaml_with_base(str(CONFIGS / f"{name}.yaml"))
-    settings = runs.fingerprint(
-        json.dumps(recipe, sort_keys=True), *overrides, *map(str, others.items())
-    )
+    made_of = json.dumps(recipe, sort_keys=True), *overrides, *map(str, others.items())
+    settings = runs.fingerprint(*made_of)
 
     def command(seed: int, device: str, folder: Path) -> list[str]:
         given = {"data": name, "variant": variant, "overrides": overrides, "settings": settings}
@@ -144,7 +131,7 @@ def write(path: Path, records: Iterable[dict]) -> None:
 
 
 def of_variant(records: Iterable[dict], variant: runs.Variant) -> dict[int, dict]:
-    """By seed."""
+    """The records of a variant by seed."""
     return {r["seed"]: r for r in records if r["settings"] == variant.settings}
 
 

@@ -8,7 +8,7 @@ import torch
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances, pairwise_iou
 
-from ohem_d2.mining.candidates import classes_of
+from ohem_d2.mining.candidates import labels_of_all
 
 BINS = 3  # as in the paper
 
@@ -20,7 +20,6 @@ class IoUBalancedHeads(StandardROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """See the parent."""
         self._images = iter(zip(proposals, targets))
         return super().label_and_sample_proposals(proposals, targets)
 
@@ -34,25 +33,18 @@ class IoUBalancedHeads(StandardROIHeads):
         iou = matched_labels.new_zeros(len(boxes), dtype=torch.float32)
         if len(target) > 0:
             iou = pairwise_iou(target.gt_boxes, boxes).amax(dim=0)
-        foreground = torch.nonzero(matched_labels == 1).squeeze(1)
+        background, foreground = (torch.nonzero(matched_labels == x).squeeze(1) for x in (0, 1))
         foreground = drawn(foreground, int(self.batch_size_per_image * self.positive_fraction))
-        background = torch.nonzero(matched_labels == 0).squeeze(1)
         num = self.batch_size_per_image - len(foreground)
         chosen = torch.cat([foreground, background[balanced(iou[background], num)]])
-        classes = classes_of(matched_idxs, matched_labels, gt_classes, self.num_classes)
+        classes = labels_of_all(matched_idxs, matched_labels, gt_classes, self.num_classes)
         return chosen, classes[chosen]
 
 
 def balanced(iou: torch.Tensor, num: int) -> torch.Tensor:
     """
-    A random sample in equal parts from equal intervals of the IoU, from 0 to the highest there is;
-    what an interval lacks is drawn from the rest.
-
-    Args:
-        iou: of shape (R,).
-
-    Returns:
-        int64 indices of shape (min(num, R),).
+    A random sample in equal parts from equal intervals of the IoU, (R,), from 0 to the highest
+    there is; what an interval lacks is drawn from the rest. int64 indices, (min(num, R),).
     """
     if len(iou) == 0:
         return torch.zeros_like(iou, dtype=torch.int64)

@@ -11,10 +11,10 @@ from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from pycocotools.coco import COCO
 
+from ohem_d2.tools import runs
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.files import write_atomically
-from ohem_d2.tools import runs
-from projects.benchmark import quota_sampler  # noqa: F401  registers heads
+from projects import focal  # noqa: F401  registers heads
 from projects.evidence import iou_balanced  # noqa: F401  registers heads
 from projects.evidence.experiments import CONFIGS, Data
 from projects.evidence.tables import METRICS
@@ -26,12 +26,7 @@ RECALL = 0.8  # false alarms are counted at the score that finds so many of the 
 
 
 def main(arguments: str) -> None:
-    """
-    Args:
-        arguments: JSON of ``data`` (a key of DATA), ``files`` (fields of :class:`Data`), ``folder``
-            (of the run), ``device``, and ``variant``, ``overrides``, ``settings``, ``seed``,
-            ``others`` (of the fields of :class:`Setup`).
-    """
+    """``arguments`` are JSON, see ``variant_of`` in evidence.py."""
     runs.end_with_parent()
     given = json.loads(arguments)
     data, folder = Data(**given["files"]), Path(given["folder"])
@@ -40,26 +35,21 @@ def main(arguments: str) -> None:
         write_atomically(began_with, commit())
     train_sets = [data.named(data.train, data.images)]
     if share := given["others"].get("missing"):
-        less = without_boxes(
-            json.loads(Path(data.folder, data.train).read_text()), share, given["seed"]
-        )
-        write_atomically(folder / "train.json", json.dumps(less))
+        full = json.loads(Path(data.folder, data.train).read_text())
+        less = json.dumps(without_boxes(full, share, given["seed"]))
+        write_atomically(folder / "train.json", less)
         train_sets = [f"coco:{folder / 'train.json'}:{Path(data.folder, data.images)}"]
     if given["others"].get("with_negatives"):
         train_sets.append(data.named(data.train_negatives, data.negatives))
-    cfg = setup(
-        str(CONFIGS / f"{given['data']}.yaml"),
-        prepare_data.DATA,
-        folder,
-        given["seed"],
-        [
-            *("DATASETS.TRAIN", str(tuple(train_sets))),
-            *("DATASETS.TEST", str((data.named(data.test, data.images),))),
-            *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(len(train_sets) == 1)),
-            *("MODEL.DEVICE", given["device"]),
-            *given["overrides"],
-        ],
-    )
+    overrides = [
+        *("DATASETS.TRAIN", str(tuple(train_sets))),
+        *("DATASETS.TEST", str((data.named(data.test, data.images),))),
+        *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(len(train_sets) == 1)),
+        *("MODEL.DEVICE", given["device"]),
+        *given["overrides"],
+    ]
+    config = str(CONFIGS / f"{given['data']}.yaml")
+    cfg = setup(config, prepare_data.DATA, folder, given["seed"], overrides)
     trainer = train(cfg, resume=True)
     results = trainer.last_results["bbox"]
     record = {key: given[key] for key in ("data", "variant", "overrides", "settings", "seed")}
@@ -72,7 +62,7 @@ def main(arguments: str) -> None:
         loader = build_detection_test_loader(cfg, negatives)
         scores = inference_on_dataset(trainer.model, loader, Scores())["scores"]
         found = Path(cfg.OUTPUT_DIR, "inference", "coco_instances_results.json")
-        # Of a detector that never finds so many there is no such number.
+        # A detector that never finds so many has no such number.
         if threshold := score_that_finds(Path(data.folder, data.test), found, RECALL):
             num = np.mean([(s >= threshold).sum() for s in scores])
             record["false_alarms"] = round(num.item(), 3)
@@ -91,7 +81,7 @@ def without_boxes(coco: dict, share: float, seed: int) -> dict:
 
 
 class Scores(DatasetEvaluator):
-    """Of what is found in each image."""
+    """The scores of what is found in each image."""
 
     def reset(self) -> None:
         self._scores: list[np.ndarray] = []
@@ -106,10 +96,7 @@ class Scores(DatasetEvaluator):
 def score_that_finds(truth: Path, found: Path, recall: float) -> float:
     """
     The score above which a detector finds this share of the objects, of whatever class, at an IoU
-    of 0.5; 0.0 if it never does.
-
-    Args:
-        truth, found: annotations and detections in COCO format.
+    of 0.5; 0.0 if it never does. ``truth`` and ``found`` are in COCO format.
     """
     evaluation = evaluated(COCO(str(truth)), json.loads(found.read_text()), iou=0.5)
     evaluation.params.recThrs = np.array([recall])
@@ -118,7 +105,7 @@ def score_that_finds(truth: Path, found: Path, recall: float) -> float:
 
 
 def commit() -> str:
-    """Of this clone; empty outside of one, and where there is no git."""
+    """The commit of this clone; empty outside of one, and where there is no git."""
     command = ["git", "-C", str(CONFIGS), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()

@@ -10,43 +10,35 @@ from scipy import stats
 from ohem_d2.tools import runs
 
 METRICS = ("AP", "AP50", "AP75")
-HEADERS = {"false_alarms": "false alarms"}
-
 OfVariant = Mapping[int, dict]
 
 
 def table_of(compared: Sequence[OfVariant]) -> list[str]:
-    """Of variants, the first of which is what the others are compared with."""
+    """Markdown: a row for each variant; the first is what the others are compared with."""
     there = set().union(*(r for of_one in compared for r in of_one.values()))
     keys = [key for key in (*METRICS, "false_alarms") if key in there]
     rows = []
     for records in filter(None, compared):
-        cells = [
-            runs.mean_and_spread([r[key] for r in records.values() if key in r], 2) for key in keys
-        ]
+        values = [[r[key] for r in records.values() if key in r] for key in keys]
+        cells = [runs.mean_and_spread(of_key, 2) for of_key in values]
         beyond = difference(records, compared[0])
         rows.append([name_of(records), str(len(records)), *cells, beyond])
-    headers = [HEADERS.get(key, key) for key in keys]
-    return runs.markdown_table(
-        ["variant", "seeds", *headers, "AP beyond the first row, 95 %"], rows
-    )
+    headers = [key.replace("_", " ") for key in keys]
+    header = ["variant", "seeds", *headers, "AP beyond the first row, 95 %"]
+    return runs.markdown_table(header, rows)
 
 
 def overview(by_data: Mapping[str, Sequence[OfVariant]], tested: str) -> list[str]:
     """
-    AP of variants on all data sets, and by how much a tested one is beyond the first.
-
-    Args:
-        by_data: the variants of each data set, in the same order.
-        tested: name of a variant.
+    AP of variants on all data sets, each with the variants in the same order, and by how much the
+    one that is called ``tested`` is beyond the first.
     """
     rows = []
     for of_one in zip(*by_data.values()):
         if any(of_one):
             name = name_of(next(filter(None, of_one)))
-            row = [
-                runs.mean_and_spread([r["AP"] for r in records.values()], 1) for records in of_one
-            ]
+            values = ([r["AP"] for r in records.values()] for records in of_one)
+            row = [runs.mean_and_spread(of_data, 1) for of_data in values]
             rows.append([f"**{name}**" if name == tested else name, *row])
     beyond = []
     for compared in by_data.values():
@@ -72,15 +64,9 @@ def plot(by_data: Mapping[str, Sequence[OfVariant]], path: Path) -> None:
             name = name_of(records)
             mean, low, high = found
             place = row + 0.2 * (index - (num - 1) / 2)
-            axes.errorbar(
-                mean,
-                place,
-                xerr=[[mean - low], [high - mean]],
-                fmt="o",
-                capsize=4,
-                color=f"C{index}",
-                label=None if name in labelled else name,
-            )
+            how = {"fmt": "o", "capsize": 4, "color": f"C{index}"}
+            how["label"] = None if name in labelled else name
+            axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], **how)
             labelled.add(name)
     seeds = [f"{name}\n{len(compared[0])} seeds" for name, compared in by_data.items()]
     axes.set_yticks(range(len(by_data)), seeds)

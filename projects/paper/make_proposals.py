@@ -1,17 +1,15 @@
 """
 Object proposals for training Fast R-CNN, as Detectron2's proposal files. ::
 
+    export PYTHONPATH=.
     python projects/paper/make_proposals.py selective-search DATA OUTPUT.pkl --workers 8
-    python projects/paper/make_proposals.py rpn DATA OUTPUT.pkl --config-file FILE --weights FILE
     python projects/paper/make_proposals.py from-mat DATA voc_2007_trainval.mat OUTPUT.pkl
     python projects/paper/make_proposals.py recall DATA FILE.pkl   # is the file good?
     python projects/paper/make_proposals.py check DATA FILE.pkl    # is it sound?
 
 DATA is the name of a data set that Detectron2 or ohem_paper/voc.py knows,
 coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT. The file goes into
-DATASETS.PROPOSAL_FILES_TRAIN or _TEST.
-
-Searches that are killed go on where they were when the same command is given again.
+DATASETS.PROPOSAL_FILES_TRAIN or _TEST. The same command goes on with a search that was killed.
 """
 
 import argparse
@@ -24,22 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = vars(make_parser().parse_args(argv))
     # Every worker of the search imports this file. What loads PyTorch is therefore imported here,
     # which spares each of them seconds and hundreds of megabytes.
-    from ohem_paper.proposals import making
-
+    from ohem_d2.tools.errors import errors_in_one_line
     from ohem_d2.tools.trust import trusting
+    from projects.paper.ohem_paper.proposals import making
 
     run = {
         "selective-search": making.by_selective_search,
-        "rpn": making.by_rpn,
         "from-mat": making.from_mat,
         "recall": making.print_recall,
         "check": making.check,
     }[args.pop("command")]
-    try:
-        with trusting(args.pop("trust")):
-            run(**args)
-    except (OSError, ValueError, ImportError, RuntimeError) as e:
-        raise SystemExit(str(e)) from e
+    with errors_in_one_line("make_proposals.py"), trusting(args.pop("trust")):
+        run(**args)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -55,36 +49,20 @@ def make_parser() -> argparse.ArgumentParser:
             new.add_argument(file, type=Path)
         add = new.add_argument
         if "output" in files:
-            add("--min-size", type=positive(float), default=2, help="of both sides, in pixels")
-            add("--max-proposals", type=positive(int), default=2000, help="of an image")
+            add("--min-size", type=float, default=2, help="of both sides, in pixels")
+            add("--max-proposals", type=int, default=2000, help="of an image")
         return add
 
-    add, whole = command("selective-search", "output", help="by OpenCV"), positive(int)
+    add = command("selective-search", "output", help="by OpenCV")
     add("--mode", choices=["fast", "quality"], default="fast")
-    add("--width", type=whole, help="of images in the search (R-CNN: 500); else as they are")
+    add("--width", type=int, help="of images in the search (R-CNN: 500); else as they are")
     add("--seed", type=int, default=0, help="of the proposals' random ranks")
-    add("--workers", type=whole, default=os.cpu_count(), help="processes")
-
-    add = command("rpn", "output", help="by a trained RPN")
-    add("--config-file", required=True, help="a file, or a name in the model zoo")
-    add("--weights", default="", help="a checkpoint; else that of the config file")
-    add("--opts", nargs="+", default=[], help="KEY VALUE ... of the configuration")
+    add("--workers", type=int, default=os.cpu_count(), help="processes")
 
     command("from-mat", "mat", "output", help="from MATLAB's format")
     command("recall", "file", help="print a table of the recall")
     command("check", "file", help="check a file of whatever origin")
     return parser
-
-
-def positive(kind: type) -> Callable:
-    def convert(text: str) -> int | float:
-        value = kind(text)
-        if not value > 0:
-            raise ValueError
-        return value
-
-    convert.__name__ = f"positive {kind.__name__}"  # argparse names it in its errors
-    return convert
 
 
 if __name__ == "__main__":

@@ -3,40 +3,35 @@ Table 1 in miniature: its thirteen rows, and classic bootstrapping and the loss 
 on the demo's aerial photographs with proposals of selective search and two small networks that two
 CPU cores train. ::
 
-    make table1-mini                                                     # three seeds each
-    make table1-mini ARGS=--quick                                        # does everything run?
-    PYTHONPATH=. python projects/paper/mini.py --deeppcb FOLDER          # rows 2, 4, 10, 13
+    make table1-mini                     # three seeds each
+    make table1-mini ARGS=--quick        # does everything run?
 
-FOLDER is of DeepPCB in COCO format: ``images/``, ``instances_train.json`` and
-``instances_test.json``; docs/table1-mini.md says more. Interrupted, the same command goes on where
-it was.
+Interrupted, the same command goes on where it was.
 """
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ohem_paper import miniature
-from ohem_paper.rows import find_rows, run_table
+from ohem_d2.tools.errors import errors_in_one_line
+from ohem_d2.tools.files import write_atomically
+from projects.paper.ohem_paper.proposals.making import by_selective_search
+from projects.paper.ohem_paper.rows import PROJECT, find_rows, on_data, run_table
+from projects.tree_crowns.prepare_data import DATA, ROOT, prepare
 
-from projects.tree_crowns.prepare_data import ROOT
-
-PCB = [
-    *miniature.PCB_SIZE,
-    *("SOLVER.MAX_ITER", "400", "SOLVER.STEPS", "(280,)"),
-    # Of the RPN's 1,000 proposals; more find next to nothing
-    *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "500"),
-    *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "500"),
-]
-PCB_ROWS = ["2", "4", "10", "13"]
+CONFIGS = PROJECT / "configs/mini"
 OTHER_ROWS = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
+STEP = 160  # pixels between the corners of training tiles, of which the demo has twice as many
+QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"]
+QUICK += ["BOOTSTRAP.ROUNDS", "2"]
+QUICK_IMAGES = 6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Table 1 in miniature; see the file's head.")
     add = parser.add_argument
-    add("--deeppcb", type=Path, metavar="FOLDER")
     add("--quick", action="store_true", help="few images, iterations, one seed")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--rows", nargs="+")
@@ -45,31 +40,51 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--output", type=Path)
     add("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args(argv)
-    kind = "deeppcb" if args.deeppcb else "tree_crowns"
-    name = kind + "_quick" * args.quick
+    name = "tree_crowns" + "_quick" * args.quick
     # Runs are processes that share the cores; they inherit this.
     os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        if args.deeppcb:
-            rows = find_rows(miniature.CONFIGS, args.rows or PCB_ROWS)
-            settings = miniature.prepare_deeppcb(args.deeppcb, args.data / name, args.quick) + PCB
-        else:
-            rows = find_rows(miniature.CONFIGS, args.rows)
-            rows += [] if args.rows else find_rows(miniature.CONFIGS, OTHER_ROWS)
-            settings = miniature.prepare_tree_crowns(args.data / name, args.quick, args.jobs)
-        settings += args.overrides
-        if args.quick:
-            settings += [*miniature.QUICK_SCHEDULE, "BOOTSTRAP.ROUNDS", "2"]
-        run_table(
-            rows,
-            [1] if args.quick else list(dict.fromkeys(args.seeds)),
-            args.output or ROOT / f"output/table1_mini_{name}",
-            ["cpu"] * args.jobs,
-            settings,
-            f"Table 1 in miniature, {kind}",
-        )
-    except (OSError, RuntimeError, ValueError) as e:
-        raise SystemExit(str(e)) from e
+    with errors_in_one_line("mini.py"):
+        rows = find_rows(CONFIGS, args.rows)
+        rows += [] if args.rows else find_rows(CONFIGS, OTHER_ROWS)
+        settings = prepare_data(args.data / name, args.quick, args.jobs) + args.overrides
+        settings += QUICK if args.quick else []
+        seeds = [1] if args.quick else list(dict.fromkeys(args.seeds))
+        output = args.output or ROOT / f"output/table1_mini_{name}"
+        run_table(rows, seeds, output, ["cpu"] * args.jobs, settings)
+
+
+def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
+    """
+    Make what is missing of the data and its proposals, of a few images if ``quick``, by so many
+    processes. Returns the overrides that name it.
+    """
+    prepare(DATA)
+
+    def wide(image: dict) -> bool:
+        x, y = map(int, Path(image["file_name"]).stem.split("_")[-2:])
+        return x % STEP == y % STEP == 0
+
+    overrides = []
+    for split, keep in (("train", wide), ("test", lambda image: True)):
+        file, proposals = folder / f"{split}.json", folder / f"{split}.pkl"
+        write_subset(DATA / file.name, file, keep, QUICK_IMAGES if quick else None)
+        name = f"coco:{file}:{DATA / 'tiles'}"
+        if not proposals.exists():
+            by_selective_search(name, proposals, workers=workers, min_size=8, max_proposals=1000)
+        overrides += on_data(split.upper(), [name], [str(proposals)])
+    return overrides
+
+
+def write_subset(source: Path, target: Path, keep: Callable[[dict], bool], num: int | None) -> None:
+    """COCO JSON of the images that are kept, ``num`` of them spread evenly (None: all)."""
+    coco = json.loads(source.read_text())
+    images = [image for image in coco["images"] if keep(image)]
+    if num is not None:
+        images = images[:: max(len(images) // num, 1)][:num]
+    ids = {image["id"] for image in images}
+    coco["images"] = images
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    write_atomically(target, json.dumps(coco))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """
 Rows of Table 1, several seeds each, and the table with the paper's figures beside ours. ::
 
+    export PYTHONPATH=.
     python projects/paper/run_table.py --devices cuda:0 cuda:1            # all rows on VOC07
     python projects/paper/run_table.py --rows 2 13 --seeds 1 2 3 \\
         --train-data coco:train.json:images --train-proposals train.pkl \\
@@ -8,31 +9,27 @@ Rows of Table 1, several seeds each, and the table with the paper's figures besi
         -- SOLVER.MAX_ITER 20000 SOLVER.STEPS "(15000,)"
     python projects/paper/run_table.py --only-report                      # of what is finished
 
-Rows are the numbered files in ``--configs``, or those of its files that ``--rows`` names. Every run
-is a process of its own, one a device at a time. A run that was killed goes on from its last
-checkpoint when the command is given again, and finished ones are kept. In ``--output`` are then
-``table.md``, ``table.csv``, ``table.png`` and, for runs with TRAINING_LOSS.PERIOD,
-``training_loss.png``.
+Rows are the numbered files in ``--configs``, or those that ``--rows`` names. The same command goes
+on with what was killed, and keeps what is finished. It writes ``table.md`` and, for runs with
+TRAINING_LOSS.PERIOD, ``training_loss.png``.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ohem_paper.rows import PROJECT, find_rows, on_data, run_table
-
+from ohem_d2.tools.errors import errors_in_one_line
 from ohem_d2.tools.trust import add_trust_argument
+from projects.paper.ohem_paper.rows import PROJECT, find_rows, on_data, run_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     devices = () if args.only_report else args.devices
-    how = (args.title, args.threads, ["--trust"] * args.trust)
-    try:
+    how = args.threads, ["--trust"] * args.trust
+    with errors_in_one_line("run_table.py"):
         rows = find_rows(args.configs, args.rows)
         run_table(rows, args.seeds, args.output, devices, args.overrides, *how)
-    except (OSError, RuntimeError, ValueError) as e:
-        raise SystemExit(str(e)) from e
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +41,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="cuda:0 cuda:1, cpu cpu")
     parser.add_argument("--threads", type=int, help="of each process")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
-    parser.add_argument("--title", default="Table 1", help="of the report")
     add_trust_argument(parser)
     for split in ("train", "test"):
         parser.add_argument(f"--{split}-data", nargs="+", help="instead of the configurations'")
@@ -58,8 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         data, files = getattr(args, f"{split}_data"), getattr(args, f"{split}_proposals")
         if len(data or ()) != len(files or ()):
             parser.error(f"--{split}-data and --{split}-proposals: one file for each data set")
-        if data:
-            args.overrides += on_data(split.upper(), data, files)
+        args.overrides += on_data(split.upper(), data, files) if data else []
     return args
 
 

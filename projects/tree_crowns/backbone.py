@@ -10,16 +10,14 @@ from efficientnet_lite_pytorch import EfficientNet
 class EfficientNetLite0(Backbone):
     """
     The trunk of EfficientNet-Lite0. Its outputs at strides 4, 8, 16 and 32 bear the names that
-    they have in a ResNet, res2 to res5.
-
-    Batch normalization is frozen, as the few tiles of a step are no batch to take statistics of.
+    they have in a ResNet, res2 to res5. Batch normalization is frozen, as the few tiles of a step
+    are no batch to take statistics of.
     """
 
     def __init__(self, freeze_at: int = 0):
         """
-        Args:
-            freeze_at: so many stages from the input are not trained: 1 is the stem and what
-                follows at stride 2, 2 adds res2, and so on.
+        So many stages from the input are not trained: 1 is the stem and what follows at stride 2, 2
+        adds res2, and so on.
         """
         super().__init__()
         net = EfficientNet.from_name("efficientnet-lite0")
@@ -61,11 +59,6 @@ class EfficientNetLite0(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_lite0_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
     """Reads ``MODEL.BACKBONE.FREEZE_AT`` and ``MODEL.FPN``."""
-    return FPN(
-        bottom_up=EfficientNetLite0(cfg.MODEL.BACKBONE.FREEZE_AT),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    trunk, fpn = EfficientNetLite0(cfg.MODEL.BACKBONE.FREEZE_AT), cfg.MODEL.FPN
+    how = {"norm": fpn.NORM, "top_block": LastLevelMaxPool(), "fuse_type": fpn.FUSE_TYPE}
+    return FPN(trunk, fpn.IN_FEATURES, fpn.OUT_CHANNELS, **how)

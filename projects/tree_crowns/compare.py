@@ -6,13 +6,11 @@ and the time of an iteration. ::
     PYTHONPATH=. python projects/tree_crowns/compare.py --seeds 1 2 --devices cpu cpu --threads 1 \\
         --variants "random:random.yaml" "half:ohem.yaml MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT 0.5"
 
-Every run is a process of its own, one a device at a time. Finished runs are kept in the output
-folder and not repeated, and one that was killed goes on from its last checkpoint, so an interrupted
-comparison goes on where it was. Other settings or other code are other runs.
+Every run is a process of its own, one a device at a time. An interrupted comparison goes on where
+it was. Other settings or other code are other runs.
 """
 
 import argparse
-import platform
 import sys
 from pathlib import Path
 
@@ -24,8 +22,7 @@ from projects.tree_crowns.trainer import CONFIGS, setup, train
 
 VARIANTS = ("random sampling:random.yaml", "OHEM:ohem.yaml")
 METRICS = ("AP", "AP50", "AP75")
-# The first argument of the process of a run
-RUN = "--run-one"
+RUN = "--run-one"  # the first argument of the process of a run
 
 
 def main() -> None:
@@ -47,9 +44,6 @@ def main() -> None:
         cells = [runs.mean_and_spread([r[key] for r in results], 1) for key in METRICS]
         seconds = runs.mean_and_spread([r["seconds"] for r in results], 2)
         rows.append([text.partition(":")[0], str(len(results)), *cells, seconds])
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    threads = args.threads or torch.get_num_threads()
-    print(f"{threads} threads, {device}, torch {torch.__version__}\n")
     header = ["variant", "seeds", *METRICS, "s / iteration"]
     print("\n".join(runs.markdown_table(header, rows)))
     if failed:
@@ -60,7 +54,7 @@ def variant_of(text: str, data: Path) -> runs.Variant:
     """From NAME:CONFIG [KEY VALUE ...]."""
     name, _, what = text.partition(":")
     config, *overrides = what.split()
-    sources = [*CONFIGS.glob("*.yaml"), *CONFIGS.parent.glob("*.py")]
+    sources = [*CONFIGS.parent.rglob("*.yaml"), *CONFIGS.parent.glob("*.py")]
     sources += (prepare_data.ROOT / "ohem_d2").rglob("*.py")
     settings = runs.fingerprint(*sorted(sources), what)
 

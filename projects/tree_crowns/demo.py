@@ -26,11 +26,11 @@ from detectron2.data.detection_utils import read_image
 from pycocotools.coco import COCO
 
 from ohem_d2 import CrowdDatasetMapper
-from ohem_d2.tools.files import write_atomically
-from ohem_d2.tools.drawing import encode
 from ohem_d2.monitor.pictures import draw_mining
 from ohem_d2.tools import runs
+from ohem_d2.tools.drawing import encode
 from ohem_d2.tools.explain import mine
+from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.training.run_folder import claim
 from projects.tree_crowns import differences, prepare_data
 from projects.tree_crowns.trainer import setup, train
@@ -67,18 +67,13 @@ def main() -> None:
     minutes = (time.monotonic() - start) / 60
     print(f"\nOn photographs of other places, after {minutes:.1f} minutes:\n")
     print("\n".join(compare(cfg, compared, args.output / "detections")))
-    print(
-        f"\ncheckpoint  {args.output / 'model_final.pth'}\n"
-        f"metrics     {args.output / 'metrics.json'}\n"
-        f"pictures    {args.output / 'detections'}, {args.output / 'mined'}"
-    )
+    print(f"\ncheckpoint  {args.output / 'model_final.pth'}")
+    print(f"metrics     {args.output / 'metrics.json'}")
+    print(f"pictures    {args.output / 'detections'}, {args.output / 'mined'}")
 
 
 def start_beside(command: Sequence[str], folder: Path) -> Popen:
-    """
-    A process that ends when this one does. On a CPU each gets half of the cores; what it prints is
-    in ``output.txt``.
-    """
+    """A process that ends when this one does, with half of the cores; its log is output.txt."""
     threads = max((os.cpu_count() or 1) // 2, 1)
     torch.set_num_threads(threads)
     folder.mkdir(exist_ok=True)
@@ -97,13 +92,8 @@ def train_random(data: str, folder: str, seed: str, *overrides: str) -> None:
 
 def compare(cfg: CfgNode, compared: dict[str, Path], folder: Path) -> list[str]:
     """
-    Draw what the runs find on test tiles, those first where they differ the most.
-
-    Args:
-        compared: folders of runs by name.
-
-    Returns:
-        the lines that say what the difference is.
+    Draw what runs, whose folders are by name, find on test tiles, those first where they differ the
+    most. Returns the lines that say what the difference is.
     """
     test = cfg.DATASETS.TEST[0]
     records = {record["image_id"]: record for record in DatasetCatalog.get(test)}
@@ -127,17 +117,13 @@ def compare(cfg: CfgNode, compared: dict[str, Path], folder: Path) -> list[str]:
     lines = runs.markdown_table(["", *METRICS, f"of {num} crowns", "false alarms"], rows)
     if other is ohem:
         return lines
-    only, lost = (
-        sum(len(a[image].objects - b[image].objects) for image in a)
-        for a, b in ((ohem, other), (other, ohem))
-    )
+    pairs = (ohem, other), (other, ohem)
+    only, lost = (sum(len(a[i].objects - b[i].objects) for i in a) for a, b in pairs)
     return [
-        *lines,
-        "",
+        *(*lines, ""),
         f"Of the {num} best scored boxes of each, OHEM's find {only} crowns that those of random",
         f"sampling miss, and miss {lost} that those find: see the pictures. This is one seed;",
-        "another moves AP50 by two points or more, so conclude nothing from it. More seeds, and",
-        "more data, are in docs/does-it-help.md.",
+        "another moves AP50 by two points or more. docs/does-it-help.md has more seeds and data.",
     ]
 
 

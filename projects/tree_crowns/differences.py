@@ -11,13 +11,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ohem_d2.tools.drawing import (
-    BACKGROUND,
-    FOREGROUND,
-    GROUND_TRUTH,
-    draw_boxes,
-    with_caption,
-)
+from ohem_d2.monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ohem_d2.tools.drawing import draw_boxes, with_caption
 
 GAP = 12  # pixels between pictures
 
@@ -33,10 +28,7 @@ class Found:
 
 
 def best_detections(detections: Sequence[dict], num: int) -> list[dict]:
-    """
-    The ``num`` with the highest scores, of all images. Detectors differ in how high they score; of
-    as many detections of each, it shows who finds more.
-    """
+    """The ``num`` with the highest scores, of all images, as detectors differ in how they score."""
     return sorted(detections, key=lambda d: d["score"], reverse=True)[:num]
 
 
@@ -54,12 +46,8 @@ def evaluated(truth: COCO, detections: Sequence[dict], iou: float) -> COCOeval:
 
 def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int, Found]:
     """
-    By the id of the image, as COCO counts: the best scored detection first, each object once;
-    crowd regions, and what is found there, do not count.
-
-    Args:
-        detections: in COCO format.
-        iou: at which an object is found.
+    By the id of the image, as COCO counts at that IoU: the best scored detection first, each object
+    once; crowd regions, and what is found there, do not count. Detections are in COCO format.
     """
     evaluation = evaluated(truth, detections, iou)
     results = evaluation.cocoDt
@@ -69,12 +57,9 @@ def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int
         counts = ~one["dtIgnore"][0]
         objects = np.array(one["gtIds"], dtype=int)[~np.array(one["gtIgnore"], dtype=bool)]
         hit = frozenset(matches[counts & (matches > 0)].astype(int).tolist())
-        images[one["image_id"]] = Found(
-            hit,
-            _boxes(results, ids[counts & (matches > 0)]),
-            _boxes(results, ids[counts & (matches == 0)]),
-            _boxes(truth, [i for i in objects.tolist() if i not in hit]),
-        )
+        right, wrong = (_boxes(results, ids[counts & kind]) for kind in (matches > 0, matches == 0))
+        missed = _boxes(truth, [i for i in objects.tolist() if i not in hit])
+        images[one["image_id"]] = Found(hit, right, wrong, missed)
     return images
 
 
@@ -104,7 +89,7 @@ def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> 
 
 
 def read_detections(run: Path) -> list[dict]:
-    """Of the test at the end of a run, in COCO format."""
+    """What the test at the end of a run found, in COCO format."""
     return json.loads((run / "inference/coco_instances_results.json").read_text())
 
 

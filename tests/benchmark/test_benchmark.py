@@ -52,7 +52,7 @@ def test_variants_share_parameters_and_train_what_they_say(built):
         del h.label_and_sample_proposals
         assert all(p.grad is not None for p in parameters)
     number = {variant: [len(t) for t in rois] for variant, rois in trained.items()}
-    for variant in ("plain", "readonly", "screening", "bfloat16", "sampler", "loss_layer"):
+    for variant in ("plain", "readonly", "screening", "bfloat16", "quota", "loss_layer"):
         assert number[variant] == [32, 32]
     assert number["all RoIs"] == number["plain 512"] == [150 + 8, 150 + 8]
 
@@ -79,26 +79,25 @@ def test_half_precision_is_that_of_training():
         seen.clear()
 
 
-def test_the_sampler_takes_the_hardest_of_each_kind(built):
+def test_a_quota_is_the_hardest_of_each_kind(built):
     heads, inputs = built
-    sampler = heads["sampler"]
+    quota = heads["quota"]
     with EventStorage(), torch.no_grad():
-        found, _ = sampler(inputs.images, inputs.features, inputs.proposals, inputs.targets)
+        found, _ = quota(inputs.images, inputs.features, inputs.proposals, inputs.targets)
         everything = heads["all RoIs"].label_and_sample_proposals(inputs.proposals, inputs.targets)
         for i, (mined, rois) in enumerate(zip(found, everything)):
-            pooled = sampler.box_pooler(
-                [inputs.features[f][i : i + 1] for f in sampler.box_in_features],
-                [rois.proposal_boxes],
-            )
-            scores, _ = sampler.box_predictor(sampler.box_head(pooled))
+            maps = [inputs.features[f][i : i + 1] for f in quota.box_in_features]
+            pooled = quota.box_pooler(maps, [rois.proposal_boxes])
+            scores, _ = quota.box_predictor(quota.box_head(pooled))
             loss = torch.nn.functional.cross_entropy(scores, rois.gt_classes, reduction="none")
-            foreground = rois.gt_classes < sampler.num_classes
+            foreground = rois.gt_classes < quota.num_classes
             expected = []
             for kind, num in ((foreground, 8), (~foreground, 32 - 8)):
                 assert kind.sum() >= num
                 index = torch.nonzero(kind).squeeze(1)
-                expected.append(rois.proposal_boxes.tensor[index[loss[index].topk(num).indices]])
-            torch.testing.assert_close(mined.proposal_boxes.tensor, torch.cat(expected))
+                hardest = index[loss[index].topk(num).indices]
+                expected += rois.proposal_boxes.tensor[hardest].tolist()
+            assert sorted(mined.proposal_boxes.tensor.tolist()) == sorted(expected)
 
 
 def test_peak_of_live_memory():
@@ -142,7 +141,7 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     assert len(point["scoring"]) == 6 and scoring == min(x for (x,) in point["scoring"].values())
     assert point["bound"] == [scoring + point["times"]["plain"][0]]
     # every part of mining was found, and the head ran in both passes
-    names = ("mine", "label", "loss", "nms", "cut", "gather", "log")
+    names = ("mine", "label", "loss", "nms")
     expected = {f"ohem/{name}" for name in names} | {"step/backward"}
     for name in ("box_pooler", "box_head", "box_predictor"):
         expected |= {f"forward/scoring/{name}", f"forward/training/{name}"}
@@ -162,7 +161,7 @@ def test_the_table_of_targets_reads_a_report():
         "point": {"head": "fpn", "R": 2000, "N": 1, "B": 128, "precision": "float32"},
         "times": {v: [2.0, 2.0] for v in VARIANTS} | {"loss_layer": [5.0, 5.0]},
         "bound": [1.0, 2.0],
-        "peak": {v: 100 for v in VARIANTS} | {"sampler": 150},
+        "peak": {v: 100 for v in VARIANTS},
         "held": 100,
         "parts": {"readonly": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03}},
     }
@@ -176,7 +175,7 @@ def test_the_table_of_targets_reads_a_report():
     of = "R50-FPN, N = 16 of 800 x 1216, R = 1000, float16"
     assert f"| whole step over Detectron2's default, {of} | ≤ 1.00 | 0.75 ± 0.00 |" in table
     assert "| ≤ 1.05 | 1.00; without parameters and maps 1.00 |" in table
-    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table and "| ≥ 1.10 | 1.500 |" in table
+    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table
     assert "3.0 %" in table
 
 
@@ -204,7 +203,8 @@ def test_whole_steps_of_one_model(precision):
     from whole_step import STEPS, Whole, models_and_batch, step_of
 
     whole = Whole("demo", 300, 2, precision)
-    models, batch = models_and_batch(whole, "cpu", tuple(STEPS))
+    names = list(STEPS) if precision == "float32" else ["plain 128", "readonly 128"]
+    models, batch = models_and_batch(whole, "cpu", names)
     seen = []
 
     def see(heads, args):
@@ -217,7 +217,7 @@ def test_whole_steps_of_one_model(precision):
             step, reset = step_of(model, batch, whole, "cpu")
             reset()
             assert step() > 0
-    assert len(seen) >= len(STEPS) and set(seen) == {(getattr(torch, precision), 2, 300)}
+    assert len(seen) >= len(names) and set(seen) == {(getattr(torch, precision), 2, 300)}
     assert storage.latest()["ohem/num_candidates"][0] > 128
     first, *others = ({id(p) for p in model.parameters()} for model in models.values())
     assert all(parameters == first for parameters in others)
@@ -292,39 +292,8 @@ def test_a_time_line_of_a_real_step(tmp_path, capsys):
     assert "| readonly 128 | " in capsys.readouterr().out
 
 
-def test_ways_to_compile_are_compared(monkeypatch, capsys):
-    import compiled
-
-    def broken(model, backend):
-        raise RuntimeError("no such compiler\nhere")
-
-    def wrong(model, backend):
-        predictor = model.roi_heads.box_predictor
-        predictor.register_forward_hook(lambda module, args, out: (out[0] + 1, 2 * out[1] + 1))
-
-    monkeypatch.setitem(compiled.WAYS, "broken", broken)
-    monkeypatch.setitem(compiled.WAYS, "wrong", wrong)
-    ways = ["as it is", "box head compiled", "broken", "wrong"]
-    small = ["--model", "demo", "--images", "1", "--rois", "300", "--rounds", "1"]
-    times = compiled.main([*small, "--backend", "eager", "--ways", *ways])
-    assert list(times) == ["as it is", "box head compiled", "wrong"]
-    out = capsys.readouterr().out
-    assert "| broken |  |  | fails: no such compiler |" in out
-    rows = [line.split(" | ") for line in out.splitlines()]
-    apart = {row[0].strip("| "): float(row[-1].strip("| ")) for row in rows if row[0][2:] in times}
-    assert apart["as it is"] == 0 and apart["box head compiled"] < 1e-4 < apart["wrong"]
-
-
-def test_a_process_tells_its_own_peak():
-    import bench
-
-    ballast = torch.ones(2**30 // 4)  # 1 GB of this process, not of that one
-    assert 2**28 < bench.in_own_process("plain") < bench.process_peak_bytes()
-    del ballast
-
-
 def test_objectness_stays_with_its_rois():
-    from agreement import rois_of, table
+    from agreement import agreement, rois_of
 
     cfg = config("fpn", "MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals")
     model = detector(cfg)
@@ -343,21 +312,7 @@ def test_objectness_stays_with_its_rois():
     # objects are the most objectlike
     assert min(found[box] for box in found if box not in logit) > max(logit.values())
 
-    with torch.no_grad():
-        lines = table("model.pth", model.roi_heads, [(maps, rois)], 8).splitlines()
-    assert lines[0].startswith(f"model.pth: 1 tiles, {len(rois)} RoIs a tile, B/N = 8")
-    assert lines[4] == "| exact | 1.00" + 5 * " | 100.0" + " |" and len(lines) == 4 + 12
-
-
-def test_several_processes_take_the_step_of_one(capsys):
-    import several_processes
-
-    small = ["--images", "2", "--rois", "200", "--processes", "1", "2"]
-    found = several_processes.main(small)
-    one, two = found[1]["gradient"], found[2]["gradient"]
-    assert one.norm() > 0 and (one - two).norm() < 1e-5 * one.norm()
-    assert (found[1]["images"], found[2]["images"]) == (2, 1)
-    assert len(found[2]["times"]) == several_processes.ROUNDS
-    assert "| 2 | " in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--images 2 is no multiple"):
-        several_processes.main(["--images", "2", "--processes", "1", "3"])
+    time, *shares = agreement(model.roi_heads, [(maps, rois)], len(rois) // 2)
+    assert float(time) > 0 and shares[-2:] == ["100.0 %", "100.0 %"]  # all of them are promising
+    (share, *_) = agreement(model.roi_heads, [(maps, rois)], 8)[1:]
+    assert 0 < float(share.removesuffix(" %")) <= 100

@@ -144,7 +144,7 @@ def test_what_is_published_is_what_was_recorded(tmp_path, monkeypatch, capsys):
         (overview, ["README.md", "docs/does-it-help.md"]),
     ):
         rows = [line for line in shown.splitlines() if line.startswith("| ")]
-        assert len(rows) > 5
+        assert len(rows) >= 5
         for page in pages:
             published = (ROOT / page).read_text().splitlines()
             # but for the heads, where data sets have longer names

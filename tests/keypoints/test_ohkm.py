@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import batch, config, detector
 
-from ohem_d2 import OHKMKeypointHead
-from projects.keypoints.ohkm import hardest_joints, per_joint_losses
+from projects.keypoints import OHKMKeypointHead, add_ohkm_config, hardest_joints, per_joint_losses
 
 OHKM = ("MODEL.ROI_KEYPOINT_HEAD.NAME", "OHKMKeypointHead")
 BY_VISIBLE = "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"
@@ -54,7 +53,9 @@ def loops(logits, images, topk):
 
 
 def head(topk=8, *overrides):
-    cfg = config("keypoint", *OHKM, "MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK", topk, *overrides)
+    cfg = config("keypoint", *OHKM)
+    add_ohkm_config(cfg)
+    cfg.merge_from_list(["MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK", topk, *overrides])
     return build_keypoint_head(cfg, ShapeSpec(channels=4, height=14, width=14))
 
 
@@ -166,3 +167,7 @@ def test_a_config_without_the_key_means_the_default():
     cfg = get_cfg()
     cfg.MODEL.ROI_KEYPOINT_HEAD.NAME = "OHKMKeypointHead"
     assert build_keypoint_head(cfg, ShapeSpec(channels=4, height=14, width=14)).topk == 8
+    add_ohkm_config(cfg)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK = 3
+    add_ohkm_config(cfg)
+    assert build_keypoint_head(cfg, ShapeSpec(channels=4, height=14, width=14)).topk == 3

@@ -12,24 +12,23 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from hostile import Payload
 from models import ROOT, config, detector
-from ohem_paper.bootstrapping import steps
-from ohem_paper.bootstrapping import trainer as training
-from ohem_paper.bootstrapping.trainer import BootstrapTrainer
-from ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
-from ohem_paper.experiment import load_config
-from ohem_paper.settings import BootstrapSettings
 
 from ohem_d2 import IgnoreRegions
-from ohem_d2.compat import features
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.training.trainer import OHEMTrainer
 from ohem_d2.tools.trust import UntrustedFile
+from projects.paper.ohem_paper.bootstrapping import steps
+from projects.paper.ohem_paper.bootstrapping import trainer as training
+from projects.paper.ohem_paper.bootstrapping.trainer import BootstrapTrainer
+from projects.paper.ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
+from projects.paper.ohem_paper.experiment import load_config
+from projects.paper.ohem_paper.settings import BootstrapSettings
 
 
 def overlap(a, b):
@@ -167,24 +166,20 @@ def test_initial_set(num_background):
 
 
 @pytest.mark.parametrize("max_added", [0, 3, 1000])
-@pytest.mark.parametrize("keep_thresh", [0.0, 0.25, 0.5])
-def test_sets_shrink_and_grow(keep_thresh, max_added):
+def test_sets_grow(max_added):
     labels, scores = torch.randint(-1, 2, (60,)), torch.randint(0, 20, (60,)) / 20
     before = [i for i in range(60) if labels[i] >= 0 and i % 3 == 0]
-
     hard = [i for i in range(60) if labels[i] == 0 and scores[i] > 0.5]
     hard.sort(key=lambda i: (-scores[i], i))
-    kept = [i for i in before if labels[i] == 1 or scores[i] >= keep_thresh]
-    new = [i for i in hard if i not in kept]
-    after = sorted(kept + (new if max_added == 0 else new[:max_added]))
+    new = [i for i in hard if i not in before]
+    after = sorted(before + (new if max_added == 0 else new[:max_added]))
 
     found = steps.find_false_positives(scores, labels, 0.5)
     assert found.tolist() == hard and len(hard) > 4
-    shrunk = steps.shrink(torch.tensor(before), scores, labels, keep_thresh)
-    assert shrunk.tolist() == kept and (len(kept) < len(before)) == (keep_thresh > 0)
-    assert steps.merge(shrunk, found, max_added).tolist() == after
-    assert steps.merge(shrunk, found[:0], max_added).tolist() == kept
-    assert steps.merge(shrunk[:0], found[:0], max_added).tolist() == []
+    working_set = torch.tensor(before)
+    assert steps.merge(working_set, found, max_added).tolist() == after
+    assert steps.merge(working_set, found[:0], max_added).tolist() == before
+    assert steps.merge(working_set[:0], found[:0], max_added).tolist() == []
 
 
 @pytest.mark.parametrize(("max_iter", "rounds"), [(12, 3), (10, 4), (7, 7), (5, 1)])
@@ -205,8 +200,7 @@ def test_rounds_are_even(max_iter, rounds):
         ("INITIAL_BACKGROUND", -1, "whole number >= 0"),
         ("MAX_PER_IMAGE", -1, "whole number >= 0"),
         ("SCORE_THRESH", 1.0, "from 0 to below 1"),
-        ("SCORE_THRESH", float("nan"), "from 0 to below 1"),
-        ("KEEP_THRESH", 0.2, "from 0 to SCORE_THRESH, which is 0.1"),
+        ("SCORE_THRESH", float("nan"), "a number from 0 to 1"),
     ],
 )
 def test_impossible_values(key, value, message):
@@ -224,7 +218,6 @@ def test_impossible_values(key, value, message):
     [
         ("MODEL.LOAD_PROPOSALS", False),
         ("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
-        ("DATASETS.PROPOSAL_FILES_TRAIN", ()),
         ("MODEL.ROI_HEADS.NAME", "OHEMROIHeads"),
         ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
         ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
@@ -233,6 +226,12 @@ def test_impossible_values(key, value, message):
 def test_other_detectors_are_refused(data, tmp_path, key, value):
     cfg = setup(data, tmp_path, key, value)
     with pytest.raises(ValueError, match=f"{key} = .*allowed: "):
+        BootstrapTrainer(cfg)
+
+
+def test_data_without_proposals_is_refused(data, tmp_path):
+    cfg = setup(data, tmp_path, "DATASETS.PROPOSAL_FILES_TRAIN", ())
+    with pytest.raises(ValueError, match="DATASETS has no proposal file for"):
         BootstrapTrainer(cfg)
 
 
@@ -338,7 +337,7 @@ def tiny(data, tmp_path):
     """A model that finds some objects in everything, its configuration, and a working set."""
     cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, plain=True)
     BootstrapSettings.add_to(cfg)
-    cfg.merge_from_list(overrides(data, tmp_path, "BOOTSTRAP.KEEP_THRESH", 0.25))
+    cfg.merge_from_list(overrides(data, tmp_path))
     register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=1.0)
@@ -367,7 +366,6 @@ def test_scores_are_those_of_inference(tiny):
 def test_sweep_counts_and_leaves_no_trace(tiny):
     cfg, model, working_set = tiny
     cfg.BOOTSTRAP.SCORE_THRESH, cfg.BOOTSTRAP.MAX_PER_IMAGE = 0.4, 20
-    cfg.BOOTSTRAP.KEEP_THRESH = 0.38
     model.roi_heads.box_head.eval()  # it was put so; the rest is in training mode
     model.train()
     before = copy.deepcopy(model.state_dict())
@@ -382,20 +380,19 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
         return found
 
     with pytest.MonkeyPatch.context() as patch, EventStorage() as storage:
-        patch.setattr("ohem_paper.bootstrapping.working_set.score_proposals", record)
+        patch.setattr("projects.paper.ohem_paper.bootstrapping.working_set.score_proposals", record)
         after, counts = sweep(cfg, model, working_set)
         assert not storage.latest()
 
-    expected = dict.fromkeys(("num_false_positives", "num_added", "num_dropped"), 0)
+    expected = dict.fromkeys(("num_false_positives", "num_added"), 0)
     for place, labels in enumerate(working_set.labels):
         s = scores[place].tolist()
         hard = [i for i in range(len(s)) if labels[i] == 0 and s[i] > 0.4]
-        kept = [i for i in indices[place].tolist() if labels[i] == 1 or s[i] >= 0.38]
+        kept = indices[place].tolist()
         new = sorted((i for i in hard if i not in kept), key=lambda i: -s[i])[:20]
         assert after[place].tolist() == sorted(kept + new)
         expected["num_false_positives"] += len(hard)
         expected["num_added"] += len(new)
-        expected["num_dropped"] += len(indices[place]) - len(kept)
     assert counts == expected and all(expected.values())
 
     assert same(working_set.indices, indices) and working_set.round == 0
@@ -484,9 +481,7 @@ def run(*args, **kwargs):
     return processes.run(command(*args, **kwargs))
 
 
-@pytest.mark.skipif(
-    not features()["checkpoints with the optimizer"], reason="not in this version of Detectron2"
-)
+@pytest.mark.skipif("state_dict" not in vars(DefaultTrainer), reason="v0.6 saves no optimizer")
 def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path):
     """With images, flips and RoIs at random: a round starts from a random state of its own."""
     settings = ["SOLVER.MAX_ITER", 30, "BOOTSTRAP.ROUNDS", 3, "DATASETS.TEST", ()]

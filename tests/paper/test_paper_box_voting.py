@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from ohem_paper.inference import voting
-from ohem_paper.inference.voting import Candidates
 from reference import iou
+
+from projects.paper.ohem_paper.inference import voting
+from projects.paper.ohem_paper.inference.voting import Candidates
 
 
 def reference_nms(boxes, scores, classes, thresh):

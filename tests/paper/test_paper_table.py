@@ -1,8 +1,6 @@
 """The command for Table 1 and its miniature: real runs, one of them killed."""
 
-import csv
 import json
-import pickle
 import shlex
 import signal
 import subprocess
@@ -15,10 +13,10 @@ import pytest
 import run_table
 import torch
 from models import ROOT
-from ohem_paper.report import PAPER_COST, PAPER_MAP
-from ohem_paper.rows import find_rows, logged, peak_memory, settings_of
 
 from ohem_d2.tools import runs
+from projects.paper.ohem_paper.report import PAPER_MAP
+from projects.paper.ohem_paper.rows import find_rows, logged, peak_memory, settings_of
 
 MINI = ROOT / "projects/paper/configs/mini"
 MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
@@ -56,10 +54,6 @@ def test_table_has_mean_and_spread_beside_the_papers_figure(tmp_path, capsys):
     assert "| 28.0 |" in random and "67.2" in random  # no spread of one seed
     (missing,) = (line for line in lines if line.startswith("| 1 "))
     assert "| 0 |" in missing
-    with open(tmp_path / "table.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 4 and rows[-1]["AP50"] == "34.0" and rows[-1]["row"] == "13"
-    assert (tmp_path / "table.png").stat().st_size > 0
     assert not (tmp_path / "training_loss.png").exists()
     assert capsys.readouterr().out.splitlines() == lines
 
@@ -76,7 +70,6 @@ def test_sweeps_are_beside_the_iterations_that_they_are_no_part_of(tmp_path):
     arguments = ["--configs", str(MINI), "--output", str(tmp_path), "--only-report"]
     run_table.main([*arguments, "--rows", "bootstrapping_vgg16_n2"])
     assert "| 0.50, and 0.25 in sweeps |" in (tmp_path / "table.md").read_text()
-    assert ",0.5,0.25," in (tmp_path / "table.csv").read_text()
 
 
 def test_what_was_logged_twice_counts_once():
@@ -93,7 +86,6 @@ def test_a_figure_that_is_not_a_number_is_said(tmp_path):
 
 def test_papers_figures_are_those_of_all_thirteen_rows():
     assert sorted(PAPER_MAP) == list(range(1, 14))
-    assert set(PAPER_COST) <= set(PAPER_MAP)
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -266,7 +258,7 @@ def test_finished_runs_are_kept_after_a_kill(quick):
 
 def test_heads_are_those_of_the_rows(quick):
     out, _, _ = quick
-    for row, heads in (("13_ohem_vgg16_n2", "OHEMROIHeads"), ("02_fast_rcnn_vgg16_n2", "Standard")):
+    for row, heads in (("13_ohem_vgg16_n2", "OHEMROIHeads"), ("02_fast_rcnn_vgg16_n2", "BgLoROI")):
         config = (out / row / "seed1/config.yaml").read_text()
         assert f"NAME: {heads}" in config
         logged = (out / row / "seed1/metrics.json").read_text()
@@ -286,7 +278,8 @@ def test_other_settings_do_not_overwrite_runs(quick, capsys):
     assert (out / row / "seed1/result.json").read_bytes() == before
 
 
-def test_a_run_that_fails_says_where_to_look(tmp_path):
+def test_a_run_that_fails_says_where_to_look(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", processes.python_path(ROOT))
     with pytest.raises(SystemExit, match="output.txt"):
         run_table.main(
             ["--configs", str(MINI), "--output", str(tmp_path), "--rows", "13", "--seeds", "1"]
@@ -294,32 +287,3 @@ def test_a_run_that_fails_says_where_to_look(tmp_path):
         )
     log = tmp_path / "13_ohem_vgg16_n2/seed1/output.txt"
     assert "SOLVER.NOT_A_KEY" in log.read_text()
-
-
-def test_deeppcb_gets_its_proposals_from_an_rpn(tree_crowns, tmp_path):
-    """A folder as DeepPCB's, with tiles; one row of the four."""
-    data = tmp_path / "deeppcb"
-    data.mkdir()
-    (data / "images").symlink_to(tree_crowns / "tiles")
-    for split, start in (("train", 0), ("test", 8)):
-        full = json.loads((tree_crowns / "train.json").read_text())
-        full["images"] = full["images"][100 + start : 108 + start]
-        ids = {image["id"] for image in full["images"]}
-        full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
-        (data / f"instances_{split}.json").write_text(json.dumps(full))
-    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
-    command += ["--deeppcb", str(data), "--data", str(tmp_path / "data"), "--rows", "13"]
-    command += ["--output", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
-    result = json.loads((tmp_path / "out/13_ohem_vgg16_n2/seed1/result.json").read_text())
-    assert 0 <= result["metrics"]["AP50"] <= 100
-    proposals = (tmp_path / "data/deeppcb_quick/train.pkl").read_bytes()
-    assert len(pickle.loads(proposals)["boxes"]) == 6
-
-
-def test_deeppcb_that_is_not_there(tmp_path):
-    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py")]
-    command += ["--deeppcb", str(tmp_path), "--data", str(tmp_path / "data")]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode != 0 and "instances_train.json does not exist" in done.stderr

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from models import batch, config, detector
-from ohem_paper import training_loss
 from torch import nn
+
+from projects.paper.ohem_paper import training_loss
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.roi_heads import build_box_head
 from detectron2.utils.events import EventStorage
 from models import ROOT, batch
-from ohem_paper.networks import vgg
 from torch import nn
 
 import ohem_d2
+from projects.paper.ohem_paper.networks import vgg
 
 RGB = ShapeSpec(channels=3)
 

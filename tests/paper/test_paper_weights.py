@@ -1,6 +1,5 @@
 """Converters of weights, on small files made here."""
 
-import pickle
 import struct
 
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 import torch
 import torchvision
 from convert_weights import main
-from ohem_paper.networks import vgg
-from ohem_paper.networks.convert import NETWORKS, convert, layer_shapes
 from torch import nn
+
+from projects.paper.ohem_paper.networks import vgg
+from projects.paper.ohem_paper.networks.convert import NETWORKS, convert, layer_shapes
 
 SMALL = {"fc6": (12, 512 * 4), "fc7": (8, 12)}
 
@@ -58,20 +58,10 @@ def caffemodel(layers, old_shape=False):
     return net
 
 
-def write(path, layers):
-    if path.suffix == ".caffemodel":
-        path.write_bytes(caffemodel(layers))
-    else:
-        blobs = {f"{name}_{k}": b for name, blob in layers.items() for k, b in zip("wb", blob)}
-        path.write_bytes(pickle.dumps({"blobs": blobs, "conv1_w_momentum": np.zeros(2)}))
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".caffemodel", ".pkl"])
 @pytest.mark.parametrize("network", ["vgg16", "vgg_m"])
-def test_every_layer_finds_its_place(network, suffix, tmp_path):
-    layers = random_layers(network)
-    source = write(tmp_path / f"weights{suffix}", layers)
+def test_every_layer_finds_its_place(network, tmp_path):
+    layers, source = random_layers(network), tmp_path / "weights.caffemodel"
+    source.write_bytes(caffemodel(layers))
     main([network, str(source), str(tmp_path / "out.pth")])
     weights = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
 
@@ -113,6 +103,11 @@ def test_torchvisions_network_computes_the_same(tmp_path):
         found = trunk(bgr - pixel_mean[:, None, None])["conv5"]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
+    # as many numbers in another order are not the weights
+    torch.save(state | {"classifier.3.weight": torch.zeros(12, 8)}, tmp_path / "vgg16.pth")
+    with pytest.raises(ValueError, match=r"fc7 has shape \(12, 8\), in vgg16 it is \(8, 12\)"):
+        convert("vgg16", tmp_path / "vgg16.pth")
+
 
 def test_old_caffe_files_keep_fully_connected_layers_in_four_dimensions(tmp_path):
     layers = random_layers("vgg_m")
@@ -127,27 +122,22 @@ class Harmful:
         return (print, ("harm",))
 
 
-@pytest.mark.parametrize("suffix", [".caffemodel", ".pkl"])
-def test_wrong_files_are_told(suffix, tmp_path, capsys):
-    layers = random_layers("vgg_m")
-    path = tmp_path / f"w{suffix}"
-    with pytest.raises(SystemExit, match=f"w{suffix} does not exist"):
+def test_wrong_files_are_told(tmp_path, capsys):
+    layers, path = random_layers("vgg_m"), tmp_path / "w.caffemodel"
+    with pytest.raises(SystemExit, match="w.caffemodel does not exist"):
         main(["vgg_m", str(path), str(tmp_path / "out.pth")])
 
-    write(path, {k: v for k, v in layers.items() if k != "conv4"})
-    with pytest.raises(ValueError, match=f"w{suffix} has no weight of layer conv4 of vgg_m"):
+    path.write_bytes(caffemodel({k: v for k, v in layers.items() if k != "conv4"}))
+    with pytest.raises(ValueError, match="w.caffemodel has no weight of layer conv4 of vgg_m"):
         convert("vgg_m", path)
-    write(path, {**layers, "conv5": (np.zeros((512, 256, 3, 3)), np.zeros(512))})
+    conv5 = np.zeros((512, 256, 3, 3)), np.zeros(512)
+    path.write_bytes(caffemodel({**layers, "conv5": conv5}))
     with pytest.raises(ValueError, match=r"conv5 has shape \(512, 256, 3, 3\), in vgg_m it is"):
         convert("vgg_m", path)
-    if suffix == ".pkl":  # as many numbers in another order are not the weights
-        write(path, {**layers, "fc7": (layers["fc7"][0].T, layers["fc7"][1])})
-        with pytest.raises(ValueError, match=r"fc7 has shape \(12, 8\), in vgg_m it is \(8, 12\)"):
-            convert("vgg_m", path)
     path.write_bytes(struct.pack("<I", 1234567) * 10)
     with pytest.raises(ValueError, match=str(path)):
         convert("vgg_m", path)
-    with pytest.raises(ValueError, match="none of .pth, .caffemodel, .pkl"):
+    with pytest.raises(ValueError, match="none of .pth, .caffemodel"):
         path.with_suffix(".h5").touch()
         convert("vgg_m", path.with_suffix(".h5"))
 
@@ -158,11 +148,10 @@ def test_another_object_than_a_state_dict(tmp_path):
         convert("vgg16", tmp_path / "list.pth")
 
 
-@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
-def test_a_file_runs_no_code(suffix, tmp_path, capsys):
-    path = tmp_path / f"harmful{suffix}"
-    torch.save(Harmful(), path) if suffix == ".pth" else path.write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(ValueError, match=f"harmful{suffix}"):
+def test_a_file_runs_no_code(tmp_path, capsys):
+    path = tmp_path / "harmful.pth"
+    torch.save(Harmful(), path)
+    with pytest.raises(ValueError, match="harmful.pth"):
         convert("vgg16", path)
     assert "harm\n" not in capsys.readouterr().out
     with pytest.raises(SystemExit):  # it is no network

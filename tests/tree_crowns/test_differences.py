@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from ohem_d2.tools.drawing import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ohem_d2.monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
 from projects.tree_crowns import differences
 
 CROWN, OTHER, CROWD = [10, 10, 20, 20], [50, 10, 20, 20], [10, 60, 40, 30]

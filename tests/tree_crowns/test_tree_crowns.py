@@ -15,7 +15,7 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from models import ROOT
 
-from ohem_d2.tools.drawing import FOREGROUND
+from ohem_d2.monitor.pictures import FOREGROUND
 from projects.tree_crowns import demo, prepare_data
 from projects.tree_crowns.backbone import EfficientNetLite0
 from projects.tree_crowns.prepare_data import crowns_on_tile

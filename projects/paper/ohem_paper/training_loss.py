@@ -10,20 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ohem_d2 import per_roi_losses
-from ohem_d2.mining.candidates import classes_of
+from ohem_d2.mining.candidates import labels_of_all
+from ohem_d2.tools.data.records import records_of
+from ohem_d2.tools.errors import InputError
 
-from .box_branch import box_branch
+from .box_branch import score_boxes
 from .settings import TrainingLoss
 
 
@@ -34,16 +36,13 @@ def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Ins
     """
     boxes = Boxes.cat([proposals.proposal_boxes, targets.gt_boxes])
     matched, labels = Matcher([0.5], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
-    return Instances(
-        proposals.image_size,
-        proposal_boxes=boxes,
-        gt_classes=classes_of(matched, labels, targets.gt_classes, num_classes),
-        gt_boxes=targets.gt_boxes[matched] if len(targets) else boxes,
-    )
+    fields = {"gt_classes": labels_of_all(matched, labels, targets.gt_classes, num_classes)}
+    fields["gt_boxes"] = targets.gt_boxes[matched] if len(targets) else boxes
+    return Instances(proposals.image_size, proposal_boxes=boxes, **fields)
 
 
 @torch.no_grad()
-def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[str, Tensor]:
     """
     ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs of an image, each (R,), by the model's
     own losses (background has no box loss). ``inputs`` are with ``proposals`` and ``instances``, as
@@ -52,17 +51,12 @@ def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[s
     features = model.backbone(model.preprocess_image([inputs]).tensor)
     proposals, targets = (inputs[key].to(model.device) for key in ("proposals", "instances"))
     rois = label_all(proposals, targets, model.roi_heads.num_classes)
-    predictor, predictions = box_branch(model.roi_heads, "TRAINING_LOSS")(features, [rois])
-    return per_roi_losses(predictor, predictions, [rois])
+    return per_roi_losses(*score_boxes(model.roi_heads, features, [rois]), [rois])
 
 
 def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """
-    The mean of either loss over all RoIs of all images, as of :class:`TrainingImages`, and their
-    sum, ``loss``.
-    """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
+    """The mean of either loss over all RoIs of all images, and their sum, ``loss``."""
+    model = model.module if isinstance(model, DistributedDataParallel) else model
     totals, num_rois = Counter(), 0
     with inference_context(model):
         for inputs in dataset:
@@ -74,11 +68,12 @@ def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, 
 
 
 class TrainingImages:
-    """The images of the training set as they are tested, with proposals and objects."""
+    """The training set's images as for a test, with proposals, else InputError, and objects."""
 
     def __init__(self, cfg: CfgNode):
-        data, files = cfg.DATASETS.TRAIN, cfg.DATASETS.PROPOSAL_FILES_TRAIN
-        records = get_detection_dataset_dicts(data, filter_empty=False, proposal_files=files)
+        if not cfg.MODEL.LOAD_PROPOSALS:
+            raise InputError("TRAINING_LOSS.PERIOD > 0 takes MODEL.LOAD_PROPOSALS = True")
+        records = [r for name in cfg.DATASETS.TRAIN for r in records_of(cfg, name, "TRAIN")]
         num = TrainingLoss.from_cfg(cfg).num_images or len(records)
         self.records = records[:: max(len(records) // num, 1)][:num]
         short = cfg.INPUT.MIN_SIZE_TRAIN
@@ -106,11 +101,8 @@ class TrainingLossHook(HookBase):
 
     def before_step(self) -> None:
         if self.trainer.iter % self._period == 0:
-            self._measure()
+            self.after_train()
 
     def after_train(self) -> None:
-        self._measure()
-
-    def _measure(self) -> None:
         for name, value in mean_loss(self.trainer.model, self._images).items():
             self.trainer.storage.put_scalar(f"training_loss/{name}", value, smoothing_hint=False)

@@ -3,8 +3,7 @@ Pascal VOC without its difficult objects, which the releases of Fast R-CNN and O
 Detectron2's loader keeps them and does not tell which they are.
 
 Importing this module registers Detectron2's VOC data sets a second time, as
-voc_2007_trainval_no_difficult and so on, for training. VOC evaluation leaves difficult objects out
-whatever the data set; it reads the annotations itself.
+voc_2007_trainval_no_difficult and so on, for training. VOC evaluation reads annotations itself.
 """
 
 from collections.abc import Sequence
@@ -29,13 +28,10 @@ def register_without_difficult(name: str) -> None:
 
 
 def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
-    """
-    Copies of records, which Detectron2's loader read from a folder, that lack the annotations of
-    difficult objects. An image may be left without any.
-    """
+    """Copies of records, read by Detectron2 from a folder, that lack the difficult objects."""
     out = []
     for record in records:
-        objects = read_voc(Path(folder) / "Annotations" / f"{record['image_id']}.xml")
+        objects = read_voc(Path(folder) / "Annotations" / f"{record['image_id']}.xml").objects
         # Detectron2 has one annotation for each object, in their order.
         pairs = zip(record["annotations"], objects, strict=True)
         out.append({**record, "annotations": [a for a, o in pairs if not o.difficult]})

@@ -1,5 +1,6 @@
 """Rounds of training, with sweeps between them."""
 
+import logging
 import time
 from typing import Any
 
@@ -9,36 +10,37 @@ from detectron2.engine.hooks import PeriodicWriter
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 
 from ohem_d2 import OHEMMixin
-from ohem_d2.monitor.scalars import logger
+from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
-from ..proposals.files import files_by_data
+from ..bg_lo import BgLoMixin
 from ..settings import BootstrapSettings
 from .steps import round_of
 from .working_set import WorkingSet, WorkingSetLoader, sweep
 
+logger = logging.getLogger("detectron2.ohem_paper")
+
+# Heads that build on StandardROIHeads, and sample in another way
+OTHERS = (BgLoMixin, CascadeROIHeads, OHEMMixin)
+
 
 def check_config(cfg: CfgNode) -> None:
-    """Raises ValueError if the configuration is of a detector that cannot be bootstrapped here."""
+    """Raises InputError if the configuration is of a detector that cannot be bootstrapped here."""
     generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME
     if not cfg.MODEL.LOAD_PROPOSALS or generator != "PrecomputedProposals":
-        raise ValueError(
-            f"MODEL.LOAD_PROPOSALS = {cfg.MODEL.LOAD_PROPOSALS!r} and "
-            f"MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}; allowed: True and "
-            "'PrecomputedProposals', because a working set refers to proposals that stay the same"
-        )
-    files_by_data(cfg, "TRAIN")
+        keys = f"MODEL.LOAD_PROPOSALS = {cfg.MODEL.LOAD_PROPOSALS!r}"
+        keys += f" and MODEL.PROPOSAL_GENERATOR.NAME = {generator!r}"
+        why = "as a working set refers to proposals that stay the same"
+        raise InputError(f"{keys}; allowed: True and 'PrecomputedProposals', {why}")
     name = cfg.MODEL.ROI_HEADS.NAME
     heads = ROI_HEADS_REGISTRY.get(name)
-    if not issubclass(heads, StandardROIHeads) or issubclass(heads, (CascadeROIHeads, OHEMMixin)):
-        raise ValueError(
-            f"MODEL.ROI_HEADS.NAME = {name!r}; allowed: StandardROIHeads or heads that build on "
-            "them, with one stage, and that do not mine by themselves"
-        )
+    if not issubclass(heads, StandardROIHeads) or issubclass(heads, OTHERS):
+        allowed = "StandardROIHeads, or heads with one stage that build on them and do not mine"
+        raise InputError(f"MODEL.ROI_HEADS.NAME = {name!r}; allowed: {allowed}")
 
 
 class SweepBetweenRounds(HookBase):
-    """Ends a round: sweep, next working set, checkpoint."""
+    """Ends a round: sweep, next working set, checkpoint ``model_round_N.pth``."""
 
     def before_train(self) -> None:
         # The sweep is missing if the run was killed in it.
@@ -55,37 +57,34 @@ class SweepBetweenRounds(HookBase):
 
     def _go_on_to(self, iteration: int) -> bool:
         """Whether a round begins with this iteration, and its set had to be found first."""
-        trainer = self.trainer
-        if iteration >= trainer.max_iter:
-            return False
-        rounds = BootstrapSettings.from_cfg(trainer.cfg).rounds
+        trainer, rounds = self.trainer, BootstrapSettings.from_cfg(self.trainer.cfg).rounds
         here = round_of(iteration, trainer.max_iter, rounds)
-        if here <= trainer.working_set.round:
-            return False
-        trainer.end_round(next_round=here)
-        return True
+        begins = iteration < trainer.max_iter and here > trainer.working_set.round
+        if begins:
+            trainer.end_round(next_round=here)
+        return begins
 
 
 class BootstrapTrainer(OHEMTrainer):
     """
-    Trains in rounds, with a sweep between them. It is used as ``DefaultTrainer`` is. The working
-    set is a part of every checkpoint.
+    Trains in rounds, with a sweep between them. The working set is a part of every checkpoint.
 
-    Attributes:
-        history: for each round that has ended the numbers that are logged, by name.
+    Under ``bootstrap/`` it logs for each round ``num_foreground`` and ``num_background`` RoIs of
+    the set, ``train_seconds``, and of the sweep after it ``sweep_seconds``,
+    ``num_false_positives`` and ``num_added``, which are in ``history``, too; at the end
+    ``sweep_share``, the part of the time that went into sweeps.
     """
 
     def __init__(self, cfg: CfgNode):
-        """Raises ValueError if the configuration is not one to bootstrap with."""
+        """Raises InputError if the configuration is not one to bootstrap with."""
         check_config(cfg)
         self.history: list[dict[str, float]] = []
         self._train_seconds = 0.0  # of this round
         super().__init__(cfg)
         rounds, first = BootstrapSettings.from_cfg(cfg).rounds, self.working_set
-        logger.info(
-            f"Bootstrapping is active: {rounds} rounds; the first working set has {first.count()}, "
-            f"of {sum(map(len, first.labels))} proposals in {len(first.records)} images"
-        )
+        of = f"{sum(map(len, first.labels))} proposals in {len(first.records)} images"
+        has = f"the first working set has {first.count()}, of {of}"
+        logger.info(f"Bootstrapping is active: {rounds} rounds; {has}")
 
     @property
     def working_set(self) -> WorkingSet:
@@ -128,10 +127,8 @@ class BootstrapTrainer(OHEMTrainer):
         swept = sum(part.get("sweep_seconds", 0.0) for part in self.history)
         share = swept / (trained + swept)
         self.storage.put_scalar("bootstrap/sweep_share", share, smoothing_hint=False)
-        logger.info(
-            f"Bootstrapping: {trained:.1f} s of training and {swept:.1f} s of sweeps, "
-            f"{share:.0%} of the time"
-        )
+        words = f"{trained:.1f} s of training and {swept:.1f} s of sweeps"
+        logger.info(f"Bootstrapping: {words}, {share:.0%} of the time")
 
     def state_dict(self) -> dict[str, Any]:
         own = {"history": self.history, "train_seconds": self._train_seconds}
@@ -139,13 +136,11 @@ class BootstrapTrainer(OHEMTrainer):
         return {**super().state_dict(), "bootstrap": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError if the checkpoint is not of such a run on the same proposals."""
+        """Raises InputError if the checkpoint is not of such a run on the same proposals."""
         if "bootstrap" not in state_dict:
-            raise ValueError(
-                f"The last checkpoint in OUTPUT_DIR = {self.cfg.OUTPUT_DIR!r} has no working set: "
-                "it is of a run without bootstrapping. Choose another OUTPUT_DIR, with that file "
-                "as MODEL.WEIGHTS if training is to start from it"
-            )
+            what = f"The last checkpoint in OUTPUT_DIR = {self.cfg.OUTPUT_DIR!r} has no working set"
+            how = "Choose another OUTPUT_DIR, with that file as MODEL.WEIGHTS to start from it"
+            raise InputError(f"{what}: it is of a run without bootstrapping. {how}")
         super().load_state_dict(state_dict)
         state = state_dict["bootstrap"]
         self.working_set.load_state_dict(state["working_set"])

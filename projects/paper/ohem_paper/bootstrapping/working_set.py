@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, BoxMode, Instances
@@ -20,70 +16,62 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
-from ohem_d2.tools.data.unpickling import rehearsed
+from ohem_d2.tools.data.records import training_records
+from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.batches import ResumableLoader
 
-from ..box_branch import box_branch
+from ..box_branch import score_boxes
 from ..proposals.recall import objects_of
 from ..settings import BootstrapSettings
 from . import steps
 
 
-class WorkingSet:
+class WorkingSet(Dataset):
     """
-    Which proposals of which image are trained on.
-
-    Attributes:
-        records: images in Detectron2's format, with all proposals: float32, absolute XYXY pixels,
-            none empty.
-        labels: of the proposals of each image, see ``steps.py``.
-        indices: of the proposals of each image that are in the set; int64, ascending.
-        round: the set is that of this round, from 0.
+    The images in Detectron2's format, with the proposals that are trained on in this ``round``,
+    from 0. ``records`` have all proposals, float32 in absolute XYXY pixels, none empty; for each
+    image there are the ``labels`` of all, see ``steps.py``, and the ``indices`` of those in the
+    set, int64, ascending.
     """
 
     def __init__(self, cfg: CfgNode):
-        """The first one; the same in all processes."""
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=rehearsed(cfg.DATASETS.PROPOSAL_FILES_TRAIN),
-        )
+        """The first set; the same in all processes."""
+        records, _ = training_records(cfg)
         heads, topk = cfg.MODEL.ROI_HEADS, cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
         matcher = Matcher(heads.IOU_THRESHOLDS, heads.IOU_LABELS)
         ioa_thresh = heads.OHEM.IGNORE_IOA_THRESH  # as the miner's
         self.records = [_with_proposals_inside(record, topk) for record in records]
-        self.labels = []
-        for record in self.records:
-            boxes, target = Boxes(record["proposal_boxes"]), _ground_truth(record)
-            self.labels.append(steps.label_proposals(boxes, target, matcher, ioa_thresh))
+        pairs = ((Boxes(r["proposal_boxes"]), _ground_truth(r)) for r in self.records)
+        self.labels = [steps.label_proposals(*pair, matcher, ioa_thresh) for pair in pairs]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         generator = torch.Generator().manual_seed(seed)
         num_background = BootstrapSettings.from_cfg(cfg).initial_background
         self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
 
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: int) -> dict:
+        return _with_proposals(self.records[place], self.indices[place].numpy())
+
     def count(self) -> dict[str, int]:
-        """Of RoIs in the set, ``num_foreground`` and ``num_background``."""
+        """``num_foreground`` and ``num_background`` RoIs in the set."""
         labels = torch.cat([part[i] for part, i in zip(self.labels, self.indices)])
         kinds = {"num_foreground": steps.FOREGROUND, "num_background": steps.BACKGROUND}
         return {name: int((labels == kind).sum()) for name, kind in kinds.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "round": self.round,
-            "indices": torch.cat(self.indices),
-            "sizes": [len(part) for part in self.indices],
-            "proposals": self._digest(),
-        }
+        sizes = [len(part) for part in self.indices]
+        indices = {"indices": torch.cat(self.indices), "sizes": sizes}
+        return {"round": self.round, "proposals": self._digest(), **indices}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError if the state is of other proposals."""
+        """Raises InputError if the state is of other proposals."""
         if state["proposals"] != self._digest():
-            raise ValueError(
-                "The working set in the checkpoint is of other proposals than these. Resume with "
-                "the same DATASETS.TRAIN, DATASETS.PROPOSAL_FILES_TRAIN and "
-                "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN, or start anew in another OUTPUT_DIR"
-            )
+            same = "DATASETS.TRAIN, PROPOSAL_FILES_TRAIN and PRECOMPUTED_PROPOSAL_TOPK_TRAIN"
+            how = f"Resume with the same {same}, or start anew in another OUTPUT_DIR"
+            raise InputError(f"The working set in the checkpoint is of other proposals. {how}")
         self.indices = list(state["indices"].split(state["sizes"]))
         self.round = state["round"]
 
@@ -122,30 +110,15 @@ def _ground_truth(record: dict) -> Instances:
     return target
 
 
-class _InTheSet(Dataset):
-    """The records with the proposals of the set alone, as it is now."""
-
-    def __init__(self, working_set: WorkingSet):
-        self._working_set = working_set
-
-    def __len__(self) -> int:
-        return len(self._working_set.records)
-
-    def __getitem__(self, place: int) -> dict:
-        indices = self._working_set.indices[place].numpy()
-        return _with_proposals(self._working_set.records[place], indices)
-
-
 class WorkingSetLoader(ResumableLoader):
     """
-    Endless batches of images with the proposals of the working set. When the set moves on to
-    another round, the next batch is of the new one: worker processes, which hold copies of the old
-    one, are started anew.
+    Endless batches of images with the proposals of the working set. When that moves on to another
+    round, worker processes, which hold copies of the old one, are started anew.
     """
 
     def __init__(self, cfg: CfgNode, working_set: WorkingSet):
         self.working_set = working_set
-        super().__init__(cfg, CrowdDatasetMapper(cfg, is_train=True), _InTheSet(working_set))
+        super().__init__(cfg, CrowdDatasetMapper(cfg, is_train=True), working_set)
 
     def __iter__(self) -> Iterator[list[dict]]:
         while True:
@@ -158,12 +131,12 @@ class WorkingSetLoader(ResumableLoader):
 
 def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:
     """
-    For each image, with ``proposals``, the highest score of an object class of each of them, of
-    shape (R,), by a ``GeneralizedRCNN`` in evaluation mode.
+    The highest score of an object class of each of the ``proposals`` of each image, (R,), by a
+    ``GeneralizedRCNN`` in evaluation mode.
     """
     features = model.backbone(model.preprocess_image(inputs).tensor)
     proposals = [x["proposals"].to(model.device) for x in inputs]
-    predictor, predictions = box_branch(model.roi_heads, "Bootstrapping")(features, proposals)
+    predictor, predictions = score_boxes(model.roi_heads, features, proposals)
     scores = predictor.predict_probs(predictions, proposals)
     return [part[:, :-1].amax(dim=1) for part in scores]  # background is the last
 
@@ -173,8 +146,8 @@ def sweep(
 ) -> tuple[list[torch.Tensor], dict[str, int]]:
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
-    processes share the images. The indices of the next working set; and how many false positives
-    there are in the data set, and RoIs are added and dropped.
+    processes share the images. Returns the indices of the next working set, and how many false
+    positives there are and are added.
     """
     settings = BootstrapSettings.from_cfg(cfg)
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
@@ -190,11 +163,9 @@ def sweep(
                 place, scores = x["place"], scores.cpu()
                 before, labels = working_set.indices[place], working_set.labels[place]
                 found = steps.find_false_positives(scores, labels, settings.score_thresh)
-                kept = steps.shrink(before, scores, labels, settings.keep_thresh)
-                swept[place] = steps.merge(kept, found, settings.max_per_image)
+                swept[place] = steps.merge(before, found, settings.max_per_image)
                 counts["num_false_positives"] += len(found)
-                counts["num_added"] += len(swept[place]) - len(kept)
-                counts["num_dropped"] += len(before) - len(kept)
+                counts["num_added"] += len(swept[place]) - len(before)
     totals = Counter()
     for part, numbers in comm.all_gather((swept, counts)):
         swept.update(part)

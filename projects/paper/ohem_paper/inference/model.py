@@ -7,10 +7,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..box_branch import box_scorer, predictors
+from ohem_d2.tools.errors import InputError
+
+from ..box_branch import check_heads, score_boxes
 from ..settings import BoxVoting, MultiScale
 from .views import views
 from .voting import Candidates, above_threshold, iterate, nms, union, vote
@@ -33,56 +35,41 @@ class RCNNWithTestTimeExtras(nn.Module):
     regression and voting, or both. Input and output are the model's own in evaluation.
 
     +M: the network runs on the image at every scale, with the record's proposals, if any, scaled
-    and mirrored likewise. The candidates of all scales (boxes that score above
-    ``SCORE_THRESH_TEST``, for each class) are brought to the coordinates of the image as it came
-    and go through one NMS together. So a box of any scale may suppress, or vote for, one of any
-    other. (Fast R-CNN and SPPnet instead give each RoI to one scale; the paper does not say how it
-    unites them.) Set ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
+    likewise. The candidates of all scales (boxes that score above ``SCORE_THRESH_TEST``, for each
+    class) are brought to the coordinates of the image as it came and go through one NMS together.
+    (Fast R-CNN and SPPnet instead give each RoI to one scale; the paper does not say how it unites
+    them.) Set ``INPUT.MIN_SIZE_TEST`` to 0 to have each scale made of the original pixels.
 
     +B: see :mod:`.voting`. R2 is computed at the scale of its R1, and again only from boxes that
     score above ``SCORE_THRESH_TEST``. Scores stay those of the boxes that NMS keeps.
-
-    Masks and keypoints are predicted for the final boxes on the image as it came, without other
-    scales; that takes one more pass of the backbone.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        multi_scale: MultiScale | None = None,
-        box_voting: BoxVoting | None = None,
-    ):
+    def __init__(self, model: nn.Module, *, multi_scale: Any = None, box_voting: Any = None):
         """
-        The model may be in a ``DistributedDataParallel``; for its ROI heads see ``box_scorer``.
-        What is None is off. Raises TypeError, which says what is missing, for a model or heads of
-        another kind.
+        The model may be in a ``DistributedDataParallel``. What is None is off. Raises TypeError for
+        a model of another kind, one with masks or keypoints, and as ``check_heads`` does.
         """
         super().__init__()
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        inference = getattr(type(model), "inference", None)
-        if not isinstance(model, GeneralizedRCNN) or inference is not GeneralizedRCNN.inference:
-            raise TypeError(
-                "TEST.MULTI_SCALE and TEST.BOX_VOTING take a GeneralizedRCNN with the inference() "
-                f"of that class, which {type(model).__name__} is not"
-            )
-        self.model = model
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        inference = getattr(type(self.model), "inference", None)
+        heads = getattr(self.model, "roi_heads", None)
+        others = getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False)
+        if inference is not GeneralizedRCNN.inference or others:
+            allowed = "a GeneralizedRCNN that detects boxes alone, by the inference() of that class"
+            name = type(self.model).__name__
+            raise TypeError(f"TEST.MULTI_SCALE and TEST.BOX_VOTING take {allowed}; not {name}")
+        check_heads(heads)
         self.multi_scale = multi_scale or MultiScale()
         self.box_voting = box_voting or BoxVoting()
-        self._score = box_scorer(model.roi_heads, "TEST.MULTI_SCALE and TEST.BOX_VOTING")
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
         """
         See ``GeneralizedRCNN.forward``. As many images as are given are run at a time, at each
-        scale. Raises ValueError if the model takes precomputed proposals and a record has none that
+        scale. Raises InputError if the model takes precomputed proposals and a record has none that
         fit it.
         """
-        if self.training:
-            raise RuntimeError(
-                "RCNNWithTestTimeExtras is for evaluation: call eval(), or train the model in it"
-            )
+        assert not self.training, "this is for evaluation: call eval(), or train the model in it"
         if self.model.proposal_generator is None:
             for record in batched_inputs:
                 _check_proposals(record)
@@ -92,12 +79,8 @@ class RCNNWithTestTimeExtras(nn.Module):
             members = [i for i, view in enumerate(same_rank) if view is not None]
             records = [same_rank[i].of_record(batched_inputs[i]) for i in members]
             for i, candidates in zip(members, self._detect(records)):
-                boxes = same_rank[i].undo(candidates.boxes)
-                found[i].append(candidates._replace(boxes=boxes))
+                found[i].append(candidates._replace(boxes=same_rank[i].undo(candidates.boxes)))
         results = [self._merge(union(parts), size) for parts, size in zip(found, sizes)]
-        heads = self.model.roi_heads
-        if getattr(heads, "mask_on", False) or getattr(heads, "keypoint_on", False):
-            return self.model.inference(batched_inputs, detected_instances=results)
         return self.model._postprocess(results, batched_inputs, sizes)
 
     def _detect(self, records: list[dict[str, Any]]) -> list[Candidates]:
@@ -109,47 +92,46 @@ class RCNNWithTestTimeExtras(nn.Module):
             proposals = [record["proposals"].to(model.device) for record in records]
         else:
             proposals, _ = model.proposal_generator(images, features, None)
-        found = zip(images.image_sizes, *self._score(features, proposals))
+        found = zip(images.image_sizes, *self._predict(features, proposals))
         return [
             self._of_image({name: f[i : i + 1] for name, f in features.items()}, *of_image)
             for i, of_image in enumerate(found)
         ]
 
+    def _predict(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
+        """For each image probabilities (R, K + 1), background last, and boxes (R, 4 or 4K)."""
+        predictor, predictions = score_boxes(self.model.roi_heads, features, proposals)
+        args = predictions, proposals
+        return predictor.predict_probs(*args), predictor.predict_boxes(*args)
+
     def _of_image(self, features, size, probs, boxes) -> Candidates:
         """From what its R proposals give, (R, K + 1) and (R, 4B), to R1 or the union with R2..."""
 
-        def predict(again: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def predict(again: Tensor) -> tuple[Tensor, Tensor]:
             parts = []
             for chunk in again.split(len(probs)):  # which bounds the memory
                 rois = Instances(size, proposal_boxes=Boxes(chunk))
-                (scores,), (regressed,) = self._score(features, [rois])
+                (scores,), (regressed,) = self._predict(features, [rois])
                 parts.append(usable(scores, regressed, size))
             return tuple(torch.cat(columns) for columns in zip(*parts))
 
-        thresh = predictors(self.model.roi_heads)[-1].test_score_thresh
+        thresh = self.model.roi_heads.box_predictor.test_score_thresh
         candidates = above_threshold(*usable(probs, boxes, size), thresh)
         iterations = self.box_voting.iterations if self.box_voting.enabled else 1
         return iterate(candidates, predict, iterations, thresh)
 
     def _merge(self, candidates: Candidates, image_size: tuple[int, int]) -> Instances:
-        predictor = predictors(self.model.roi_heads)[-1]
-        voting = self.box_voting
+        predictor, voting = self.model.roi_heads.box_predictor, self.box_voting
         nms_thresh = voting.nms_thresh if voting.enabled else predictor.test_nms_thresh
         kept = nms(candidates, nms_thresh, predictor.test_topk_per_image)
-        boxes = candidates.boxes[kept]
+        boxes, scores, classes = (column[kept] for column in candidates)
         if voting.enabled:
             boxes = vote(candidates, kept, voting.vote_thresh)
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(boxes),
-            scores=candidates.scores[kept],
-            pred_classes=candidates.classes[kept],
-        )
+        found = {"pred_boxes": Boxes(boxes), "scores": scores, "pred_classes": classes}
+        return Instances(image_size, **found)
 
 
-def usable(
-    probs: torch.Tensor, boxes: torch.Tensor, image_size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def usable(probs: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """
     From a predictor's (R, K + 1) and (R, 4B) to scores (R, K) without background and boxes
     (R, B, 4) within the image. As in Detectron2, a RoI with any prediction that is not finite is
@@ -163,15 +145,10 @@ def usable(
 
 
 def _check_proposals(record: dict[str, Any]) -> None:
-    name = record.get("file_name", "a record")
+    name, size = record.get("file_name", "a record"), tuple(record["image"].shape[-2:])
     if "proposals" not in record:
-        raise ValueError(
-            f"{name}: the model has no proposal generator, so the record needs proposals: set "
-            "MODEL.LOAD_PROPOSALS to True and DATASETS.PROPOSAL_FILES_TEST to a file that has them"
-        )
-    found, size = record["proposals"].image_size, tuple(record["image"].shape[-2:])
-    if tuple(found) != size:
-        raise ValueError(
-            f"{name}: the proposals are for an image of {found[0]} x {found[1]} (height x width), "
-            f"but it has {size[0]} x {size[1]}; resize them together, as DatasetMapper does"
-        )
+        how = "MODEL.LOAD_PROPOSALS True, and DATASETS.PROPOSAL_FILES_TEST to a file that has them"
+        raise InputError(f"{name}: the model takes proposals, and it has none; set {how}")
+    if (found := tuple(record["proposals"].image_size)) != size:
+        how = "resize them together, as DatasetMapper does"
+        raise InputError(f"{name}: proposals are for an image of {found}, and it has {size}; {how}")

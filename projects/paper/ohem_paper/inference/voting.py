@@ -17,17 +17,18 @@ from typing import NamedTuple
 import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, pairwise_iou
+from torch import Tensor
 
 # Scores and regresses boxes: (R, 4) -> scores (R, K) and boxes (R, B, 4).
-Predict = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Candidates(NamedTuple):
     """Boxes (M, 4), each with its score (M,) and its class (M,), int64 in [0, K)."""
 
-    boxes: torch.Tensor
-    scores: torch.Tensor
-    classes: torch.Tensor
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
 
 
 def union(parts: Sequence[Candidates]) -> Candidates:
@@ -35,13 +36,12 @@ def union(parts: Sequence[Candidates]) -> Candidates:
     return Candidates(*(torch.cat(columns) for columns in zip(*parts)))
 
 
-def above_threshold(scores: torch.Tensor, boxes: torch.Tensor, score_thresh: float) -> Candidates:
+def above_threshold(scores: Tensor, boxes: Tensor, score_thresh: float) -> Candidates:
     """
     Each of the boxes (R, B, 4) once for each class whose score, of (R, K), is above the threshold,
     which a NaN never is.
     """
-    index, classes = torch.nonzero(scores > score_thresh, as_tuple=True)
-    return _of_class(scores, boxes, index, classes)
+    return _of_class(scores, boxes, *torch.nonzero(scores > score_thresh, as_tuple=True))
 
 
 def iterate(
@@ -64,7 +64,7 @@ def iterate(
     return union(parts)
 
 
-def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> torch.Tensor:
+def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> Tensor:
     """
     int64 of shape (D,): the candidates that no higher scoring one of their class overlaps by more
     than the threshold, by falling score; the first ``topk`` of them unless that is < 0.
@@ -73,7 +73,7 @@ def nms(candidates: Candidates, nms_thresh: float, topk: int = -1) -> torch.Tens
     return kept[:topk] if topk >= 0 else kept
 
 
-def vote(candidates: Candidates, kept: torch.Tensor, vote_thresh: float) -> torch.Tensor:
+def vote(candidates: Candidates, kept: Tensor, vote_thresh: float) -> Tensor:
     """
     (D, 4): for each box kept, see :func:`nms`, the mean of all candidates of its class that overlap
     it by an IoU of at least ``vote_thresh``, itself among them, weighted by their scores, all >= 0.
@@ -84,8 +84,7 @@ def vote(candidates: Candidates, kept: torch.Tensor, vote_thresh: float) -> torc
         places = torch.nonzero(candidates.classes[kept] == c).squeeze(1)
         boxes, centers = candidates.boxes[voters], voted[places]
         may_vote = pairwise_iou(Boxes(centers), Boxes(boxes)) >= vote_thresh
-        # A box without area has no overlap even with itself.
-        may_vote |= kept[places][:, None] == voters
+        may_vote |= kept[places][:, None] == voters  # a box without area overlaps not even itself
         # In float64, so that a box with no voter but itself stays as it is, and under autocast.
         weights = may_vote * candidates.scores[voters].double()
         total = weights.sum(dim=1, keepdim=True)
@@ -94,9 +93,7 @@ def vote(candidates: Candidates, kept: torch.Tensor, vote_thresh: float) -> torc
     return voted
 
 
-def _of_class(
-    scores: torch.Tensor, boxes: torch.Tensor, index: torch.Tensor, classes: torch.Tensor
-) -> Candidates:
+def _of_class(scores: Tensor, boxes: Tensor, index: Tensor, classes: Tensor) -> Candidates:
     """The scores and boxes of M pairs of a RoI and a class; (R, K), (R, B, 4), (M,), (M,)."""
     column = classes if boxes.shape[1] > 1 else torch.zeros_like(classes)
     return Candidates(boxes[index, column], scores[index, classes], classes)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import torch
 
-from ohem_d2.tools.data.unpickling import read_pickle
+from ohem_d2.tools.errors import InputError
+from ohem_d2.tools.files import must_exist
 from ohem_d2.tools.training.checkpoints import load_torch
 
 from . import vgg
@@ -29,15 +30,14 @@ Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight"
 
 def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
     """
-    The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth), a
-    .caffemodel, or a .pkl of Detectron. Raises ValueError or FileNotFoundError, which names the
-    file and what is missing, has another shape or is not allowed.
+    The parameters of "vgg16" or "vgg_m", from a state dict of torchvision's vgg16 (.pth) or a
+    .caffemodel. Raises InputError, which names the file and what is missing, has another shape or
+    is not allowed.
     """
-    if not source.exists():
-        raise FileNotFoundError(f"{source} does not exist")
-    readers = {".pth": read_torchvision, ".caffemodel": read_caffe, ".pkl": read_detectron}
+    must_exist(source, "the weights to convert")
+    readers = {".pth": read_torchvision, ".caffemodel": read_caffe}
     if source.suffix not in readers:
-        raise ValueError(f"{source} is none of {', '.join(readers)}")
+        raise InputError(f"{source} is none of {', '.join(readers)}")
     layers = readers[source.suffix](source, network)
     weights = {}
     for layer, shape in layer_shapes(network).items():
@@ -46,15 +46,13 @@ def convert(network: str, source: Path) -> dict[str, torch.Tensor]:
         for kind, wanted in (("weight", shape), ("bias", shape[:1])):
             value = layers.get((layer, kind))
             if value is None:
-                raise ValueError(f"{source} has no {kind} of layer {layer} of {network}")
+                raise InputError(f"{source} has no {kind} of layer {layer} of {network}")
             # Caffe and OpenCV keep axes of length one: (1, 1, outputs, inputs), (outputs, 1)
             if [n for n in value.shape if n > 1] == [n for n in wanted if n > 1]:
                 value = value.reshape(wanted)
             if tuple(value.shape) != wanted:
-                raise ValueError(
-                    f"{source}: the {kind} of layer {layer} has shape {tuple(value.shape)}, in "
-                    f"{network} it is {wanted}"
-                )
+                shapes = f"{tuple(value.shape)}, in {network} it is {wanted}"
+                raise InputError(f"{source}: the {kind} of layer {layer} has shape {shapes}")
             weights[f"{name}.{kind}"] = value.float().contiguous()
     return weights
 
@@ -64,34 +62,27 @@ def layer_shapes(network: str) -> dict[str, tuple[int, ...]]:
     make_blocks, shapes = NETWORKS[network]
     with torch.device("meta"):
         blocks, _ = make_blocks()
-    parameters = torch.nn.ModuleDict(blocks).named_parameters()
-    convolutions = {
-        name.removesuffix(".weight").replace(".", "_"): tuple(parameter.shape)
-        for name, parameter in parameters
-        if name.endswith(".weight")
-    }
-    return {**convolutions, **shapes}
+    weights = {n: p.shape for n, p in torch.nn.ModuleDict(blocks).named_parameters() if p.dim() > 1}
+    names = {n: n.removesuffix(".weight").replace(".", "_") for n in weights}
+    return {**{names[n]: tuple(shape) for n, shape in weights.items()}, **shapes}
 
 
 def read_torchvision(source: Path, network: str) -> Layers:
     if network != "vgg16":
-        raise ValueError(f"{source}: torchvision has no {network}; use its .caffemodel")
+        raise InputError(f"{source}: torchvision has no {network}; use its .caffemodel")
     try:
         state = load_torch(str(source))
     except (RuntimeError, EOFError) as e:
-        raise ValueError(f"{source} cannot be read: {e}") from e
+        raise InputError(f"{source} cannot be read: {e}") from e
     if not isinstance(state, dict):
-        raise ValueError(f"{source} is no state dict")
+        raise InputError(f"{source} is no state dict")
     # Its layers are numbered, those of activation and pooling included.
     names = {"classifier.0": "fc6", "classifier.3": "fc7"}
     numbers = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
     convolutions = [layer for layer in layer_shapes(network) if layer.startswith("conv")]
     names |= {f"features.{n}": layer for n, layer in zip(numbers, convolutions)}
-    layers = {}
-    for key, value in state.items():
-        prefix, _, kind = key.rpartition(".")
-        if prefix in names:
-            layers[names[prefix], kind] = value
+    parts = ((*key.rpartition(".")[::2], value) for key, value in state.items())
+    layers = {(names[prefix], kind): value for prefix, kind, value in parts if prefix in names}
     first = layers.get(("conv1_1", "weight"))
     if first is not None and first.dim() == 4 and first.shape[1] == 3:
         layers["conv1_1", "weight"] = first.flip(1) / TORCHVISION_STD[:, None, None]
@@ -106,7 +97,7 @@ def read_caffe(source: Path, network: str) -> Layers:
         try:
             net = cv2.dnn.readNetFromCaffe(str(prototxt), str(source))
         except cv2.error as e:
-            raise ValueError(f"{source} does not fit {network}: {e.err}") from e
+            raise InputError(f"{source} does not fit {network}: {e.err}") from e
     layers = {}
     for layer in shapes:
         for index, kind in enumerate(("weight", "bias")):
@@ -132,14 +123,3 @@ def prototxt_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
         rows.append(f'layer {{ name: "{layer}" bottom: "{below}" top: "{layer}" {row} }}')
         below = layer
     return "\n".join(rows)
-
-
-def read_detectron(source: Path, network: str) -> Layers:
-    data = read_pickle(source)
-    blobs = data.get("blobs", data) if isinstance(data, dict) else {}
-    layers = {}
-    for name, value in blobs.items():
-        layer, _, kind = str(name).rpartition("_")
-        if kind in ("w", "b") and isinstance(value, np.ndarray):
-            layers[layer, {"w": "weight", "b": "bias"}[kind]] = torch.from_numpy(np.array(value))
-    return layers

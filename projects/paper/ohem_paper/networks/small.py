@@ -7,7 +7,7 @@ network is trained.
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import nn
+from torch.nn import functional as F
 
 from projects.tree_crowns.backbone import EfficientNetLite0
 
@@ -23,19 +23,16 @@ class LiteTrunk(Backbone):
         super().__init__()
         self.bottom_up = EfficientNetLite0(freeze_at=5)  # all stages
         shapes = self.bottom_up.output_shape()
-        self._features = features
-        self._out_features = ["conv5"]
+        self._features, self._out_features = features, ["conv5"]
         self._out_feature_channels = {"conv5": sum(shapes[f].channels for f in features)}
         self._out_feature_strides = {"conv5": shapes[features[0]].stride}
-        # The deeper blocks have nothing to do.
-        self.bottom_up.drop_blocks_after(features[-1])
+        self.bottom_up.drop_blocks_after(features[-1])  # the deeper ones have nothing to do
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / stride, about W / stride)}``."""
         found = self.bottom_up(x)
         maps = [found[f] for f in self._features]
-        size = maps[0].shape[2:]
-        maps = [nn.functional.interpolate(m, size, mode="bilinear") for m in maps]
+        maps = [F.interpolate(m, maps[0].shape[2:], mode="bilinear") for m in maps]
         return {"conv5": torch.cat(maps, dim=1)}
 
 

@@ -2,41 +2,41 @@
 The networks of the paper (Sec. 5): VGG16 and VGG_CNN_M_1024 as backbones of stride 16, and their
 two fully connected layers as box head.
 
-Layers have names to which Detectron2's loader maps those of Detectron(1) and Caffe: ``conv1_1_w``
-becomes ``stem.conv1.1.weight``, ``conv3_2_w`` ``conv3.2.weight``, and ``fc6_w``
-``box_head.fc1.weight``.
+Layers have names to which Detectron2's loader maps those of Caffe: ``conv1_1_w`` becomes
+``stem.conv1.1.weight``, ``conv3_2_w`` ``conv3.2.weight``, and ``fc6_w`` ``box_head.fc1.weight``.
 
 Shape shorthand: N images, R RoIs, C channels, S bins along a side of a pooled RoI.
 """
 
 from collections import OrderedDict
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ohem_d2.tools.errors import InputError
 
 Blocks = OrderedDict[str, nn.Module]
 
 
 class CaffeTrunk(Backbone):
     """
-    Convolutional blocks one after another, whose only feature is ``conv5``, of stride 16. Caffe
-    rounds the size of a convolution's output down and that of a pooling's output up; so do the
-    layers here.
+    Convolutional blocks one after another, whose only feature is ``conv5``, of stride 16. As in
+    Caffe the size of a convolution's output is rounded down and that of a pooling's output up.
     """
 
     def __init__(self, blocks: Blocks, channels: int, freeze_at: int):
         """
-        Of blocks by name, ``conv1`` to ``conv5``, with the pooling after each, the last of so many
+        Blocks by name, ``conv1`` to ``conv5``, with the pooling after each, the last with so many
         channels. The first ``freeze_at`` of them are not trained.
         """
         super().__init__()
         if not 0 <= freeze_at <= len(blocks):
             allowed = f"0 to {len(blocks)}, the number of blocks that are frozen"
-            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT = {freeze_at!r}; allowed: {allowed}")
+            raise InputError(f"MODEL.BACKBONE.FREEZE_AT = {freeze_at!r}; allowed: {allowed}")
         first, *others = blocks.items()
         self.stem = nn.Sequential(OrderedDict([first]))
         for name, block in others:
@@ -44,10 +44,9 @@ class CaffeTrunk(Backbone):
         for block in list(self.children())[:freeze_at]:
             block.requires_grad_(False)
         self._out_features = ["conv5"]
-        self._out_feature_channels = {"conv5": channels}
-        self._out_feature_strides = {"conv5": 16}
+        self._out_feature_channels, self._out_feature_strides = {"conv5": channels}, {"conv5": 16}
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / 16, about W / 16)}``."""
         for block in self.children():
             x = block(x)
@@ -72,17 +71,16 @@ def vgg16_blocks() -> tuple[Blocks, int]:
 class ReLUConv(nn.Conv2d):
     """Convolution and ReLU, under the first's name."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()
 
 
 class NormalizedConv(ReLUConv):
     """Also local response normalization and pooling."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = super().forward(x)
-        x = nn.functional.local_response_norm(x, size=5, alpha=5e-4, beta=0.75, k=2.0)
-        return nn.functional.max_pool2d(x, 3, 2, ceil_mode=True)
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.local_response_norm(super().forward(x), size=5, alpha=5e-4, beta=0.75, k=2.0)
+        return F.max_pool2d(x, 3, 2, ceil_mode=True)
 
 
 def vgg_m_blocks() -> tuple[Blocks, int]:
@@ -120,10 +118,10 @@ class VGGBoxHead(FastRCNNConvFCHead):
     def __init__(self, input_shape: ShapeSpec, *, fc_dims: tuple[int, int], dropout: float = 0.5):
         """``fc_dims``: 4096 and 4096 in VGG16, 4096 and 1024 in VGG_M."""
         super().__init__(input_shape, conv_dims=[], fc_dims=list(fc_dims))
-        for fc, relu in (("fc1", "fc_relu1"), ("fc2", "fc_relu2")):
+        for fc, relu in ((self.fc1, "fc_relu1"), (self.fc2, "fc_relu2")):
             # As the classifier of VGG is initialized, for training without ImageNet's weights.
-            nn.init.normal_(getattr(self, fc).weight, std=0.005)
-            nn.init.constant_(getattr(self, fc).bias, 0.1)
+            nn.init.normal_(fc.weight, std=0.005)
+            nn.init.constant_(fc.bias, 0.1)
             setattr(self, relu, nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(dropout)))
 
     @classmethod

@@ -13,16 +13,12 @@ THRESHOLDS = (0.5, 0.7)
 
 
 def recall(
-    proposals: Sequence[np.ndarray],
-    objects: Sequence[np.ndarray],
-    limits: Sequence[int] = LIMITS,
-    thresholds: Sequence[float] = THRESHOLDS,
+    proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray], limits=LIMITS, ious=THRESHOLDS
 ) -> np.ndarray:
     """
     The share of objects, over all images, that have a proposal with at least some IoU among the
-    first ones of their image, of shape (limits, thresholds); nan if there are no objects. A
-    proposal may count for several. Of each image there are proposals (n, 4), the best first, and
-    objects (m, 4), XYXY.
+    first ones of their image, of shape (limits, ious); nan if there are no objects. A proposal may
+    count for several. Each image has proposals (n, 4), the best first, and objects (m, 4), XYXY.
     """
     best = [[np.zeros(0)] for _ in limits]  # best IoU of every object, by limit and image
     for arrays in zip(proposals, objects, strict=True):
@@ -32,8 +28,8 @@ def recall(
             best[i].append(iou[:limit].max(axis=0, initial=0.0))
     overlaps = np.stack([np.concatenate(row) for row in best])
     if overlaps.shape[1] == 0:
-        return np.full((len(limits), len(thresholds)), np.nan)
-    return (overlaps[:, :, None] >= np.asarray(thresholds)).mean(axis=1)
+        return np.full((len(limits), len(ious)), np.nan)
+    return (overlaps[:, :, None] >= np.asarray(ious)).mean(axis=1)
 
 
 def objects_of(record: dict, crowds: bool = False) -> np.ndarray:
@@ -49,8 +45,6 @@ def recall_table(proposals: Sequence[np.ndarray], objects: Sequence[np.ndarray])
     rows = recall(proposals, objects, (*LIMITS, max(counts)))
     header = ["proposals", *(f"recall, IoU {t}" for t in THRESHOLDS)]
     cells = [[str(n), *(f"{100 * r:.1f} %" for r in row)] for n, row in zip((*LIMITS, "all"), rows)]
-    head = (
-        f"{sum(map(len, objects))} objects on {len(objects)} images; "
-        f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})"
-    )
+    size = f"{np.mean(counts):.0f} proposals an image ({min(counts)} to {max(counts)})"
+    head = f"{sum(map(len, objects))} objects on {len(objects)} images; {size}"
     return "\n".join([head, "", *markdown_table(header, cells)])

@@ -68,23 +68,17 @@ def _start_worker() -> None:
 def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.ndarray:
     """
     float32 (n, 4), XYXY in pixels of the image on disk, the best first. Raises ValueError if the
-    image cannot be read or has another size than the record.
-
-    Args:
-        record: "file_name", "image_id", "height" and "width" as in Detectron2's format.
-        mode: "fast", or "quality" with more colour spaces and similarities.
-        width: to which the image is resized for the search; None leaves it as it is.
-        seed: of the ranks, see :func:`rank`.
+    image cannot be read or has another size than the record, in Detectron2's format. ``mode`` is
+    "fast", or "quality" with more colour spaces and similarities; the image is resized to
+    ``width``, unless it is None, for the search; the seed is that of :func:`rank`.
     """
     image = cv2.imread(record["file_name"], cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{record['file_name']} does not exist or is no image that OpenCV reads")
     size = (image.shape[1], image.shape[0])
     if size != (record["width"], record["height"]):
-        raise ValueError(
-            f"{record['file_name']} has {size[0]} x {size[1]} pixels, its annotation says "
-            f"{record['width']} x {record['height']}"
-        )
+        said = f"its annotation says {record['width']} x {record['height']}"
+        raise ValueError(f"{record['file_name']} has {size[0]} x {size[1]} pixels, {said}")
     if width is not None:
         height = max(1, round(size[1] * width / size[0]))
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -97,15 +91,13 @@ def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.nd
 
 def regions(image: np.ndarray, mode: str) -> np.ndarray:
     """
-    Of an image, uint8 (height, width, 3), BGR: float32 (n, 4), XYXY in pixels, sorted by
-    coordinates, without duplicates.
+    The regions of an image, uint8 (height, width, 3), BGR: float32 (n, 4), XYXY in pixels, sorted
+    by coordinates, without duplicates.
     """
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(image)
-    if mode == "fast":
-        search.switchToSelectiveSearchFast()
-    else:
-        search.switchToSelectiveSearchQuality()
+    fast, quality = search.switchToSelectiveSearchFast, search.switchToSelectiveSearchQuality
+    fast() if mode == "fast" else quality()
     x, y, width, height = np.asarray(search.process(), np.float32).reshape(-1, 4).T
     # OpenCV's own order is random by C's rand(), which cv2.setRNGSeed does not seed.
     return np.unique(np.stack([x, y, x + width, y + height], axis=1), axis=0)

@@ -1,0 +1,142 @@
+"""
+Does BUDGET "quota" choose the RoIs that mmdetection's OHEMSampler chooses? ::
+
+    pip install --no-deps -r projects/benchmark/requirements-mmdetection.txt
+    PYTHONPATH=. python projects/benchmark/against_mmdetection.py
+
+Both get the same parameters, feature maps, proposals and objects. mmdetection's own code runs:
+``StandardRoIHead`` with its assigner, its sampler, and a box head like Detectron2's. The package of
+mmcv comes without its compiled ops; of these a detector needs RoIAlign here, for which mmcv can
+take torchvision's.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import torch
+from detectron2.modeling.roi_heads import build_roi_heads
+from detectron2.utils.events import EventStorage
+from heads import FPN, MMDETECTIONS, Inputs, config_of, shapes_of
+from torch import nn
+
+from ohem_d2.tools.runs import markdown_table
+
+PACKAGES = ("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine", "torch", "torchvision")
+Choice = list[set[tuple[float, ...]]]  # the boxes that are chosen in each image
+# What differs from "the same setting": keys of ours, and arguments of their sampler
+APPEND, ADD = {"PROPOSAL_APPEND_GT": False}, {"add_gt_as_proposals": False}
+ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("the same setting", {}, {}),
+    ("neither adds the objects to the proposals", APPEND, ADD),
+    ("add_gt_as_proposals: only they add them", APPEND, {}),
+    ("neg_pos_ub: at most 1 background for each foreground", {}, {"neg_pos_ub": 1}),
+    ("ranking by the localization loss, too: RANK_LOC_WEIGHT 1", {"OHEM.RANK_LOC_WEIGHT": 1.0}, {}),
+    ('NMS by loss: NMS_SCOPE "class"', {"OHEM.NMS_SCOPE": "class"}, {}),
+    ("a budget of the hardest of both kinds, as the paper's", {"OHEM.BUDGET": "image"}, {}),
+    ("ties: a predictor for which all RoIs are alike", {}, {}),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> list[tuple[str, int, float]]:
+    """Rows of the table: what differs, B/N, and the share of RoIs that both choose."""
+    parser = argparse.ArgumentParser(description="Against mmdetection; see the file's head.")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 512], help="B/N")
+    parser.add_argument("--images", type=int, default=3, help="the last one shows no object")
+    parser.add_argument("--rois", type=int, default=1000, help="of an image")
+    args = parser.parse_args(argv)
+    inputs, found = Inputs("fpn", args.images, args.rois, "cpu"), []
+    inputs.targets[-1] = inputs.targets[-1][:0]
+    for what, settings, arguments in ROWS:
+        for budget in args.budgets:
+            ours = our_heads(budget, settings, alike=what.startswith("ties"))
+            choice, theirs = our_choice(ours, inputs), their_choice(ours, inputs, arguments)
+            shared = sum(len(a & b) for a, b in zip(choice, theirs))
+            found.append((what, budget, shared / sum(len(a | b) for a, b in zip(choice, theirs))))
+    print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    size = f"{args.images} images of {args.rois} proposals, the last one without objects"
+    print(f"{size}; RoIs that both choose, of those that either does\n")
+    shares = {key: {b: f"{share:.1%}" for k, b, share in found if k == key} for key, *_ in ROWS}
+    header = ["what differs", *(f"B/N = {budget}" for budget in args.budgets)]
+    print("\n".join(markdown_table(header, [[key, *of.values()] for key, of in shares.items()])))
+    return found
+
+
+def our_heads(budget: int, settings: dict[str, Any], alike: bool = False) -> nn.Module:
+    """``OHEMROIHeads`` that choose as theirs do, but for these settings."""
+    settings = {"NAME": "OHEMROIHeads", **MMDETECTIONS, "BATCH_SIZE_PER_IMAGE": budget, **settings}
+    overrides = [x for k, value in settings.items() for x in (f"MODEL.ROI_HEADS.{k}", value)]
+    torch.manual_seed(0)
+    heads = build_roi_heads(config_of(FPN, "MODEL.DEVICE", "cpu", *overrides), shapes_of("fpn"))
+    weight = heads.box_predictor.cls_score.weight
+    # As initialized, all losses would be as good as equal.
+    nn.init.zeros_(weight) if alike else nn.init.normal_(weight, std=0.5)
+    return heads.train()
+
+
+def our_choice(heads: nn.Module, inputs: Inputs) -> Choice:
+    with EventStorage():
+        chosen, _ = heads(inputs.images, inputs.features, inputs.proposals, inputs.targets)
+    return [set(map(tuple, image.proposal_boxes.tensor.tolist())) for image in chosen]
+
+
+@torch.no_grad()
+def their_choice(ours: nn.Module, inputs: Inputs, arguments: dict[str, Any]) -> Choice:
+    """What a ``StandardRoIHead`` with the same parameters chooses, as in its ``loss``."""
+    heads, chosen = their_heads(ours, arguments), []
+    from mmengine.structures import InstanceData
+
+    for i, (proposals, target) in enumerate(zip(inputs.proposals, inputs.targets)):
+        priors = InstanceData(priors=proposals.proposal_boxes.tensor)
+        objects = InstanceData(bboxes=target.gt_boxes.tensor, labels=target.gt_classes)
+        assigned = heads.bbox_assigner.assign(priors, objects)
+        maps = [inputs.features[f][i][None] for f in ours.box_in_features]
+        sampled = heads.bbox_sampler.sample(assigned, priors, objects, feats=maps)
+        chosen.append(set(map(tuple, sampled.priors.tolist())))
+    return chosen
+
+
+def their_heads(ours: nn.Module, arguments: dict[str, Any]) -> nn.Module:
+    """mmdetection's heads with the parameters of ours, and these arguments of the sampler."""
+    if "mmcv._ext" not in sys.modules and not importlib.util.find_spec("mmcv._ext"):
+        sys.modules["mmcv._ext"] = _NoOps("mmcv._ext")
+    import mmdet.models.task_modules  # noqa: F401  registers assigners and samplers
+    from mmdet.models.roi_heads import StandardRoIHead
+    from mmengine.config import ConfigDict
+
+    num_classes, side = ours.num_classes, ours.box_pooler.output_size[0]
+    align = {"type": "RoIAlign", "output_size": side, "sampling_ratio": 0, "use_torchvision": True}
+    extractor = {"type": "SingleRoIExtractor", "roi_layer": align, "out_channels": 256}
+    extractor["featmap_strides"] = [4, 8, 16, 32]
+    head = {"type": "Shared2FCBBoxHead", "in_channels": 256, "fc_out_channels": 1024}
+    head |= {"roi_feat_size": side, "num_classes": num_classes}
+    ious = {"pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.5, "match_low_quality": False}
+    sampler = {"type": "OHEMSampler", "num": ours.batch_size_per_image, "pos_fraction": 0.25}
+    training = {"assigner": {"type": "MaxIoUAssigner", **ious}, "sampler": sampler | arguments}
+    theirs = StandardRoIHead(extractor, head, train_cfg=ConfigDict(training))
+    layers = [x for x in ours.box_head if isinstance(x, nn.Linear)]
+    their_layers = *theirs.bbox_head.shared_fcs, theirs.bbox_head.fc_cls
+    for a, b in zip((*layers, ours.box_predictor.cls_score), their_layers, strict=True):
+        b.load_state_dict(a.state_dict())
+    return theirs.train()
+
+
+class _NoOps(ModuleType):
+    """In the place of compiled ops: they can be named, as imports do, but not called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def op(*_: Any) -> None:
+            raise NotImplementedError(f"mmcv._ext.{name}")
+
+        return op
+
+
+if __name__ == "__main__":
+    main()
