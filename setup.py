@@ -36,7 +36,7 @@ setup(
     packages=[*find_packages(include=["ohem_d2", "ohem_d2.*"]), "ohem_d2.configs"],
     package_dir={"ohem_d2.configs": "configs"},
     package_data={
-        "ohem_d2": ["py.typed", "tools/report.html.j2"],
+        "ohem_d2": ["py.typed", "tools/report.html.j2", "tools/data/rules.yaml"],
         "ohem_d2.configs": ["**/*.yaml", "**/*.py"],
     },
     zip_safe=False,
@@ -52,6 +52,7 @@ setup(
         # what train_net.py and `python -m ohem_d2 ...` need in addition
         "tools": [
             "pycocotools>=2.0.2",  # COCO evaluation
+            "msgspec>=0.18",  # the schema of COCO files
             "filelock>=3.8",  # one run in a folder; torch has it too
             "tabulate>=0.8",  # tables in a terminal
             "matplotlib>=3.7",  # curves of the report, the font of pictures

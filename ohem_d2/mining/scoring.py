@@ -22,10 +22,7 @@ from .losses import NAMES, CannotMine, losses_to_rank_by
 Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
 # Of the pooled RoIs of a chunk. On a GPU, where every chunk makes the host wait, 4,000 RoIs of FPN
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
-TILE, _MAX_TILES = (
-    128,
-    2**12,
-)  # pixels of a side, and more than there are in a row
+TILE, _MAX_TILES = 128, 2**12  # pixels of a side, and more than there are in a row
 
 DROPOUTS = nn.modules.dropout._DropoutNd
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -117,8 +114,7 @@ def in_chunks(rois: list[Instances], chunk_size: int) -> Iterator[list[Instances
     """At least one part, each of N ``Instances`` with at most ``chunk_size`` RoIs of N images."""
     starts = list(itertools.accumulate((len(r) for r in rois), initial=0))
     for begin in range(0, max(starts[-1], 1), chunk_size):
-        end = begin + chunk_size
-        yield [r[max(begin - s, 0) : max(end - s, 0)] for r, s in zip(rois, starts)]
+        yield [r[max(begin - s, 0) : max(begin + chunk_size - s, 0)] for r, s in zip(rois, starts)]
 
 
 def by_location(centers: Tensor) -> Tensor:

@@ -6,25 +6,35 @@ of each run, and with all images by ``train_net.py --check``.
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .data import records as data_sets
-from .data.coco import EVALUATED, EVALUATED_KEYPOINTS, check_coco, coco_faults, read_coco
-from .data.datasets import FORMS, NEGATIVES, must_be_registered, register_datasets
-from .data.faults import Fault, faults_if_any, image_faults, record_faults
-from .data.records import records_of, with_file
-from .data.voc import voc_faults
+from .data.contents import depth_faults, go_over, image_faults
+from .data.datasets import file_faults, is_own, must_be_registered, register_datasets
+from .data.evaluation import evaluation_faults
+from .data.records import (
+    check_records,
+    needs_of,
+    proposal_file,
+    records_of,
+    training_records,
+    with_file,
+)
+from .data.rules import Fault
 from .errors import InputError, input_errors, printable
 from .files import must_be_file
-from .keys import config_faults, is_text
+from .keys import config_faults, config_notes, is_text
+from .load_model import set_num_classes
 from .training import run_folder
 from .training.batches import ResumableLoader
+from .training.checkpoints import load_to_evaluate
+from .training.resumption import resumption_notes
 from .training.trainer import OHEMTrainer
 
-MOST = 20  # faults of a kind that --check lists
+MOST = 20  # places of a fault that --check lists
 
 
 def check_output(output_dir: str) -> None:
@@ -40,114 +50,137 @@ def check_output(output_dir: str) -> None:
 def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
     Check registered data sets at the start of a run; those to train on are looked into when they
-    are loaded. Returns what of the test data is wrong but stops nothing, in words. Raises
-    InputError for the first fault that would stop the run.
+    are loaded. Returns what of the test data is odd, in words. Raises InputError for the first
+    fault that would stop the run.
     """
-    found, splits = [], ("TRAIN", "TEST") if training else ("TEST",)
+    notes, splits = [], ("TRAIN", "TEST") if training else ("TEST",)
     for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
         must_be_registered(name)
-        data_sets.proposal_file(cfg, name, split)
-        meta = MetadataCatalog.get(name)
-        file = str(meta.get("json_file", ""))
+        proposal_file(cfg, name, split)
+        file = str(MetadataCatalog.get(name).get("json_file", ""))
         if file and "://" not in file:
             must_be_file(file, f"the annotations of {name}")
-            if name in cfg.DATASETS.TEST and meta.get("evaluator_type") == "coco":
-                check_coco(file, read_coco(file), _evaluated(cfg))
     for name in cfg.DATASETS.TEST:
         records = records_of(cfg, name, "TEST")
-        _check_evaluation(name, records)
-        faults, _ = data_sets.check_records(cfg, name, records, training=False)
-        found += [f"{with_file(name)}: {fault}" for fault in faults]
-    return found
-
-
-def _evaluated(cfg: CfgNode) -> tuple[str, ...]:
-    """The keys of annotations in COCO format that the evaluation reads."""
-    return EVALUATED_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else EVALUATED
-
-
-def _check_evaluation(name: str, records: Sequence[dict]) -> None:
-    """Raises InputError unless Detectron2 finds what to evaluate on, or can make it of records."""
-    if name.startswith(NEGATIVES):
-        raise InputError(f"{name}: there is nothing to evaluate on; name the test data {FORMS}")
-    meta = MetadataCatalog.get(name)
-    if meta.get("evaluator_type", "coco") != "coco" or meta.get("json_file"):
-        return
-    sized = all({"width", "height"} <= set(record) for record in records)
-    if not sized or meta.get("thing_classes") is None:
-        raise InputError(
-            f"{with_file(name)}: its evaluation needs a json_file in COCO format in its metadata, "
-            "or thing_classes there, and width and height of each image"
-        )
+        kept, found, _ = check_records(cfg, name, records, training=False)
+        found += evaluation_faults(cfg, name, kept)
+        notes += [f"{with_file(name)}: {fault}" for fault in found]
+    return notes
 
 
 def check_whole(
-    cfg: CfgNode, classes: Sequence[str] = (), training: bool = True, resume: bool = False
+    cfg: CfgNode,
+    classes: Sequence[str] = (),
+    *,
+    training: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """
     Print what is wrong with the configuration, which is not changed, and with all of its data;
     InputError if something would stop a run: a training, or an evaluation alone, which takes less.
-    With ``resume`` OUTPUT_DIR may have a run. For ``classes`` see
+    With ``resume``, or to ``overwrite`` it, OUTPUT_DIR may have a run. For ``classes`` see
     :func:`ohem_d2.tools.data.datasets.register_datasets`.
     """
-    cfg, test = cfg.clone(), cfg.DATASETS.TEST
-    train = cfg.DATASETS.TRAIN if training else ()
-    of_config = faults_if_any("values that do not do", config_faults(cfg, training))
-    faults, evaluated = {"The configuration": of_config}, _evaluated(cfg)
+    cfg, found = cfg.clone(), _Found()
+    train, test = cfg.DATASETS.TRAIN if training else (), cfg.DATASETS.TEST
+    if wrong := list(config_faults(cfg, training)):
+        found.faults["The configuration"] = [Fault("values that do not do", wrong)]
     names = list(dict.fromkeys(filter(is_text, (*train, *test))))
-    faults |= {name: _faults_of_files(name, evaluated if name in test else ()) for name in names}
-    unsound = {name for name in names if _stops(faults[name])}
-    together = "The data sets together"
-    with _noting(faults, together):
+    for name in filter(is_own, names):
+        with found.by(name):
+            found.faults[name] += file_faults(name)
+    unsound = {name for name in names if found.stops(name)}
+    with found.by("The data sets together"):
         # Those to train on may name classes of those to test on.
         sound = [n for n in (*cfg.DATASETS.TRAIN, *test) if is_text(n) and n not in unsound]
         if classes := register_datasets(sound, classes):
-            cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-    if not of_config:
-        with _noting(faults, "The configuration"), run_folder.left_as_it_was(cfg.OUTPUT_DIR):
+            set_num_classes(cfg, len(classes))
+    if not wrong:
+        with found.by("The configuration"), run_folder.left_as_it_was(cfg.OUTPUT_DIR):
             check_output(cfg.OUTPUT_DIR)
             if training:
-                run_folder.claim(cfg.OUTPUT_DIR, resume=resume)
+                run_folder.claim(cfg.OUTPUT_DIR, resume=resume or overwrite)
                 run_folder.release(cfg.OUTPUT_DIR)
-        with _noting(faults, "The configuration"):
-            _build(cfg, training)
+        with found.by("The configuration"):
+            found.note("The configuration", _build(cfg, training, resume))
     objects = {}
-    # What is wrong with others has been noted.
-    noted = {*unsound, *({*names} - {*DatasetCatalog.list()} if together in faults else ())}
+    noted = {*unsound}
+    if found.stops("The data sets together"):
+        noted |= {*names} - {*DatasetCatalog.list()}
     for name in (name for name in names if name not in noted):
-        with _noting(faults, name):
+        with found.by(name):
             records = records_of(cfg, name, "TRAIN" if name in train else "TEST")
-            found, objects[name] = record_faults(records, data_sets.needs_of(cfg, name in train))
-            faults[name] += [*found, *image_faults(records, cfg.INPUT.FORMAT)]
+            kept, faults, objects[name] = go_over(records, needs_of(cfg, name in train))
+            faults += [*image_faults(records, cfg.INPUT.FORMAT), *depth_faults(records)]
+            found.faults[name] += faults
             print(f"{with_file(name)}: {len(records)} images")
             if name in test:
-                _check_evaluation(name, records)
+                found.faults[name] += evaluation_faults(cfg, name, kept)
     if train and {*train} <= {*objects} and not any(objects[name] for name in train):
         empty = Fault("data sets without an object to train on", list(train))
-        faults["The training data"] = [empty]
-    if not any(map(_stops, faults.values())):
-        with _noting(faults, "The start of a run"):
+        found.faults["The training data"] = [empty]
+    if not any(map(found.stops, list(found.faults))):
+        with found.by("The start of a run"):
             _load(cfg, training)
-    for name, found in faults.items():
-        for fault in found:
-            print(f"{printable(name)}: {fault.heading}")
-            print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
-            if (more := len(fault.where) - MOST) > 0:
-                print(f"    and {more} more")
-    if num := sum(map(_stops, faults.values())):
-        raise InputError(f"--check found what would stop a run, listed above (kinds: {num})")
-    print("--check found nothing that would stop a run")
+    found.tell()
 
 
-def _build(cfg: CfgNode, training: bool) -> None:
-    """Build what a run builds before it reads data, on the CPU, which is always there."""
+class _Found:
+    """Faults by what they are about."""
+
+    def __init__(self):
+        self.faults: dict[str, list[Fault]] = defaultdict(list)
+
+    @contextlib.contextmanager
+    def by(self, about: str) -> Iterator[None]:
+        """Note an InputError that is raised within the context."""
+        try:
+            yield
+        except InputError as e:
+            self.faults[about].append(Fault("error", [str(e)]))
+
+    def note(self, about: str, notes: Iterable[str]) -> None:
+        """Note what is odd, but stops nothing."""
+        if notes := list(notes):
+            self.faults[about].append(Fault("things to know", notes, "told"))
+
+    def stops(self, about: str) -> int:
+        """How many faults stop a run."""
+        return sum(fault.stops for fault in self.faults[about])
+
+    def tell(self) -> None:
+        """Print all; InputError if one stops a run."""
+        for about, faults in self.faults.items():
+            for fault in faults:
+                print(
+                    f"{printable(about)}: {fault.heading}{'. ' * bool(fault.remedy)}{fault.remedy}"
+                )
+                print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
+                if (more := len(fault.where) - MOST) > 0:
+                    print(f"    and {more} more")
+        if num := sum(map(self.stops, self.faults)):
+            raise InputError(f"--check found what would stop a run, listed above (kinds: {num})")
+        print("--check found nothing that would stop a run")
+
+
+def _build(cfg: CfgNode, training: bool, resume: bool) -> list[str]:
+    """
+    Build what a run builds before it reads data, on the CPU, which is always there. Returns what is
+    odd about it.
+    """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     with input_errors("The model cannot be built"):
         model = OHEMTrainer.build_model(cfg)
-    if training:
-        with input_errors("The training cannot be set up"):
-            OHEMTrainer.build_lr_scheduler(cfg, OHEMTrainer.build_optimizer(cfg, model))
+    if not training:
+        load_to_evaluate(cfg, model, resume)
+        return []
+    with input_errors("The training cannot be set up"):
+        optimizer = OHEMTrainer.build_optimizer(cfg, model)
+        OHEMTrainer.build_lr_scheduler(cfg, optimizer)
+    resumed = resumption_notes(cfg, model, optimizer) if resume else ()
+    return [*config_notes(cfg), *resumed]
 
 
 def _load(cfg: CfgNode, training: bool) -> None:
@@ -155,28 +188,5 @@ def _load(cfg: CfgNode, training: bool) -> None:
     check_data(cfg, training)
     if training:
         with input_errors("The training cannot be set up"):
-            records, _ = data_sets.training_records(cfg)
+            records, _ = training_records(cfg)
             ResumableLoader(cfg, OHEMTrainer.build_train_mapper(cfg), records)
-
-
-def _faults_of_files(name: str, evaluated: Sequence[str]) -> list[Fault]:
-    """All faults of the annotations of data that is named by where it lies."""
-    kind, place, *_ = f"{name}:".split(":")
-    try:
-        if kind == "coco":
-            return coco_faults(read_coco(place), evaluated)
-        return voc_faults(place) if kind == "voc" else []
-    except InputError as e:
-        return [Fault("error", [str(e)])]
-
-
-def _stops(faults: Sequence[Fault]) -> int:
-    return sum(fault.stops for fault in faults)
-
-
-@contextlib.contextmanager
-def _noting(faults: dict[str, list[Fault]], what: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as e:
-        faults.setdefault(what, []).append(Fault("error", [str(e)]))

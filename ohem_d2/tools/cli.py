@@ -16,6 +16,7 @@ from .errors import errors_in_one_line
 from .trust import trusting
 
 COMMANDS = {
+    "compare": "does OHEM help on your data? trains with and without, and answers",
     "inspect": "what OHEM picks on images, and why",
     "report": "curves and hardest images of a training run, in one HTML file",
     "collect-env": "what a bug report needs to say about the environment",

@@ -19,7 +19,7 @@ _LARGEST = 1e38
 # iterations and values by name of the scalar
 Series = dict[str, tuple[list[int], list[float]]]
 
-AVERAGE_PRECISION = r"(.+/)?(bbox|segm|keypoints)/AP\d*"
+AVERAGE_PRECISION = r"(.+/)?(bbox|segm|keypoints|voc)/AP\d*"
 # Curves of mined RoIs have the same colours at each stage of a cascade.
 _STYLES = {"stage1/": "dashed", "stage2/": "dotted"}
 # title, what is on it, and names of scalars without the prefix of a cascade's stage
@@ -36,9 +36,10 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Read the metrics.json in a run's folder; where a resumed run repeats iterations, the later
-    values count. Returns the series, and the number of lines that are no record, as the last one of
-    a run that was killed while it wrote. InputError if there is no such file, or no record in it.
+    Read the metrics.json in a run's folder; where a resumed run repeats iterations, what of all
+    scalars was logged from there on before does not count. Returns the series, and the number of
+    lines that are no record, as the last one of a run that was killed while it wrote. InputError if
+    there is no such file, or no record in it.
     """
     file = run / "metrics.json"
     if not file.is_file():
@@ -46,7 +47,8 @@ def read_series(run: Path) -> tuple[Series, int]:
             f"{file} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
             "writes metrics.json there"
         )
-    series: Series = defaultdict(lambda: ([], []))
+    found: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
+    start = 0  # which of the times that the run was started
     lines, records = file.read_text(errors="replace").splitlines(), read_metrics(run)
     broken = sum(bool(line.strip()) for line in lines) - len(records)
     for record in records:
@@ -57,16 +59,19 @@ def read_series(run: Path) -> tuple[Series, int]:
         except (KeyError, TypeError, ValueError, OverflowError):
             broken += 1
             continue
+        # Detectron2 writes what was logged in an iteration before with the lines of a later one. So
+        # that alone is no sign that the run went back, but that a scalar has a value again.
+        again = [found[name][-1] for name in scalars if found[name]]
+        if again := [point for point in again if point[0] >= iteration]:
+            start += any(point[2] == start for point in again)
+            for points in found.values():
+                points[:] = [p for p in points if p[0] < iteration or p[2] == start]
         for name, value in scalars.items():
-            iterations, values = series[name]
-            while iterations and iterations[-1] >= iteration:
-                iterations.pop()
-                values.pop()
-            iterations.append(iteration)
-            values.append(value)
-    if not series:
+            found[name].append((iteration, value, start))
+    if not found:
         raise InputError(f"{file} has no complete line yet; broken ones: {broken}")
-    return series, broken
+    columns = {name: list(zip(*points)) for name, points in found.items() if points}
+    return {name: (list(c[0]), list(c[1])) for name, c in columns.items()}, broken
 
 
 def metrics_notes(series: Series, broken: int) -> list[str]:

@@ -102,10 +102,26 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         )
     yield from _fault(check_moved, cfg)
     yield from _fault(_check_device, cfg.MODEL.DEVICE)
+    if training and cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        yield f"SOLVER.AMP.ENABLED = True needs a GPU; allowed with {cfg.MODEL.DEVICE!r}: False"
     yield from _fault(check_weights, cfg.MODEL.WEIGHTS)
     for split in ("TRAIN",) if training else ("TEST",):
         if not cfg.DATASETS[split]:
             yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
+
+
+def config_notes(cfg: CfgNode, training: bool = True) -> Iterator[str]:
+    """What of a configuration is odd, in words, but stops nothing."""
+    solver = cfg.SOLVER
+    first = min(
+        [solver.MAX_ITER, *(solver.STEPS if "MultiStep" in solver.LR_SCHEDULER_NAME else ())]
+    )
+    if training and solver.WARMUP_ITERS >= first:
+        yield (
+            f"SOLVER.WARMUP_ITERS = {solver.WARMUP_ITERS} reaches beyond "
+            f"{'SOLVER.MAX_ITER' if first == solver.MAX_ITER else 'the first of SOLVER.STEPS'}, "
+            f"{first}, so the learning rate never is SOLVER.BASE_LR; lower it"
+        )
 
 
 def _fault(check: Callable, *args: Any) -> list[str]:

@@ -9,12 +9,11 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import build_augmentation
-from detectron2.structures import BoxMode
 
 from .data.datasets import check_class_names, register_datasets
 from .data.mapper import TrainingMapper, map_record
 from .data.records import check_records, records_of, with_file
-from .data.voc import read_voc
+from .data.voc import read_voc, voc_annotation
 from .errors import InputError, input_errors
 from .files import must_exist
 
@@ -36,7 +35,8 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
         only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
         found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
         _check_classes(cfg, name, MetadataCatalog.get(name).get("thing_classes"))
-        for fault in check_records(cfg, name, found, training=True)[0]:
+        found, faults, _ = check_records(cfg, name, found, training=True)
+        for fault in faults:
             logger.warning(f"{with_file(name)}: {fault}")
         records += found
     for record in records:
@@ -129,12 +129,7 @@ def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
             f"{path} is in Pascal VOC format, which does not number the classes: give their names "
             "in the order of their ids with --classes"
         )
-    annotations = []
-    for found in read_voc(path):
-        if found.name not in classes:
-            raise InputError(f"{path}: class {found.name!r} is none of {', '.join(classes)}")
-        x0, y0, x1, y1 = found.box
-        box = [x0 - 1, y0 - 1, x1, y1]  # as Detectron2 reads it: VOC counts from 1
-        category = classes.index(found.name)
-        annotations.append({"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": category})
-    return annotations
+    objects = read_voc(path).objects
+    if foreign := [found.name for found in objects if found.name not in classes]:
+        raise InputError(f"{path}: class {foreign[0]!r} is none of {', '.join(classes)}")
+    return [voc_annotation(found, classes) for found in objects]

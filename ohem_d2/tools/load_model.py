@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2 import model_zoo
@@ -137,6 +136,11 @@ def load_cfg(
     return cfg
 
 
+def set_num_classes(cfg: CfgNode, num: int) -> None:
+    """That of ROI heads and of Detectron2's dense detector."""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num
+
+
 def check_weights(weights: str) -> None:
     """Raises InputError if MODEL.WEIGHTS is the name of a file that there is not."""
     if weights and "://" not in weights:
@@ -204,15 +208,6 @@ def heads_that_mine(name: str) -> str:
     )
 
 
-class _Checkpointer(Checkpointer):
-    """Remembers which parameters a checkpoint left as they were initialized."""
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        super()._log_incompatible_keys(incompatible)
-        wrong = [name for name, *_ in incompatible.incorrect_shapes]
-        self.untrained = {*incompatible.missing_keys, *wrong}
-
-
 def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
     The model with its weights, in training mode as it mines only there, but with normalizations
@@ -226,19 +221,13 @@ def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     if not hasattr(model, "roi_heads"):
         architecture = cfg.MODEL.META_ARCHITECTURE
         raise InputError(f"MODEL.META_ARCHITECTURE = {architecture!r} is no R-CNN: no roi_heads")
-    untrained = [name for name, _ in model.named_parameters()]
+    checkpointer = Checkpointer(model)
     if cfg.MODEL.WEIGHTS:
-        checkpointer = _Checkpointer(model)
         with input_errors(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
-        untrained = [name for name in untrained if name in checkpointer.untrained]
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    if not untrained:
-        return model, []
-    return model, [
-        f"Not trained: {len(untrained)} parameters of the model are not in the weights, as "
-        f"{untrained[0]}. What they find hard says nothing about a trained model."
-    ]
+    note = checkpointer.untrained()
+    return model, [f"{note}. What they find hard says nothing about a trained model."] * bool(note)

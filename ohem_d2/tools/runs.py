@@ -1,24 +1,12 @@
 """
-Run comparisons: every variant with every seed, each run a process of its own. ::
+Runs of a comparison, each a process of its own, in the folder ``OUTPUT/VARIANT/seedN``, which has
+``settings``, the fingerprint of what it is made with; ``output.txt``, what it printed; and
+``result.json``, which only a finished run has.
 
-    def command(seed, device, folder):
-        return [sys.executable, "mine.py", "SEED", str(seed), "OUTPUT_DIR", str(folder)]
-
-    variant = Variant("OHEM", fingerprint(Path("ohem.yaml")), command)
-    failed = run_all([variant, ...], [1, 2, 3], Path("output/mine"), ["cuda:0", "cuda:1"])
-    runs = results_of(variant, [1, 2, 3], Path("output/mine"))  # {1: {"AP": 31.2}, 2: ...}
-    mean_and_spread([run["AP"] for run in runs.values()], 1)  # "31.0 ± 0.4"
-
-A run has the folder ``OUTPUT/VARIANT/seedN`` with ``settings``, the fingerprint of what it is made
-with; ``output.txt``, what it printed; and ``result.json``, which only a finished run has. The
-process of a run calls :func:`end_with_parent`, so that it ends when the comparison is killed; goes
-on from the last checkpoint in its folder, if there is one (``trainer.resume_or_load(True)``); and
-calls :func:`write_result`.
-
-A comparison that was killed therefore goes on where it was when the same command is given again.
-What was made with other settings is neither taken for a result nor overwritten: that run fails
-until the folder is removed. All variants of a seed come before the next seed, so that a machine
-that slows down slows all alike.
+A comparison that was killed goes on where it was when the same command is given again. What was
+made with other settings is neither taken for a result nor overwritten: that run fails until the
+folder is removed. All variants of a seed come before the next seed, so that a machine that slows
+down slows all alike.
 """
 
 import contextlib
@@ -29,14 +17,16 @@ import os
 import statistics
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from .files import write_atomically
 
@@ -51,6 +41,7 @@ class Variant:
     name: str  #: of its folder
     settings: str  #: fingerprint of all that its results depend on but seed and device
     command: Callable[[int, str, Path], Sequence[str]]  #: of a run, by seed, device and folder
+    iterations: int = 0  #: of a run, for the progress
 
 
 def fingerprint(*parts: str | Path) -> str:
@@ -77,20 +68,20 @@ def run_all(
     without: Container[tuple[str, int]] = (),
 ) -> list[Path]:
     """
-    Do what is missing, and print what is begun. Each device has one run at a time; one that is
-    named twice, as ``cpu cpu``, has two. ``threads`` are those of PyTorch in each process;
-    ``without`` has names of variants, each with a seed, that are not run. Returns where to look
-    for each run that failed: its ``output.txt``, or the folder that is of other settings. All
-    others are finished, but for those that no device was left for.
+    Do what is missing, and show how far it is. Each device has one run at a time; one that is named
+    twice, as ``cpu cpu``, has two. ``threads`` are those of PyTorch in each process; ``without``
+    has names of variants, each with a seed, that are not run. Returns where to look for each run
+    that failed: its ``output.txt``, or the folder that is of other settings. All others are
+    finished, but for those that no device was left for.
     """
     everything = [(variant, seed) for seed in seeds for variant in variants]
     todo = deque((v, seed) for v, seed in everything if (v.name, seed) not in without)
     environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    failed, processes = [], []
+    progress, failed, processes = _Progress(todo, output), [], []
 
     def start(variant: Variant, seed: int, device: str, folder: Path) -> int:
         write_atomically(folder / "settings", variant.settings)
-        print(f"{variant.name}, seed {seed}, {device}: running", flush=True)
+        progress.begins(variant, seed, device, folder)
         command = variant.command(seed, device, folder)
         with open(folder / "output.txt", "a") as log:  # for the standard input see end_with_parent
             process = Popen(command, stdin=PIPE, stdout=log, stderr=STDOUT, env=environment)
@@ -115,9 +106,11 @@ def run_all(
                 if status:
                     failed.append(folder / "output.txt")
 
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with ThreadPoolExecutor(len(devices)) as pool, progress:
         try:
-            for worker in [pool.submit(work, device) for device in devices]:
+            workers = [pool.submit(work, device) for device in devices]
+            progress.until_done(workers)
+            for worker in workers:
                 worker.result()
         except BaseException:  # an interrupt above all
             todo.clear()
@@ -125,6 +118,43 @@ def run_all(
                 process.terminate()
             raise
     return failed
+
+
+class _Progress:
+    """One line for all runs: a bar in a terminal, else a line for each run that begins."""
+
+    def __init__(self, todo: Iterable[tuple[Variant, int]], output: Path):
+        self._folders = {folder_of(v, seed, output): v.iterations for v, seed in todo}
+        self._running: list[Path] = []
+        self._bar = tqdm(total=sum(self._folders.values()), unit="it", disable=None)
+        self._bar.update(sum(map(self._done, self._folders)))
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
+
+    def begins(self, variant: Variant, seed: int, device: str, folder: Path) -> None:
+        """Say that a run begins."""
+        self._running.append(folder)
+        num = f"run {len(self._running)} of {len(self._folders)}"
+        if self._bar.disable:
+            print(f"{num}: {variant.name}, seed {seed}, {device}", flush=True)
+        self._bar.set_description(num)
+
+    def until_done(self, workers: Sequence[Future]) -> None:
+        """Wait, and move the bar."""
+        while not all(worker.done() for worker in workers):
+            time.sleep(0.5)
+            if not self._bar.disable:
+                self._bar.update(sum(map(self._done, self._folders)) - self._bar.n)
+
+    def _done(self, folder: Path) -> int:
+        if (folder / "result.json").exists():
+            return self._folders[folder]
+        last = read_metrics(folder)[-1:]
+        return last[0].get("iteration", 0) if last else 0
 
 
 def results_of(variant: Variant, seeds: Iterable[int], output: Path) -> dict[int, dict]:

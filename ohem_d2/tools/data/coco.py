@@ -1,118 +1,221 @@
-"""Find what keeps annotations in COCO format from being loaded or evaluated on."""
+"""Annotations in COCO format: read by a schema, and gone over by the rules about them."""
 
+import functools
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from detectron2.structures import BoxMode
 
 from ..errors import InputError, in_words
 from ..files import must_be_file
-from .faults import Fault, faults_if_any, shortly
+from .rules import Fault, faults_of
 
-_KEYS = {
-    "categories": ("id", "name"),
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-}
-# What the evaluation, which comes after the training, reads of annotations as well
-EVALUATED = ("area", "iscrowd")
-EVALUATED_KEYPOINTS = (*EVALUATED, "num_keypoints")
+Id = int | float | str
 
 
-def read_coco(file: str | Path) -> Any:
-    """The file's content. Raises InputError, which names it."""
+class Category(msgspec.Struct):
+    id: Id
+    name: str
+    keypoints: Any = None
+    skeleton: Any = None
+
+
+class Image(msgspec.Struct):
+    id: Id
+    file_name: str
+    width: int | float
+    height: int | float
+
+
+class Annotation(msgspec.Struct):
+    """What only an evaluation reads may be missing, or wrong."""
+
+    image_id: Id
+    category_id: Id
+    bbox: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]  # x, y, width, height
+    segmentation: list | dict | None = None
+    keypoints: list[float] | None = None
+    iscrowd: int | float | bool = 0
+    id: Any = None
+    area: Any = None
+    ignore: Any = 0
+    num_keypoints: Any = None
+
+
+class CocoFile(msgspec.Struct):
+    """The content of a file."""
+
+    images: list[Image]
+    categories: Annotated[list[Category], msgspec.Meta(min_length=1)]
+    annotations: list[Annotation] | msgspec.UnsetType = msgspec.UNSET  # of images without labels
+
+
+def read_coco(file: str | Path) -> CocoFile:
+    """The file's content, which is not to be changed. InputError names the file and the place."""
     must_be_file(file, "the annotations in COCO format")
+    state = os.stat(file)
+    return _read(str(file), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(file: str, *version: int) -> CocoFile:
     try:
-        return json.loads(Path(file).read_text())
+        text = Path(file).read_bytes()
+        try:
+            return msgspec.json.decode(text, type=CocoFile)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are no JSON
+            return msgspec.convert(json.loads(text), CocoFile)
     except (OSError, RecursionError, ValueError) as e:
         raise InputError(f"{file} is not in COCO format: {in_words(e)}") from e
 
 
-def check_coco(file: str | Path, data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
-    """
-    Raises InputError, which names the file and what in its content, ``data``, stops Detectron2;
-    returns what is left out. ``evaluated`` are further keys of its annotations, for the evaluation.
-    """
-    faults = coco_faults(data, evaluated)
-    for fault in faults:
-        if fault.stops:
-            raise InputError(f"{file} is not in COCO format: {fault}")
-    return faults
-
-
-def coco_faults(data: Any, evaluated: Sequence[str] = ()) -> list[Fault]:
-    """Find all faults, as far as others do not hide them; see :func:`check_coco`."""
-    if not isinstance(data, dict):
-        return [Fault("value in the place of a dict", [type(data).__name__])]
-    faults = _faults_of_parts(data, evaluated) or _faults_of_ids(data)
-    return faults or _faults_of_annotations(data, evaluated)
-
-
-def _faults_of_parts(data: dict, evaluated: Sequence[str]) -> list[Fault]:
-    faults = []
-    for part, keys in _KEYS.items():
-        # Files of images without labels, as of COCO's test set, lack the annotations alone.
-        rows = data.get(part, [] if part == "annotations" else None)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            faults.append(Fault("part that should be a list of dicts", [repr(part)]))
-            continue
-        if not rows and part == "categories":
-            faults.append(Fault("list that should not be empty", [repr(part)]))
-        for key in (*keys, *(evaluated if part == "annotations" else ())):
-            lacking = (_named(data, row) for row in rows if key not in row)
-            faults += faults_if_any(f"of the {part} without {key!r}", lacking)
-    return faults
-
-
-def _faults_of_ids(data: dict) -> list[Fault]:
-    files = ((image["id"], image["file_name"]) for image in data["images"])
-    nameless = (f"{name!r} of image {i!r}" for i, name in files if not isinstance(name, str))
-    faults = faults_if_any("file_name that are no text", nameless)
+def coco_faults(coco: CocoFile) -> Iterator[Fault]:
+    """What of it stops Detectron2, is left out, or is odd."""
+    files = {image.id: image.file_name for image in coco.images}
     for part in ("categories", "images"):
-        ids = [row["id"] for row in data[part]]
-        kinds = Counter(map(type, ids))
-        if set(kinds) <= {int} or set(kinds) == {str}:
-            twice = (f"id {i!r}" for i, times in Counter(ids).items() if times > 1)
-            faults += faults_if_any(f"ids that several of the {part} have", twice)
-        else:
-            strange = (shortly(i) for i in ids if type(i) is not int)
-            faults += faults_if_any(f"ids of {part} that are no whole numbers", strange)
-    return faults
+        ids = Counter(row.id for row in getattr(coco, part))
+        yield from faults_of("id twice", (f"id {i!r}" for i, n in ids.items() if n > 1), part=part)
+        if len({isinstance(i, str) for i in ids}) > 1:
+            yield from faults_of(
+                "id kinds", (repr(i) for i in ids if isinstance(i, str)), part=part
+            )
+    names = Counter(category.name for category in coco.categories)
+    yield from faults_of("same class", (repr(name) for name, n in names.items() if n > 1))
+    known = {category.id for category in coco.categories}
+    rows = list(enumerate(coco.annotations or ()))
+
+    def of_file(i: int, a: Annotation) -> str:
+        return f"annotations[{i}] of {files.get(a.image_id)}"
+
+    foreign = ((i, a) for i, a in rows if a.category_id not in known)
+    where = (f"{a.category_id!r}, {of_file(i, a)}" for i, a in foreign)
+    yield from faults_of("unknown category", where)
+    orphans = ((i, a) for i, a in rows if a.image_id not in files)
+    where = (f"annotations[{i}] of image {a.image_id!r}" for i, a in orphans)
+    yield from faults_of("unknown image", where)
+    flat = (of_file(i, a) for i, a in rows if is_flat(a.segmentation))
+    yield from faults_of("flat polygon", flat)
+    boxes = ((i, a) for i, a in rows if _is_number(a.area) and a.area == 0 < a.bbox[2] * a.bbox[3])
+    yield from faults_of("no extent", (f"{of_file(i, a)}: {a.bbox}" for i, a in boxes))
+    yield from faults_of("ignored", (of_file(i, a) for i, a in rows if a.ignore not in (0, None)))
 
 
-def _faults_of_annotations(data: dict, evaluated: Sequence[str]) -> list[Fault]:
-    files = {image["id"]: image["file_name"] for image in data["images"]}
-    categories = {category["id"] for category in data["categories"]}
-    orphans, foreign, shapeless, strange = [], [], [], []
-    for a in data.get("annotations", ()):
-        if not _has(files, a["image_id"]):
-            orphans.append(f"annotation {a['id']!r} of image {a['image_id']!r}")
-            continue
-        name = f"annotation {a['id']!r} of {files[a['image_id']]}"
-        if not _has(categories, a["category_id"]):
-            foreign.append(f"{a['category_id']!r}, {name}")
-        if not isinstance(a["bbox"], list) or not a["bbox"]:
-            shapeless.append(f"{shortly(a['bbox'])}, {name}")
-        if not all(isinstance(a[key], (int, float)) for key in evaluated):
-            strange.append(name)
+def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
+    """
+    All images with their annotations, in Detectron2's format and the order of its own reader, which
+    leaves out objects whose polygons have two points: here the box stays. Numbers are floats.
+    """
+    classes = class_numbers(coco)
+    of_image = defaultdict(list)
+    for a in coco.annotations or ():
+        annotation = {
+            "bbox": a.bbox,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": classes[a.category_id],
+            "iscrowd": a.iscrowd,
+        }
+        if a.segmentation:
+            flat = is_flat(a.segmentation)
+            annotation["segmentation"] = [a.segmentation] if flat else a.segmentation
+        if a.keypoints:  # COCO has the numbers of pixels, Detectron2 places: the middles of pixels
+            moved = (v if i % 3 == 2 else v + 0.5 for i, v in enumerate(a.keypoints))
+            annotation["keypoints"] = list(moved)
+        of_image[a.image_id].append(annotation)
     return [
-        *faults_if_any("category ids that are not among the categories", foreign),
-        *faults_if_any("boxes that are no list [x, y, width, height]", shapeless),
-        *faults_if_any(f"annotations whose {' or '.join(evaluated)} is no number", strange),
-        *faults_if_any("annotations of images that are not among the images", orphans, stops=False),
+        {
+            "file_name": os.path.join(image_folder, image.file_name),
+            "height": image.height,
+            "width": image.width,
+            "image_id": image.id,
+            "annotations": of_image[image.id],
+        }
+        for image in sorted(coco.images, key=lambda image: image.id)
     ]
 
 
-def _named(data: dict, row: dict) -> str:
-    """A row of a part, with the file of an annotation's image."""
-    images = (i for i in data["images"] if "image_id" in row and i.get("id") == row["image_id"])
-    files = (f" of {image.get('file_name')}" for image in images)
-    return shortly(row) + "".join(files)
+def class_numbers(coco: CocoFile) -> dict[Id, int]:
+    """The number of each class in the model, in the order of their ids, as Detectron2 has it."""
+    return {i: n for n, i in enumerate(sorted(category.id for category in coco.categories))}
 
 
-def _has(known: Iterable, value: Any) -> bool:
-    try:
-        return value in known
-    except TypeError:  # a list, say
-        return False
+def mended_for_evaluation(file: str | Path, masks: bool = False) -> tuple[dict | None, list[Fault]]:
+    """
+    What pycocotools reads of the file, ``masks`` too if a model has them: without what is left out,
+    and with what it would stop at or get wrong put right. None if that is as in the file, which
+    stays as it is; and what was mended.
+    """
+    coco, text = read_coco(file), Path(file).read_bytes()
+    content, given = json.loads(text), coco.annotations or ()
+    images = {image.id: image for image in coco.images}
+    ids = Counter(a.id for a in given if _is_id(a.id))
+    own_id = [_is_id(a.id) and ids[a.id] == 1 for a in given]
+    wrong, rows = defaultdict(list), []
+    for i, (a, row) in enumerate(zip(given, content.get("annotations", ()))):
+        image, (x, y, width, height), box = images.get(a.image_id), a.bbox, a.bbox[2] * a.bbox[3]
+        mask = sound_mask(a.segmentation) if masks else a.segmentation
+        if masks and a.iscrowd and not mask:
+            mask = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        if image is None or not is_inside(a.bbox, image) or masks and not mask:
+            continue
+        where = f"annotations[{i}] of {image.file_name}"
+        row = {**row, "segmentation": mask} if masks else {**row}
+        if not all(own_id):
+            row["id"] = i + 1
+        if not own_id[i]:
+            wrong["bad ids"].append(f"{where}: {a.id!r}")
+        # Of the object, so not above that of the box, which may be rounded
+        if not (_is_number(a.area) and 0 < a.area <= 1.1 * box + 2):
+            row["area"] = box
+            wrong["bad area"].append(f"{where}: {a.area!r}")
+        elif not a.segmentation and a.area < 0.9 * box - 2:
+            wrong["other area"].append(f"{where}: {a.area!r}, and {box:g} of the box")
+        if "iscrowd" not in row:
+            row["iscrowd"] = 0
+            wrong["no iscrowd"].append(where)
+        if a.keypoints and not _is_number(a.num_keypoints):
+            row["num_keypoints"] = sum(v > 0 for v in a.keypoints[2::3])
+            wrong["no num keypoints"].append(where)
+        rows.append(row)
+    found = [fault for rule in wrong for fault in faults_of(rule, wrong[rule])]
+    # A mark of the encoding before the content, as of Windows, is more than pycocotools reads.
+    same = text[:1] == b"{" and rows == content.get("annotations", [])
+    return None if same else {**content, "annotations": rows}, found
+
+
+def sound_mask(given: Any) -> Any:
+    """RLE as it is, or those polygons that have three points or more; [] if there are none."""
+    if isinstance(given, dict):
+        return given
+    lists = (list, tuple, np.ndarray)
+    parts = [given] if is_flat(given) else given if isinstance(given, lists) else ()
+    return [p for p in parts if isinstance(p, lists) and len(p) >= 6 and len(p) % 2 == 0]
+
+
+def is_flat(segmentation: Any) -> bool:
+    """Whether it is one polygon, where COCO has a list of them."""
+    return isinstance(segmentation, list) and bool(segmentation) and _is_number(segmentation[0])
+
+
+def is_inside(box: Sequence[float], image: Image) -> bool:
+    """Whether a box, x, y, width, height, has an area, and is not outside the image."""
+    x, y, width, height = box
+    inside = -width < x < image.width and -height < y < image.height
+    return all(map(math.isfinite, box)) and width > 0 < height and inside
+
+
+def _is_id(value: Any) -> bool:
+    """Whether it can stay pycocotools' id: that is a whole number, and 0 if there is no match."""
+    return _is_number(value) and 0 < value < 2**53 and value % 1 == 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

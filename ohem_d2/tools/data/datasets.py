@@ -4,25 +4,28 @@ Data sets that are named by where they lie, so that training on one's own data t
     coco:ANNOTATIONS.json:IMAGE_FOLDER    COCO format
     voc:FOLDER:SPLIT                      Pascal VOC format; FOLDER has Annotations/, JPEGImages/
                                           and ImageSets/Main/SPLIT.txt
+    voc0:FOLDER:SPLIT                     the same, by a tool that counts pixels from 0
+    voc:FOLDER:SPLIT:difficult            the same, with difficult objects as objects
     images:FOLDER                         images without objects
 
 Such names go wherever Detectron2 takes the name of a data set, once they have been registered. Only
 DATASETS.TEST takes no images without objects: there is nothing to evaluate on.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from PIL import Image
 
 from ..errors import InputError
-from ..files import must_be_file, must_exist
-from .coco import check_coco, read_coco
+from ..files import must_exist
+from .coco import class_numbers, coco_faults, coco_records, read_coco
 from .keypoint_names import keypoint_metadata
-from .voc import read_voc
+from .rules import Fault, stop_at_first
+from .voc import image_ids, voc_classes, voc_faults, voc_records
 
 # What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,6 +33,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\
 # How the names of images without objects begin
 NEGATIVES = "images:"
 FORMS = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
+_VOC = ("voc", "voc0")
 
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
@@ -47,41 +51,71 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     for name in names:
         if name.startswith(NEGATIVES) and name not in DatasetCatalog.list():
             _register_negatives(name)
-    own = [name for name in names if name.startswith(("coco:", "voc:"))]
-    split = [_split(name) for name in own]
+    own = [name for name in names if is_own(name)]
+    places = {name: _split(name) for name in own}
     # A VOC data set does not list its classes. To find the same ones in training and test, all
     # annotations of all its folders are asked, whatever the split.
-    voc_folders = {place[0] for kind, *place in split if kind == "voc"}
-    voc_classes = sorted(set().union(*(_voc_classes(folder) for folder in voc_folders)))
-    if classes and voc_folders:
-        if unknown := set(voc_classes) - set(classes):
+    voc_folders = sorted({place[0] for kind, *place in places.values() if kind in _VOC})
+    found_in_voc = sorted(set().union(*map(voc_classes, voc_folders)))
+    check_class_names(found_in_voc, ", ".join(voc_folders))
+    if classes and (unknown := set(found_in_voc) - set(classes)):
+        raise InputError(
+            f"{', '.join(voc_folders)}: annotations name {sorted(unknown)}, which is not among the "
+            f"classes that were given, {list(classes)}"
+        )
+    voc_names, shared = list(classes) or found_in_voc, []
+    for name, (kind, *place) in places.items():
+        found = voc_names if kind in _VOC else _coco_classes(*place)
+        if shared and found != shared:
             raise InputError(
-                f"{', '.join(sorted(voc_folders))}: annotations name {sorted(unknown)}, which is "
-                f"not among the classes that were given, {list(classes)}"
+                f"Data sets must share their classes: {own[0]} has {shared}, {name} has {found}"
             )
-        voc_classes = list(classes)
-    classes = []
-    for name, (kind, *place) in zip(own, split):
-        found, metadata = (voc_classes, {}) if kind == "voc" else _coco_classes(*place)
-        if classes and found != classes:
-            raise InputError(
-                f"Data sets must share their classes: {own[0]} has {classes}, {name} has {found}"
-            )
-        classes = found
+        shared = found
         if name not in DatasetCatalog.list():
-            if kind == "coco":
-                register_coco_instances(name, metadata, *place)
-            else:
-                _check_voc_split(*place)
-                register_pascal_voc(name, *place, year=2012, class_names=found)
-                MetadataCatalog.get(name).evaluator_type = "pascal_voc"
-    return classes
+            (_register_voc if kind in _VOC else _register_coco)(name, shared, kind, *place)
+    return shared
+
+
+def is_own(name: str) -> bool:
+    """Whether it names annotations by where they lie."""
+    return name.startswith(("coco:", "voc:", "voc0:"))
+
+
+def file_faults(name: str) -> list[Fault]:
+    """What is wrong with the annotations of such data, as far as others do not hide it."""
+    kind, *place = _split(name)
+    if kind == "coco":
+        return list(coco_faults(read_coco(place[0])))
+    return voc_faults(*place[:2], first=int(kind == "voc"), difficult=len(place) > 2)
 
 
 def name_of_negatives(text: str) -> str:
     """The name of a data set of images without objects, which may be given by their folder."""
-    is_name = text in DatasetCatalog.list() or text.startswith(("coco:", "voc:", NEGATIVES))
+    is_name = text in DatasetCatalog.list() or is_own(text) or text.startswith(NEGATIVES)
     return text if is_name else NEGATIVES + text
+
+
+def _register_coco(name: str, classes: list[str], kind: str, file: str, folder: str) -> None:
+    DatasetCatalog.register(name, lambda: coco_records(read_coco(file), folder))
+    coco = read_coco(file)
+    MetadataCatalog.get(name).set(
+        json_file=file,
+        image_root=folder,
+        evaluator_type="coco",
+        thing_classes=classes,
+        thing_dataset_id_to_contiguous_id=class_numbers(coco),
+        **keypoint_metadata(coco.categories),
+    )
+
+
+def _register_voc(name: str, classes: list[str], kind: str, folder: str, split: str, *how: str):
+    options = {"first": int(kind == "voc"), "difficult": bool(how)}
+    image_ids(folder, split)
+    records = functools.partial(voc_records, folder, split, classes, **options)
+    DatasetCatalog.register(name, records)
+    MetadataCatalog.get(name).set(
+        dirname=folder, split=split, year=2012, evaluator_type="pascal_voc", thing_classes=classes
+    )
 
 
 def _register_negatives(name: str) -> None:
@@ -90,7 +124,7 @@ def _register_negatives(name: str) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; it should be one of images without objects")
     kinds = Image.registered_extensions()
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in kinds)
+    files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in kinds)
     if not files:
         raise InputError(f"{folder} has no images; it should be a folder of images without objects")
     # without their sizes, which Detectron2 finds when it opens them
@@ -100,20 +134,21 @@ def _register_negatives(name: str) -> None:
 
 def _split(name: str) -> list[str]:
     parts = name.split(":")
-    if len(parts) != 3 or not all(parts):
+    difficult = parts[3:] == ["difficult"] and parts[0] in _VOC
+    if not all(parts) or not (len(parts) == 3 or difficult):
         raise InputError(f"Data set {name!r} is not of the form {FORMS}")
     return parts
 
 
-def _coco_classes(json_file: str, image_folder: str) -> tuple[list[str], dict]:
-    """The names of the classes, and Detectron2's metadata of their keypoints."""
-    data = read_coco(json_file)
+def _coco_classes(file: str, image_folder: str) -> list[str]:
+    """The names of the classes, in the order of their ids, as Detectron2 numbers them."""
+    coco = read_coco(file)
     must_exist(image_folder, "the folder of images")
-    check_coco(json_file, data)
-    # Detectron2 numbers the classes in the order of their category ids.
-    classes = [c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])]
-    check_class_names(classes, json_file)
-    return classes, keypoint_metadata(data["categories"])
+    stop_at_first(file, coco_faults(coco))
+    names = {category.id: category.name for category in coco.categories}
+    classes = [names[i] for i in class_numbers(coco)]
+    check_class_names(classes, file)
+    return classes
 
 
 def must_be_registered(name: str) -> None:
@@ -125,30 +160,8 @@ def must_be_registered(name: str) -> None:
         )
 
 
-def _voc_classes(folder: str) -> set[str]:
-    folder = Path(folder) / "Annotations"
-    must_exist(folder, "the folder of annotations in Pascal VOC format")
-    names = set()
-    for file in folder.glob("*.xml"):
-        found = {found.name for found in read_voc(file, strict=True)}
-        check_class_names(found, file)
-        names |= found
-    return names
-
-
 def check_class_names(names: Iterable[object], where: str | Path) -> None:
     """Raises InputError for a name that is no text, or cannot be printed without harm."""
     for name in names:
         if not isinstance(name, str) or _UNPRINTABLE.search(name):
             raise InputError(f"{where}: a class is called {name!r}; it should be printable text")
-
-
-def _check_voc_split(folder: str, split: str) -> None:
-    image_set = Path(folder) / "ImageSets" / "Main" / f"{split}.txt"
-    must_be_file(image_set, "the list of images in Pascal VOC format")
-    image_ids = image_set.read_text(errors="replace").split()
-    if len(image_ids) < 2:
-        raise InputError(f"{image_set} lists {len(image_ids)} image; Detectron2 reads two or more")
-    for image_id in image_ids:
-        file = Path(folder) / "Annotations" / f"{image_id}.xml"
-        must_exist(file, f"the annotation of {image_id}, listed in {image_set}")

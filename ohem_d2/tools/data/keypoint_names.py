@@ -10,19 +10,20 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from ..errors import InputError
+from .coco import Category
 
 _SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
 _SIDES |= {right: left for left, right in _SIDES.items()}
 _SIDE = re.compile("|".join(_SIDES))
 
 
-def keypoint_metadata(categories: Sequence[dict]) -> dict[str, Any]:
+def keypoint_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     """
     Make metadata of the categories in a file in COCO format: ``keypoint_names`` as Detectron2 has
     them for COCO, if the categories that name keypoints agree; and ``keypoint_flip_map``, if each
     name with a side, as left_eye, has its partner.
     """
-    of_all = [category["keypoints"] for category in categories if category.get("keypoints")]
+    of_all = [category.keypoints for category in categories if category.keypoints]
     if not of_all or any(names != of_all[0] for names in of_all) or not _are_names(of_all[0]):
         return {}
     names = tuple(of_all[0])

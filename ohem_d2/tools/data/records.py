@@ -1,6 +1,8 @@
-"""Data sets as Detectron2 loads them for a training or a test, checked."""
+"""Data sets as they are loaded for a training or a test, gone over."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
@@ -12,41 +14,45 @@ from detectron2.data.detection_utils import check_metadata_consistency
 
 from ..errors import InputError, input_errors, printable
 from ..files import must_be_file
-from .datasets import NEGATIVES, must_be_registered
-from .faults import Fault, Needs, record_faults
+from .coco import coco_faults, read_coco
+from .contents import Needs, depth_faults, go_over
+from .datasets import NEGATIVES, file_faults, is_own, must_be_registered
+from .rules import Fault, stop_at_first
 from .unpickling import checked
+
+_SAMPLE = 20  # images whose heads are looked at, at the start of a run
 
 
 def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     """
     Load DATASETS.TRAIN as a training takes it, in Detectron2's format, with proposals if
-    MODEL.LOAD_PROPOSALS, and say in words what of it is left out. InputError names what would stop
-    the training, or says that nothing is left.
+    MODEL.LOAD_PROPOSALS, and say in words what of it is left out or odd. InputError names what
+    would stop the training, or says that nothing is left.
     """
-    names, records, left_out, objects = cfg.DATASETS.TRAIN, [], [], 0
+    names, records, notes, objects = cfg.DATASETS.TRAIN, [], [], 0
     for name in names:
         found = records_of(cfg, name, "TRAIN")
         if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
-        faults, number = check_records(cfg, name, found, training=True)
-        left_out += [f"{with_file(name)}: {fault}" for fault in faults]
+        found, faults, number = check_records(cfg, name, found, training=True)
+        notes += [f"{with_file(name)}: {fault}" for fault in faults]
         objects += number
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             found = filter_images_with_only_crowd_annotations(found)
         if cfg.MODEL.KEYPOINT_ON:
             least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
             found = _with_keypoints(found, least)
-        records += found
+        records += [{**record, "data_set": name} for record in found]
     if not objects or not records:
         raise InputError(
             f"{', '.join(map(with_file, names))}: no object is left to train on"
-            f"{''.join(f'; {fault}' for fault in left_out)}. See --check"
+            f"{''.join(f'; {note}' for note in notes)}. See --check"
         )
     with_classes = [name for name in names if not name.startswith(NEGATIVES)]
     if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in with_classes):
         with input_errors("Data sets that are trained on together must share their classes"):
             check_metadata_consistency("thing_classes", with_classes)
-    return records, left_out
+    return records, notes
 
 
 def _with_keypoints(records: list[dict], least: int) -> list[dict]:
@@ -68,7 +74,7 @@ def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
     must_be_registered(name)
     proposals = proposal_file(cfg, name, split)
     what = f"Data set {with_file(name)}{f' with proposals of {proposals}' if proposals else ''}"
-    with input_errors(what):
+    with input_errors(what), _blaming_file(name):
         return get_detection_dataset_dicts(
             [name],
             filter_empty=False,
@@ -76,18 +82,33 @@ def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
         )
 
 
+@contextlib.contextmanager
+def _blaming_file(name: str) -> Iterator[None]:
+    """What Detectron2's own reader fails at may be a fault of its file that is known."""
+    try:
+        yield
+    except Exception as e:
+        file = str(MetadataCatalog.get(name).get("json_file", ""))
+        if is_own(name) or not os.path.isfile(file):
+            raise
+        for fault in coco_faults(read_coco(file)):
+            if fault.then in ("stops", "mended"):
+                raise InputError(f"{file} is read by Detectron2, which fails: {fault}") from e
+        raise
+
+
 def check_records(
     cfg: CfgNode, name: str, records: Sequence[dict], training: bool
-) -> tuple[list[Fault], int]:
+) -> tuple[list[dict], list[Fault], int]:
     """
-    Find what is left out of a data set in a training or a test, and count the objects that are not.
-    InputError names what of it would stop a run.
+    The records of a data set without what is left out of them in a training or a test, what that is
+    and what is odd, and the number of objects. InputError names what would stop a run.
     """
-    faults, objects = record_faults(records, needs_of(cfg, training))
-    for fault in faults:
-        if fault.stops:
-            raise InputError(f"{with_file(name)}: {fault}")
-    return faults, objects
+    kept, faults, objects = go_over(records, needs_of(cfg, training))
+    faults += depth_faults(records[:: max(len(records) // _SAMPLE, 1)])
+    faults += file_faults(name) if is_own(name) else []
+    stop_at_first(with_file(name), faults)
+    return kept, faults, objects
 
 
 def needs_of(cfg: CfgNode, training: bool) -> Needs:

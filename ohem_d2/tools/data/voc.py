@@ -1,13 +1,19 @@
-"""Read annotations in Pascal VOC format, as XML: the one reader of this repository."""
+"""Read data in Pascal VOC format: a folder with Annotations/, JPEGImages/ and ImageSets/Main/."""
 
 import dataclasses
+import functools
 import math
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from detectron2.structures import BoxMode
+from PIL import Image
+
 from ..errors import InputError
-from ..files import must_be_file
-from .faults import Fault, faults_if_any
+from ..files import must_be_file, must_exist
+from .rules import Fault, faults_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +22,21 @@ class VOCObject:
 
     name: str  #: of its class
     box: tuple[float, float, float, float]  #: XYXY pixels as in the file, where VOC counts from 1
-    difficult: bool = False  #: as marked; such objects are left out of VOC's evaluation
+    difficult: bool = False  #: as marked
 
 
-def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -> list[VOCObject]:
+@dataclasses.dataclass(frozen=True)
+class VOCImage:
+    """The annotation of an image."""
+
+    objects: list[VOCObject]  #: in their order
+    size: tuple[int, int] | None = None  #: width and height, where they are given
+
+
+def read_voc(source: str | Path | bytes, what: str = "") -> VOCImage:
     """
-    Read the objects of one image, in their order, from a file or its content, which InputError
-    calls ``what`` and says what is wrong with it. ``strict`` requires all that Detectron2's
-    evaluation reads as well, which is only after the training: the image's size, ``<pose>``,
-    ``<truncated>``, and whole numbers.
+    Read the annotation of one image from a file or its content, which InputError calls ``what`` and
+    says what is wrong with it. What a training does not need may be missing.
     """
     what = what or ("annotations" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
@@ -37,48 +49,129 @@ def read_voc(source: str | Path | bytes, what: str = "", strict: bool = False) -
         root = ElementTree.fromstring(source)
     except (ElementTree.ParseError, LookupError, ValueError) as e:  # the latter of its encoding
         raise InputError(f"{what} is not XML: {e}") from e
-    for tag in ("size/width", "size/height") if strict else ():
-        _number(root, tag, what, strict)
-    return [_read_object(found, what, strict) for found in root.iter("object")]
+    objects = [_read_object(found, what) for found in root.iter("object")]
+    size = [_number(root, f"size/{side}", what, "0") for side in ("width", "height")]
+    return VOCImage(objects, tuple(map(int, size)) if min(size) >= 1 else None)
 
 
-def voc_faults(folder: str | Path) -> list[Fault]:
-    """Read all files of annotations in a folder of data strictly, and find those at fault."""
-
-    def fault(file: Path) -> str:
-        try:
-            read_voc(file, strict=True)
-        except InputError as e:
-            return str(e)
-        return ""
-
-    files = sorted(Path(folder, "Annotations").glob("*.xml"))
-    return faults_if_any("files that cannot be read", filter(None, map(fault, files)))
-
-
-def _read_object(found: ElementTree.Element, what: str, strict: bool) -> VOCObject:
-    name = found.findtext("name")
+def _read_object(found: ElementTree.Element, what: str) -> VOCObject:
+    name = (found.findtext("name") or "").strip()
     if not name:
         raise InputError(f"{what} is not in Pascal VOC format: the <name> of an <object> is empty")
-    absent = None if strict else "0"
-    if strict and found.find("pose") is None:
-        raise InputError(f"{what} is not in Pascal VOC format: an <object> has no <pose>")
-    _number(found, "truncated", what, strict, absent)
-    difficult = bool(_number(found, "difficult", what, strict, absent))
+    difficult = bool(_number(found, "difficult", what, "0"))
     sides = ("xmin", "ymin", "xmax", "ymax")
-    box = tuple(_number(found, f"bndbox/{side}", what, strict) for side in sides)
-    return VOCObject(name, box, difficult)
+    return VOCObject(name, tuple(_number(found, f"bndbox/{s}", what) for s in sides), difficult)
 
 
-def _number(
-    element: ElementTree.Element, tag: str, what: str, whole: bool, absent: str | None = None
-) -> float:
-    text = element.findtext(tag, absent)
+def _number(element: ElementTree.Element, tag: str, what: str, absent: str = "") -> float:
+    text = element.findtext(tag) or absent
     try:
-        number = (int if whole else float)(text)
+        number = float(text)
         if math.isfinite(number):
             return number
-    except (TypeError, ValueError):
+    except ValueError:
         pass
-    expected = "Detectron2 reads whole numbers there" if whole else "it should be a number"
-    raise InputError(f"{what} is not in Pascal VOC format: <{tag}> is {text!r}, and {expected}")
+    raise InputError(f"{what} is not in Pascal VOC format: <{tag}> is {text!r}; a number is needed")
+
+
+@functools.cache
+def _read_version(file: str, *version: int) -> VOCImage:
+    return read_voc(file)
+
+
+def read_annotation(folder: str | Path, image_id: str) -> VOCImage:
+    """Read that of an image of the folder; once for each version of the file."""
+    file = _annotation(folder, image_id)
+    must_exist(file, f"the annotation of {image_id}, which a list in ImageSets/Main has")
+    state = os.stat(file)
+    return _read_version(str(file), state.st_mtime_ns, state.st_size)
+
+
+def _annotation(folder: str | Path, image_id: str) -> Path:
+    return Path(folder, "Annotations", f"{image_id}.xml")
+
+
+def voc_classes(folder: str) -> set[str]:
+    """
+    The classes that a folder's annotations name, of whatever split, as training and test share
+    them. Files that cannot be read matter only in the split that lists them.
+    """
+    annotations, names = Path(folder, "Annotations"), set()
+    must_exist(annotations, "the folder of annotations in Pascal VOC format")
+    for file in annotations.glob("[!.]*.xml"):
+        try:
+            names |= {found.name for found in read_annotation(folder, file.stem).objects}
+        except InputError:
+            continue
+    return names
+
+
+def image_ids(folder: str, split: str) -> tuple[list[str], list[Fault]]:
+    """The images that the list of a split names, one a line, and what is odd about it."""
+    file = Path(folder, "ImageSets", "Main", f"{split}.txt")
+    must_be_file(file, "the list of images in Pascal VOC format")
+    ids, flagged = [], []
+    text = file.read_text("utf-8-sig", "replace")  # Windows puts a mark at the beginning.
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, *flag = line.rsplit(maxsplit=1)
+        # VOC's lists of one class say whether an image shows it: 1, -1, or 0 if it is difficult.
+        if flag in (["1"], ["0"], ["-1"]) and not _annotation(folder, line).exists():
+            flagged, line = [str(file)], name
+        ids.append(line)
+    if not ids:
+        raise InputError(f"{file} lists no image")
+    return list(dict.fromkeys(ids)), faults_of("flagged list", flagged)
+
+
+def voc_records(
+    folder: str, split: str, classes: Sequence[str], *, first: int = 1, difficult: bool = False
+) -> list[dict]:
+    """
+    The images of a split in Detectron2's format. Pixels count from ``first``. Objects that are
+    marked as difficult are regions to ignore, unless ``difficult`` ones are to be trained on.
+    InputError names a file that cannot be read.
+    """
+    images, records = Path(folder, "JPEGImages"), []
+    found = {file.stem: file for file in images.glob("[!.]*") if file.suffix.lower() != ".xml"}
+    for image_id in image_ids(folder, split)[0]:
+        annotation, file = read_annotation(folder, image_id), images / f"{image_id}.jpg"
+        file = file if file.exists() else found.get(image_id, file)
+        size = annotation.size
+        if size is None and file.is_file():
+            with Image.open(file) as image:
+                size = image.size
+        sides, objects = dict(zip(("width", "height"), size or ())), annotation.objects
+        annotations = [voc_annotation(o, classes, first, difficult) for o in objects]
+        record = {"file_name": str(file), "image_id": image_id, **sides}
+        records.append({**record, "annotations": annotations})
+    return records
+
+
+def voc_annotation(
+    found: VOCObject, classes: Sequence[str], first: int = 1, difficult: bool = False
+) -> dict:
+    """An object in Detectron2's format; see :func:`voc_records`."""
+    x0, y0, x1, y1 = found.box
+    return {
+        "bbox": [x0 - first, y0 - first, x1, y1],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": classes.index(found.name),
+        "iscrowd": int(found.difficult and not difficult),
+    }
+
+
+def voc_faults(folder: str, split: str, first: int, difficult: bool) -> list[Fault]:
+    """What is wrong with the annotations of a split, or odd."""
+    (ids, found), pairs, broken = image_ids(folder, split), [], []
+    for image_id in ids:
+        try:
+            pairs += [(image_id, o) for o in read_annotation(folder, image_id).objects]
+        except InputError as e:
+            broken.append(str(e))
+    found += faults_of("bad annotations", broken)
+    if not difficult:
+        found += faults_of("difficult", (f"{o.name} of {i}" for i, o in pairs if o.difficult))
+    if first:
+        odd = (i for i, o in pairs if min(o.box[:2]) == 0 or any(x % 1 for x in o.box))
+        found += faults_of("from zero", dict.fromkeys(odd))
+    return found

@@ -2,13 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MapDataset, build_detection_train_loader
 from detectron2.data.common import AspectRatioGroupedDataset, ToIterableDataset
+from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,6 +48,8 @@ class ResumableLoader:
         cfg.SEED = seed  # Some samplers read it.
         with seeded(seed_at(seed, SAMPLER)):
             settings = {"mapper": _as_it_is, "dataset": self._records}
+            if cfg.DATALOADER.SAMPLER_TRAIN.startswith("Weighted") and self._records is not None:
+                settings["sampler"] = weighted_sampler(cfg, self._records)
             loader = build_detection_train_loader(cfg, **settings)
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         images = (loader.dataset if grouped else loader).dataset
@@ -104,6 +107,22 @@ class ResumableLoader:
         if state["seed"] != self._seed:
             self._begin_with(state["seed"])
         self._batches = state["images"] // self._cfg.SOLVER.IMS_PER_BATCH
+
+
+def weighted_sampler(cfg: CfgNode, records: Sequence[dict]) -> RepeatFactorTrainingSampler:
+    """
+    Detectron2's, for records that say from which ``data_set`` they are: its own counts images again
+    without those that show no object, and then draws by the factors of others.
+    """
+    given = dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
+    factors = torch.tensor([float(given.get(r.get("data_set"), 1)) for r in records])
+    if "Category" in cfg.DATALOADER.SAMPLER_TRAIN:
+        by_category = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency
+        how = cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
+        parts = itertools.groupby(records, key=lambda record: record.get("data_set"))
+        factors *= torch.cat([by_category(list(part), *how) for _, part in parts])
+        factors /= factors.min()
+    return RepeatFactorTrainingSampler(factors)
 
 
 class _Repeatable(Dataset):

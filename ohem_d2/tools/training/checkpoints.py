@@ -11,12 +11,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
+from torch import nn
 
 from ..data.unpickling import CHECKED
-from ..errors import InputError, UntrustedFile, in_words
+from ..errors import InputError, UntrustedFile, in_words, input_errors
 from ..files import write_atomically
 from ..trust import trusted
 
@@ -38,6 +41,26 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
     (:mod:`ohem_d2.tools.trust`).
     """
 
+    _lacking: set[str] | None = None  # in the last file that was loaded
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        super()._log_incompatible_keys(incompatible)
+        wrong = [name for name, *_ in incompatible.incorrect_shapes]
+        self._lacking = {*incompatible.missing_keys, *wrong}
+
+    def untrained(self) -> str:
+        """
+        A sentence about parameters that the last file lacked or had in another shape, all before
+        one is loaded; "" if there are none.
+        """
+        names = [name for name, _ in self.model.named_parameters()]
+        lacking = [n for n in names if self._lacking is None or n in self._lacking]
+        note = (
+            f"Not trained: {len(lacking)} of {len(names)} parameters of the model are not in the "
+            f"weights, or of another shape there, such as {lacking[0] if lacking else ''}"
+        )
+        return note if lacking else ""
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pyth"):
             load_torch(filename)  # Detectron2 does it once more, by itself
@@ -48,7 +71,7 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
-        content = {"model": self.model.state_dict(), **states, **kwargs}
+        content = {"model": self.model.state_dict(), **states, **_plain(kwargs)}
         file = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {file}")
         try:
@@ -95,6 +118,31 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
             f"{newest + 1} on is lost, and trained again"
         )
         return str(found[newest])
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, as metrics may be, as those of Python, which are read back without trust."""
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def weights_of(cfg: CfgNode, resume: bool) -> str:
+    """What a run begins with, in words."""
+    resumes = resume and Path(cfg.OUTPUT_DIR, _LAST).exists()
+    return f"The last checkpoint in {cfg.OUTPUT_DIR}" if resumes else cfg.MODEL.WEIGHTS
+
+
+def load_to_evaluate(cfg: CfgNode, model: nn.Module, resume: bool) -> None:
+    """Load MODEL.WEIGHTS, or the last checkpoint. InputError if it is not of this model."""
+    checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
+    with input_errors(f"{weights_of(cfg, resume)} cannot be loaded"):
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if note := checkpointer.untrained():
+        how = "name the weights of this model with MODEL.WEIGHTS, or add --resume for the last ones"
+        raise InputError(f"{note}: {how} in {cfg.OUTPUT_DIR}")
 
 
 def _check(file: Path) -> None:

@@ -1,16 +1,31 @@
-"""A run that was interrupted goes on as if it had not been."""
+"""A run that was interrupted goes on as if it had not been, or says why it cannot."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
+from torch import nn
+from torch.optim import Optimizer
 
+from ..errors import InputError
+from ..runs import read_metrics
 from .batches import ResumableLoader
+from .checkpoints import Checkpointer, load_torch
 from .seeds import ITERATION, run_seed, seed_all, seed_at
 
 logger = logging.getLogger(__name__)
+
+# Of the optimizer's groups of parameters: what a checkpoint brings back, and the key that sets it
+_BROUGHT_BACK = {
+    "initial_lr": "SOLVER.BASE_LR",
+    "weight_decay": "SOLVER.WEIGHT_DECAY",
+    "momentum": "SOLVER.MOMENTUM",
+}
+_KINDS = {"betas", "nesterov", "rho", "alpha", "lr_decay"}  # keys that tell optimizers apart
 
 
 class ExactResumption(HookBase):
@@ -42,3 +57,69 @@ class ExactResumption(HookBase):
 
     def before_step(self) -> None:
         seed_all(seed_at(self._seed, ITERATION, comm.get_rank(), self.trainer.iter))
+
+
+class Evaluation(EvalHook):
+    """Detectron2's, which also makes up for an evaluation that an interruption has left out."""
+
+    def before_train(self) -> None:
+        trainer, start = self.trainer, self.trainer.start_iter
+        if not 0 < start < trainer.max_iter or self._period <= 0 or start % self._period:
+            return
+        of_last = (
+            r for r in read_metrics(trainer.cfg.OUTPUT_DIR) if r.get("iteration") == start - 1
+        )
+        done = any("/AP" in name for record in of_last for name in record)
+        if not comm.all_gather(done)[0]:  # the main process has the file
+            trainer.storage.iter = start - 1
+            self._do_eval()
+            trainer.storage.iter = start
+
+
+def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
+    """
+    What ``--resume`` does that the command does not say. InputError if the checkpoint does not go
+    with the configuration, of which model and optimizer are made.
+    """
+    folder, checkpointer = cfg.OUTPUT_DIR, Checkpointer(model, cfg.OUTPUT_DIR)  # unwraps the model
+    if not checkpointer.has_checkpoint():
+        yield f"--resume: there is no checkpoint in {folder}, and the training begins anew"
+        return
+    file = checkpointer.get_checkpoint_file()
+    content = load_torch(file)
+    anew = f"To begin anew with its weights, set MODEL.WEIGHTS {file} and another OUTPUT_DIR"
+    saved, own = content["model"], checkpointer.model.state_dict()
+    lacking = [name for name in own if name not in saved]
+    other = [name for name in own if name in saved and own[name].shape != saved[name].shape]
+    if lacking or other:
+        name = (other or lacking)[0]
+        shape = f"of shape {tuple(saved[name].shape)}" if other else "missing"
+        why = "Another number of classes?" if "predictor" in name else "Another architecture?"
+        raise InputError(
+            f"--resume: {file} is of another model: {name} is {shape} there, and of shape "
+            f"{tuple(own[name].shape)} here. {why} {anew}"
+        )
+    trainer = content.get("trainer", {}).get("_trainer", content.get("trainer", {}))
+    if cfg.SOLVER.AMP.ENABLED and "grad_scaler" not in trainer:
+        raise InputError(f"--resume: {file} was trained with SOLVER.AMP.ENABLED False. {anew}")
+    groups, own_groups = trainer.get("optimizer", {}).get("param_groups"), optimizer.param_groups
+    groups = groups or own_groups  # a file without any, as one of the model alone
+    kinds = [[(_KINDS & g.keys(), len(g["params"])) for g in p] for p in (groups, own_groups)]
+    if kinds[0] != kinds[1]:
+        what = "with another optimizer, other parts frozen, or other SOLVER.WEIGHT_DECAY_..."
+        raise InputError(f"--resume: {file} was trained {what}. {anew}")
+    for key, name in _BROUGHT_BACK.items():
+        before, now = ([g[key] for g in part if key in g] for part in (groups, own_groups))
+        if key == "initial_lr":  # the scheduler sets it in the run
+            now = [g.get(key, g["lr"]) for g in own_groups]
+        if before and before != now:
+            changed = next((b, n) for b, n in zip(before, now) if b != n)
+            yield (
+                f"--resume: {name} stays as in the checkpoint, {changed[0]:g}; {changed[1]:g} has "
+                f"no effect. {anew}"
+            )
+    if trainer.get("iteration", -1) + 1 >= cfg.SOLVER.MAX_ITER:
+        yield (
+            f"--resume: the run in {folder} is complete, with {trainer['iteration'] + 1} "
+            f"iterations; a larger SOLVER.MAX_ITER than {cfg.SOLVER.MAX_ITER} trains on"
+        )

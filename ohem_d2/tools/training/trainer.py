@@ -3,20 +3,19 @@
 import errno
 import functools
 import logging
-import os
 from typing import Any
 
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_test_loader,
-)
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.utils import comm
+from torch import nn
 
+from ...config import OHEMSettings
+from ...heads import OHEMMixin
+from ..data.evaluation import build_evaluator
 from ..data.mapper import TrainingMapper, map_record
 from ..data.records import training_records
 from ..data.unpickling import with_checked_proposals
@@ -24,7 +23,7 @@ from ..errors import InputError
 from . import run_folder
 from .batches import ResumableLoader
 from .checkpoints import Checkpointer
-from .resumption import ExactResumption
+from .resumption import Evaluation, ExactResumption, resumption_notes
 from .signals import EndOnSigterm, Terminated
 
 logger = logging.getLogger(__name__)
@@ -47,6 +46,8 @@ class OHEMTrainer(DefaultTrainer):
         See the parent. InputError names the image that cannot be read, or says that the training
         diverged or the disk is full.
         """
+        if getattr(self._trainer, "async_write_metrics", False):
+            raise InputError("async_write_metrics = True loses scalars of mining; set it to False")
         log = logging.getLogger(TrainerBase.__module__)
         log.addFilter(_in_one_line)
         try:
@@ -68,9 +69,9 @@ class OHEMTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> ResumableLoader:
-        records, left_out = training_records(cfg)
-        for what in left_out:
-            logger.warning(what)
+        records, notes = training_records(cfg)
+        for note in notes:
+            logger.warning(note)
         if empty := sum(not record.get("annotations") for record in records):
             logger.info(f"{empty} of {len(records)} images show no object: all RoIs are background")
         mapper = functools.partial(map_record, cls.build_train_mapper(cfg))
@@ -93,14 +94,31 @@ class OHEMTrainer(DefaultTrainer):
         self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
         hooks = super().build_hooks()
         # After all that a checkpoint needs, and before what takes long
-        place = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks.insert(place, EndOnSigterm())
+        place, given = next((i, hook) for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[place : place + 1] = [EndOnSigterm(), Evaluation(given._period, given._func)]
         return [ExactResumption(self.cfg), *hooks]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """See the parent. Takes the folder, see :func:`ohem_d2.tools.training.run_folder.claim`."""
         run_folder.claim(self.cfg.OUTPUT_DIR, resume=resume)
+        for note in resumption_notes(self.cfg, self.model, self.optimizer) if resume else ():
+            logger.warning(note)
         super().resume_or_load(resume)
+
+    @classmethod
+    def build_model(cls, cfg: Any) -> nn.Module:
+        """See the parent. InputError if OHEM is asked for, and the model has no ROI heads."""
+        model, name = super().build_model(cfg), cfg.MODEL.ROI_HEADS.NAME
+        named = name in ROI_HEADS_REGISTRY and issubclass(ROI_HEADS_REGISTRY.get(name), OHEMMixin)
+        set_keys = OHEMSettings.from_cfg(cfg) != OHEMSettings()
+        mines = any(isinstance(module, OHEMMixin) for module in model.modules())
+        if not mines and not hasattr(model, "roi_heads") and (named or set_keys):
+            what = f"NAME = {name!r}" if named else "OHEM has other values than its defaults"
+            raise InputError(
+                f"MODEL.ROI_HEADS.{what}, and MODEL.META_ARCHITECTURE "
+                f"{cfg.MODEL.META_ARCHITECTURE!r} has no ROI heads: OHEM is for two-stage detectors"
+            )
+        return model
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
@@ -110,21 +128,12 @@ class OHEMTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: Any, dataset_name: str) -> DatasetEvaluator:
-        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-        if evaluator_type == "pascal_voc":
-            _warn_of_absent_classes(dataset_name)
-            return PascalVOCDetectionEvaluator(dataset_name)
-        if evaluator_type == "coco":
-            folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-            sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-            return COCOEvaluator(dataset_name, output_dir=folder, kpt_oks_sigmas=sigmas)
-        message = (
-            f"No evaluator for {dataset_name}, whose evaluator_type is {evaluator_type!r}; "
-            "override OHEMTrainer.build_evaluator"
-        )
-        # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
-        logger.warning(message)
-        raise NotImplementedError(message)
+        try:
+            return build_evaluator(cfg, dataset_name)
+        except NotImplementedError as e:
+            # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
+            logger.warning(str(e))
+            raise
 
 
 def _is_full(error: BaseException | None) -> bool:
@@ -139,14 +148,3 @@ def _in_one_line(record: logging.LogRecord) -> bool:
     if isinstance(error, (InputError, FloatingPointError)) or _is_full(error):
         record.msg, record.args, record.exc_info = str(error), (), None
     return True
-
-
-def _warn_of_absent_classes(dataset_name: str) -> None:
-    """Detectron2's Pascal VOC evaluation has no average precision of a class without objects."""
-    names = MetadataCatalog.get(dataset_name).thing_classes
-    present = {a["category_id"] for r in DatasetCatalog.get(dataset_name) for a in r["annotations"]}
-    if absent := [name for i, name in enumerate(names) if i not in present]:
-        logger.warning(
-            f"{dataset_name} has no object of class {', '.join(absent)}: its AP, and the mean over "
-            "all classes, may be nan"
-        )

@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch.nn import functional as F
 
-from projects.tree_crowns.backbone import EfficientNetLite0
+from ohem_d2.tools.comparison.proxy import EfficientNetLite0
 
 
 class LiteTrunk(Backbone):
@@ -26,7 +26,9 @@ class LiteTrunk(Backbone):
         self._features, self._out_features = features, ["conv5"]
         self._out_feature_channels = {"conv5": sum(shapes[f].channels for f in features)}
         self._out_feature_strides = {"conv5": shapes[features[0]].stride}
-        self.bottom_up.drop_blocks_after(features[-1])  # the deeper ones have nothing to do
+        # The deeper blocks have nothing to do.
+        blocks = self.bottom_up.last_blocks[features[-1]] + 1
+        self.bottom_up.blocks = self.bottom_up.blocks[:blocks]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images (N, 3, H, W) -> ``{"conv5": (N, C, about H / stride, about W / stride)}``."""

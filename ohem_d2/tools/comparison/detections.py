@@ -3,18 +3,14 @@
 import contextlib
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ohem_d2.monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
-from ohem_d2.tools.drawing import draw_boxes, with_caption
-
-GAP = 12  # pixels between pictures
+from ...monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
+from ..drawing import draw_boxes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,22 +59,25 @@ def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int
     return images
 
 
-def draw(image: np.ndarray, name: str, what: Found, scale: float) -> np.ndarray:
+def score_that_finds(truth: COCO, detections: Sequence[dict], recall: float) -> float:
+    """
+    The score above which a detector finds this share of the objects, of whatever class, at an IoU
+    of 0.5; 0.0 if it never does.
+    """
+    evaluation = evaluated(truth, detections, iou=0.5)
+    evaluation.params.recThrs = np.array([recall])
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    return max(evaluation.eval["scores"][0, 0, 0, 0, -1].item(), 0.0)
+
+
+def draw(image: np.ndarray, what: Found, scale: float) -> np.ndarray:
     """On an RGB image (H, W, 3): right in blue, wrong in red, missed in green."""
     colors = (what.missed, GROUND_TRUTH), (what.wrong, BACKGROUND), (what.right, FOREGROUND)
     picture = draw_boxes(image, np.zeros((0, 4)), GROUND_TRUTH, scale=scale)
     for boxes, color in colors:
         picture = draw_boxes(picture, boxes * scale, color)
-    counts = f"{len(what.right)} found (blue), {len(what.missed)} missed (green), "
-    return with_caption(picture, name, counts + f"{len(what.wrong)} false alarms (red)")
-
-
-def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of one image, whose captions may differ in length, with a gap between them."""
-    height = max(map(len, pictures))
-    frames = [((height - len(picture), 0), (0, GAP), (0, 0)) for picture in pictures]
-    framed = [np.pad(p, f, constant_values=255) for p, f in zip(pictures, frames)]
-    return np.concatenate(framed, axis=1)[:, :-GAP]
+    return picture
 
 
 def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> list[int]:
@@ -86,11 +85,6 @@ def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> 
     differences = {image: len(one[image].objects ^ other[image].objects) for image in one}
     ordered = sorted(differences, key=lambda image: -differences[image])
     return [image for image in ordered if differences[image]][:num]
-
-
-def read_detections(run: Path) -> list[dict]:
-    """What the test at the end of a run found, in COCO format."""
-    return json.loads((run / "inference/coco_instances_results.json").read_text())
 
 
 def _boxes(coco: COCO, ids: Sequence[int]) -> np.ndarray:

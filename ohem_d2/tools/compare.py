@@ -1,0 +1,166 @@
+"""
+Does OHEM help on your data? Trains the same detector with random sampling and with OHEM, with
+several seeds, and answers. ::
+
+    python -m ohem_d2 compare --train-data coco:mine/train.json:mine/images \\
+        --test-data coco:mine/test.json:mine/images
+
+The same command again goes on with what was interrupted. OUTPUT/compare.html has the answer, and
+OUTPUT/compare.json its figures.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .check import check_whole
+from .comparison import one_run, paired, plan
+from .comparison.page import write_page
+from .data.datasets import FORMS, name_of_negatives
+from .files import write_atomically
+from .load_model import add_classes_argument, add_import_argument
+from .runs import (
+    Variant,
+    fingerprint,
+    folder_of,
+    markdown_table,
+    mean_and_spread,
+    results_of,
+    run_all,
+)
+from .trust import add_trust_argument
+
+# Columns of the table: a key of a run's result, and what it is called
+COLUMNS = {
+    "AP": "AP",
+    "AP50": "AP50",
+    "AP75": "AP75",
+    "APs": "small",
+    "APm": "medium",
+    "APl": "large",
+    "false_alarms": "false alarms",
+}
+
+# by variant and seed
+Results = dict[str, dict[int, dict]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See --help."""
+    add = parser.add_argument
+    data = f"{FORMS}, or a registered name; may be repeated"
+    add("--train-data", action="append", required=True, metavar="DATA", help=data)
+    split = "; without it, a fifth of the images to train on is tested on, by a fixed seed"
+    add("--test-data", action="append", metavar="DATA", help=f"the same{split}")
+    samplers = (
+        "random:N, ohem:N, quota:N, or 'NAME=KEY VALUE,KEY VALUE'; the first is compared with"
+    )
+    add("--samplers", nargs="+", default=["random:128", "ohem:128"], metavar="S", help=samplers)
+    add("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    add("--config-file", metavar="FILE", help="or a name in the model zoo, instead of the proxy")
+    add("--test-negatives", metavar="FOLDER", help="images without objects, for false alarms")
+    add("--output", type=Path, default=Path("output/compare"), metavar="FOLDER")
+    devices = "a run at a time on each, as cuda:0 cuda:1 or cpu cpu"
+    add("--devices", nargs="+", default=plan.default_devices(), help=devices)
+    add("--threads", type=int, help="of each process")
+    add_import_argument(parser)
+    add_trust_argument(parser)
+    add_classes_argument(parser)
+    add("opts", nargs="*", metavar="KEY VALUE", help="overrides for all samplers")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train what is missing, then answer. InputError says what is wrong with the input."""
+    cfg = plan.shared_cfg(args)
+    compared = plan.variants_of(cfg, args.samplers)
+    seeds = range(1, args.seeds + 1)
+    checked = compared[0].cfg.clone()
+    checked.OUTPUT_DIR, checked.MODEL.DEVICE = str(args.output), args.devices[0]
+    check_whole(checked, args.classes, training=True, overwrite=True)
+    negatives = args.test_negatives and name_of_negatives(args.test_negatives)
+    given = {"modules": args.modules, "classes": args.classes, "negatives": negatives}
+    variants = [variant_of(v, **given) for v in compared]
+    threads = args.threads or max((os.cpu_count() or 1) // len(args.devices), 1)
+    print(f"{len(compared)} samplers, {args.seeds} seeds, {cfg.SOLVER.MAX_ITER} iterations each")
+    failed = run_all(variants, seeds, args.output, args.devices, threads)
+    results = {v.name: results_of(run, seeds, args.output) for v, run in zip(compared, variants)}
+    folders = {v.name: folder_of(run, 1, args.output) for v, run in zip(compared, variants)}
+    answer = sentences(results)
+    print("\n" + "\n".join([*table(results), "", *answer]))
+    command = " ".join(["python -m ohem_d2 compare", *sys.argv[2:]])
+    content = {"command": command, "answer": answer, "results": results}
+    write_atomically(args.output / "compare.json", json.dumps(content, indent=1))
+    if all(results.values()):
+        page = write_page(args.output / "compare.html", compared, folders, content, table(results))
+        print(f"\n{page} has the curve, classes and pictures")
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
+
+
+def variant_of(
+    variant: plan.Variant,
+    *,
+    modules: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    negatives: str | None = None,
+    folder: str = "",
+) -> Variant:
+    """
+    What to run for a sampler, in a folder of this name, by default its own. ``{seed}`` in the names
+    of its data stands for the seed of a run. ``modules`` are imported, ``negatives`` are data.
+    """
+    text = variant.cfg.dump()
+    data = [name.split(":") for name in (*variant.cfg.DATASETS.TRAIN, *variant.cfg.DATASETS.TEST)]
+    files = [Path(name[1]) for name in data if name[0] == "coco" and "{seed}" not in name[1]]
+    given = {"modules": [*modules], "classes": [*classes], "negatives": negatives}
+
+    def command(seed: int, device: str, folder: Path) -> Sequence[str]:
+        write_atomically(folder / "given.yaml", text.replace("{seed}", str(seed)))
+        of_run = json.dumps({**given, "seed": seed, "device": device, "folder": str(folder)})
+        return [sys.executable, "-W", "ignore", "-m", one_run.__name__, of_run]
+
+    name = folder or re.sub(r"[^\w.-]+", "-", variant.name)
+    settings = fingerprint(text, json.dumps(given), *files)
+    return Variant(name, settings, command, variant.cfg.SOLVER.MAX_ITER)
+
+
+def table(results: Results) -> list[str]:
+    """Markdown: a row for each sampler, and by how much its AP and AP75 are beyond the first's."""
+    runs = [result for by_seed in results.values() for result in by_seed.values()]
+    keys = [key for key in COLUMNS if any(not math.isnan(r.get(key, math.nan)) for r in runs)]
+    (name, first), *_ = results.items()
+    header = ["sampler", "seeds", *(COLUMNS[key] for key in keys)]
+    header += [f"{key} minus {name}, 95 %" for key in ("AP", "AP75")]
+    rows = []
+    for name, by_seed in results.items():
+        values = [[r[key] for r in by_seed.values() if key in r] for key in keys]
+        cells = [mean_and_spread(v, 2 if k == "false_alarms" else 1) for k, v in zip(keys, values)]
+        beyond = [difference(by_seed, first, key) for key in ("AP", "AP75")]
+        rows.append([name, str(len(by_seed)), *cells, *beyond])
+    return markdown_table(header, rows)
+
+
+def difference(by_seed: dict[int, dict], first: dict[int, dict], key: str, digits: int = 1) -> str:
+    """The paired difference of a sampler and the first one, with its interval; "" of itself."""
+    pair = ({seed: r[key] for seed, r in of_one.items()} for of_one in (by_seed, first))
+    found = paired.paired(*pair) if by_seed is not first else None
+    if found is None:
+        return ""
+    mean, low, high = (f"{x:+.{digits}f}" for x in (found.mean, found.low, found.high))
+    return f"{mean} ({low} to {high})" if found.n > 1 else mean
+
+
+def sentences(results: Results) -> list[str]:
+    """For each sampler but the first, what its runs tell."""
+    (first, baseline), *others = results.items()
+    out = []
+    for name, by_seed in others:
+        aps = ({seed: r["AP"] for seed, r in of.items()} for of in (by_seed, baseline))
+        curves = ({seed: r["curve"] for seed, r in of.items()} for of in (by_seed, baseline))
+        out += [paired.verdict(name, first, *aps), paired.head_start(name, first, *curves)]
+    return [sentence for sentence in out if sentence]

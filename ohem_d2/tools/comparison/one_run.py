@@ -1,0 +1,99 @@
+"""One run of a comparison, in a process of its own: train, test, write ``result.json``."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.utils.logger import setup_logger
+from pycocotools.coco import COCO
+from torch import nn
+
+from .. import runs
+from ..data.datasets import register_datasets
+from ..data.evaluation import labels_file
+from ..errors import errors_in_one_line
+from ..load_model import default_cfg
+from ..trust import merge_file, trusting
+from .detections import score_that_finds
+from .proxy import trainer_for
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+RECALL = 0.8  # false alarms are counted at the score that finds so many of the objects
+
+
+def main(text: str) -> None:
+    """``text`` is JSON: ``folder``, which has the run's ``given.yaml``, ``seed``, ``device`` ..."""
+    runs.end_with_parent()
+    given = json.loads(text)
+    folder, cfg = Path(given["folder"]), default_cfg(given["modules"])
+    merge_file(cfg, folder / "given.yaml")
+    cfg.OUTPUT_DIR, cfg.SEED, cfg.MODEL.DEVICE = str(folder), given["seed"], given["device"]
+    register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), given["classes"])
+    cfg.freeze()
+    for name in ("detectron2", "fvcore"):
+        setup_logger(cfg.OUTPUT_DIR, name=name)
+    runs.write_atomically(folder / "config.yaml", cfg.dump())
+    trainer = trainer_for(cfg)(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    result = results_of(cfg, trainer.last_results["bbox"])
+    if given["negatives"]:
+        alarms = false_alarms(cfg, trainer.model, given["negatives"])
+        result |= {} if math.isnan(alarms) else {"false_alarms": alarms}
+    runs.write_result(folder, result)
+
+
+def results_of(cfg: CfgNode, found: dict[str, float]) -> dict[str, Any]:
+    """What a finished run found, in percent; a run that found nothing has 0, not nan."""
+    records = runs.read_metrics(cfg.OUTPUT_DIR)
+    classes = {n.removeprefix("AP-"): v for n, v in found.items() if n.startswith("AP-")}
+    if not classes:
+        classes = {MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes[0]: found["AP"]}
+    nothing = math.isnan(found["AP"])  # else sizes and classes that do not occur are nan
+    last = cfg.SOLVER.MAX_ITER
+    curve = {r["iteration"] + 1: r["bbox/AP"] for r in records if "bbox/AP" in r}
+    curve = {i: ap for i, ap in curve.items() if i < last} | {last: found["AP"]}
+    return {
+        **{key: 0.0 if nothing else found[key] for key in METRICS},
+        "classes": {name: 0.0 if nothing else ap for name, ap in classes.items()},
+        "curve": [[i, float(np.nan_to_num(ap))] for i, ap in sorted(curve.items())],
+        "seconds": runs.seconds_per_iteration(records),
+    }
+
+
+def false_alarms(cfg: CfgNode, model: nn.Module, negatives: str) -> float:
+    """
+    Detections in an image without objects, at the score that finds 80 % of the objects of the test
+    data; NaN if no score does.
+    """
+    register_datasets([negatives])
+    loader = build_detection_test_loader(cfg, negatives)
+    scores = inference_on_dataset(model, loader, Scores())["scores"]
+    found = json.loads(Path(cfg.OUTPUT_DIR, "inference/coco_instances_results.json").read_text())
+    truth = COCO(labels_file(cfg, cfg.DATASETS.TEST[0]))
+    threshold = score_that_finds(truth, found, RECALL)
+    return float(np.mean([(s >= threshold).sum() for s in scores])) if threshold else math.nan
+
+
+class Scores(DatasetEvaluator):
+    """The scores of what is found in each image."""
+
+    def reset(self) -> None:
+        self._scores: list[np.ndarray] = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        self._scores += [output["instances"].scores.cpu().numpy() for output in outputs]
+
+    def evaluate(self) -> dict:
+        return {"scores": self._scores}
+
+
+if __name__ == "__main__":
+    with errors_in_one_line("run"), trusting():
+        main(sys.argv[1])

@@ -1,0 +1,107 @@
+"""What paired runs tell: differences over the seeds that two samplers share."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95  # of intervals
+POWER = 0.8  # with which "n more seeds" would tell a difference
+DIFFERENCE = 1.0  # of AP
+
+# iterations and AP
+Curve = Sequence[tuple[int, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """By how much one sampler is beyond another: the mean over n seeds, and its interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired(
+    one: Mapping[int, float], other: Mapping[int, float], level: float = LEVEL
+) -> Difference | None:
+    """
+    Student's t on the differences of the seeds that both have, values by seed. None without one; of
+    one seed the interval is infinite.
+    """
+    values = np.array([one[seed] - other[seed] for seed in one if seed in other])
+    if len(values) == 0:
+        return None
+    half = math.inf
+    if len(values) > 1:
+        spread = values.std(ddof=1) / math.sqrt(len(values))
+        half = stats.t.ppf((1 + level) / 2, len(values) - 1) * spread
+    return Difference(values.mean(), values.mean() - half, values.mean() + half, len(values))
+
+
+def seeds_needed(spread: float, difference: float = DIFFERENCE, most: int = 1000) -> int:
+    """
+    The seeds with which a paired t-test at 5 % tells a difference with a probability of 80 %, where
+    paired differences have this standard deviation: the least n for which the t distribution that
+    is not central, with parameter difference / spread * sqrt(n), is that often beyond the critical
+    value (Cohen, 1988, ch. 2).
+    """
+    for n in range(2, most):
+        critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+        shift = difference / max(spread, 1e-9) * math.sqrt(n)
+        # Far out, where the distribution cannot be computed, there is no doubt.
+        if shift > 2 * critical + 30 or stats.nct.sf(critical, n - 1, shift) >= POWER:
+            return n
+    return most
+
+
+def verdict(one: str, other: str, ones: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """One sentence of four about the AP of two samplers by seed."""
+    found = paired(ones, others)
+    if found is None:
+        return f"{one} and {other} have no seed in common yet."
+    beyond = f"by {abs(found.mean):.1f} AP ({found.low:+.1f} to {found.high:+.1f}, {found.n} seeds)"
+    if found.low > 0:
+        return f"{one} is ahead of {other} {beyond}."
+    if found.high < 0:
+        return f"{one} is behind {other} {beyond}."
+    widest = max(abs(found.low), abs(found.high))
+    if found.n < 2:
+        return f"Too few seeds: one tells nothing of the spread between {one} and {other}."
+    values = [ones[seed] - others[seed] for seed in ones if seed in others]
+    more = seeds_needed(float(np.std(values, ddof=1))) - found.n
+    if more <= 0 or widest <= DIFFERENCE:
+        return f"No difference beyond {widest:.1f} AP between {one} and {other} can be told."
+    return (
+        f"Too few seeds: {more} more would tell a difference of {DIFFERENCE:.0f} AP between {one} "
+        f"and {other} at this spread; so far {found.mean:+.1f} ({found.low:+.1f} to "
+        f"{found.high:+.1f})."
+    )
+
+
+def reached(curve: Curve, target: float) -> float:
+    """The share of its iterations after which a curve first has this AP, interpolated, or NaN."""
+    before = (0, 0.0)
+    for point in curve:
+        if point[1] >= target:
+            (i0, ap0), (i1, ap1) = before, point
+            part = (target - ap0) / (ap1 - ap0) if ap1 > ap0 else 1.0
+            return (i0 + max(part, 0.0) * (i1 - i0)) / curve[-1][0]
+        before = point
+    return math.nan
+
+
+def head_start(one: str, other: str, ones: Mapping[int, Curve], others: Mapping[int, Curve]) -> str:
+    """After which share of the iterations one sampler has the AP that another has in the end."""
+    seeds = [seed for seed in ones if seed in others]
+    shares = [100 * reached(ones[seed], others[seed][-1][1]) for seed in seeds]
+    there = [share for share in shares if not math.isnan(share)]
+    what, of_seeds = f"the final AP of {other}", f"in {len(there)} of {len(seeds)} seeds"
+    if 2 * len(there) <= len(seeds):
+        return f"{one} reaches {what} {of_seeds} only." if seeds else ""
+    spread = f" ± {np.std(there, ddof=1):.0f}" if len(there) > 1 else ""
+    end = f" ({of_seeds})" if len(there) < len(seeds) else ""
+    return f"{one} reaches {what} after {np.mean(there):.0f}{spread} % of the iterations{end}."

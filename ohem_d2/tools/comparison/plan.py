@@ -1,0 +1,154 @@
+"""From what a command line asks for to the runs of a comparison, each with a configuration."""
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.modeling import ROI_HEADS_REGISTRY
+
+from ...heads import OHEMMixin
+from ..data.datasets import register_datasets
+from ..data.records import check_records, records_of
+from ..errors import InputError
+from ..files import write_atomically
+from ..load_model import default_cfg, heads_that_mine, merge, set_num_classes
+from .proxy import CONFIG, fit_anchors
+
+SAMPLERS = ("random:128", "random:512", "ohem:128", "quota:128")
+# Iterations of the proxy, of two images each: 0.4 for each image, between these
+LEAST, MOST = 400, 4000
+EVALUATIONS = 8  # along the way
+WARMUP = 0.1  # of the iterations, OHEM's as that of the learning rate
+TEST_SHARE = 0.2  # of the images, where no test data is given
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One of the samplers that are compared."""
+
+    name: str
+    cfg: CfgNode  #: without seed, device and folder
+
+
+def variants_of(cfg: CfgNode, samplers: Sequence[str]) -> list[Variant]:
+    """
+    ``random:N``, ``ohem:N`` and ``quota:N`` of N RoIs of an image, or ``NAME=KEY VALUE,KEY VALUE``
+    of one's own, each on the configuration that all share. InputError names one that is of no form.
+    """
+    found = {}
+    for text in samplers:
+        name, overrides = _sampler(cfg, text)
+        of_variant = cfg.clone()
+        merge(of_variant, "", overrides)
+        found[name] = Variant(name, of_variant)
+    if len(found) < len(samplers):
+        raise InputError(f"--samplers {' '.join(samplers)}: two have the same name")
+    return list(found.values())
+
+
+def _sampler(cfg: CfgNode, text: str) -> tuple[str, list[str]]:
+    name, own, keys = text.partition("=")
+    if own and name:
+        pairs = [pair.strip().split(maxsplit=1) for pair in keys.split(",")]
+        return name, [word for pair in pairs for word in pair]
+    kind, _, num = text.partition(":")
+    if kind not in ("random", "ohem", "quota") or not num.isdecimal():
+        allowed = "random:N, ohem:N, quota:N or 'NAME=KEY VALUE,KEY VALUE'"
+        raise InputError(f"--samplers {text!r}; allowed: {allowed}")
+    mining = heads_that_mine(cfg.MODEL.ROI_HEADS.NAME)
+    overrides = ["MODEL.ROI_HEADS.NAME", plain_counterpart(mining) if kind == "random" else mining]
+    overrides += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", num]
+    if kind != "random":
+        warmup = str(round(WARMUP * cfg.SOLVER.MAX_ITER))
+        overrides += ["MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", warmup]
+        overrides += ["MODEL.ROI_HEADS.OHEM.BUDGET", "image" if kind == "ohem" else "quota"]
+    return f"{kind} {num}", overrides
+
+
+def plain_counterpart(mining: str) -> str:
+    """The heads that OHEM heads are made of, by their registered name."""
+    registered = dict(ROI_HEADS_REGISTRY)
+    for base in registered[mining].__mro__[1:]:
+        if registered.get(base.__name__) is base and not issubclass(base, OHEMMixin):
+            return base.__name__
+    raise InputError(f"MODEL.ROI_HEADS.NAME = {mining!r} is made of no registered heads")
+
+
+def shared_cfg(args: argparse.Namespace) -> CfgNode:
+    """
+    What all variants share: the proxy, with classes, anchors and schedule for the data, or the
+    configuration that is named; data sets are registered. InputError says what is wrong.
+    """
+    cfg = default_cfg(args.modules)
+    merge(cfg, args.config_file or str(CONFIG), () if not args.config_file else args.opts)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(args.train_data), tuple(args.test_data or ())
+    classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), args.classes)
+    set_num_classes(cfg, len(classes) or len(MetadataCatalog.get(args.train_data[0]).thing_classes))
+    if not cfg.DATASETS.TEST:
+        train, test = split(cfg.DATASETS.TRAIN, args.output / "data")
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (test,)
+        register_datasets([train, test])
+    if not args.config_file:
+        _fit(cfg)
+        merge(cfg, "", args.opts)
+    cfg.TEST.EVAL_PERIOD = max(cfg.SOLVER.MAX_ITER // EVALUATIONS, 1)
+    cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, 2 * cfg.TEST.EVAL_PERIOD)
+    return cfg
+
+
+def _fit(cfg: CfgNode) -> None:
+    records = []
+    for name in cfg.DATASETS.TRAIN:
+        records += check_records(cfg, name, records_of(cfg, name, "TRAIN"), training=True)[0]
+    if not any(r["annotations"] for r in records):
+        raise InputError(f"{', '.join(cfg.DATASETS.TRAIN)}: there is no object to train on")
+    cfg.MODEL.ANCHOR_GENERATOR.merge_from_other_cfg(
+        CfgNode(fit_anchors(records, cfg.INPUT.MIN_SIZE_TEST))
+    )
+    iterations = min(max(round(0.4 * len(records), -2), LEAST), MOST)
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = int(iterations), (int(0.8 * iterations),)
+    cfg.SOLVER.WARMUP_ITERS = int(WARMUP * iterations)
+
+
+def split(names: Sequence[str], folder: Path) -> tuple[str, str]:
+    """
+    Data to train and test on, of images of these data sets, drawn by a fixed seed: files in COCO
+    format in the folder.
+    """
+    content: dict = {"images": [], "annotations": []}
+    for name in names:
+        registered = convert_to_coco_dict(name)
+        new = {image["id"]: f"{name}/{image['id']}" for image in registered["images"]}
+        for image in registered["images"]:
+            file = os.path.abspath(image["file_name"])
+            content["images"].append({**image, "id": new[image["id"]], "file_name": file})
+        for a in registered["annotations"]:
+            number = len(content["annotations"]) + 1
+            content["annotations"].append({**a, "id": number, "image_id": new[a["image_id"]]})
+        content["categories"] = registered["categories"]
+    order = sorted(image["id"] for image in content["images"])
+    random.Random(0).shuffle(order)
+    tests, files = set(order[: round(TEST_SHARE * len(order))]), []
+    for kind in ("train", "test"):
+        part = {**content}
+        part["images"] = [i for i in content["images"] if (i["id"] in tests) == (kind == "test")]
+        ids = {image["id"] for image in part["images"]}
+        part["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        write_atomically(folder / f"{kind}.json", json.dumps(part))
+        files.append(f"coco:{folder / f'{kind}.json'}:{folder}")
+    return files[0], files[1]
+
+
+def default_devices() -> list[str]:
+    """All GPUs, or the CPU once for each core, up to four times."""
+    if torch.cuda.is_available():
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return ["cpu"] * min(os.cpu_count() or 1, 4)
