@@ -49,12 +49,14 @@ def main() -> None:
     add = parser.add_argument
     add("--data", nargs="+", default=["trees"], metavar="NAME=FOLDER", help=f"{', '.join(DATA)}")
     add("--tables", nargs="+", default=list(TABLES), choices=TABLES)
+    add("--variants", nargs="+", help="only these of the tables")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     add("--devices", nargs="+", default=plan.default_devices(), help="cuda:0 cuda:1, cpu cpu")
     add("--threads", type=int, help="of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
     add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
     add("--plot", type=Path, help="draw the main table, with intervals (PNG, SVG)")
+    add("--curves", action="store_true", help="evaluate along the way, too")
     add("--show", action="store_true", help="run nothing: record what is finished, print tables")
     add("--quick", action="store_true", help="two iterations: does everything run?")
     args = parser.parse_args()
@@ -68,6 +70,7 @@ def main() -> None:
             case_of(of_data, fields, variant, setup, extra, args)
             for variant, setup in TABLES[name].items()
             if fields.train_negatives or not setup.with_negatives
+            if not args.variants or variant in args.variants
         ]
         for name in args.tables
         for of_data, fields in data.items()
@@ -126,7 +129,8 @@ def case_of(
         train.append(data.named(data.train_negatives, data.negatives))
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), (data.named(data.test, data.images),)
-    cfg.TEST.EVAL_PERIOD = max(cfg.SOLVER.MAX_ITER // plan.EVALUATIONS, 1)
+    if args.curves:
+        cfg.TEST.EVAL_PERIOD = max(cfg.SOLVER.MAX_ITER // plan.EVALUATIONS, 1)
     negatives = data.test_negatives and data.named(data.test_negatives, data.negatives)
     how = {"modules": MODULES, "negatives": negatives or None}
     number = runs.fingerprint(*overrides, *map(str, others.items()))[:8]

@@ -25,7 +25,7 @@ from .proxy import CONFIG, fit_anchors
 SAMPLERS = ("random:128", "random:512", "ohem:128", "quota:128")
 # Iterations of the proxy, of two images each: 0.4 for each image, between these
 LEAST, MOST = 400, 4000
-EVALUATIONS = 8  # along the way
+EVALUATIONS = 5  # along the way
 WARMUP = 0.1  # of the iterations, OHEM's as that of the learning rate
 TEST_SHARE = 0.2  # of the images, where no test data is given
 
