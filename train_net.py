@@ -43,7 +43,7 @@ from ohem_d2.tools.trust import add_trust_argument, trusting
 def configuration(args: argparse.Namespace) -> CfgNode:
     """The configuration that the command line asks for."""
     cfg = merge(default_cfg(args.modules), args.config_file, args.opts)
-    if args.config_file:  # The log has what is in it.
+    if args.config_file:  # the log has what is in it
         args.config_file = find_config_file(args.config_file)
     if args.train_data or args.test_data:  # the config's own data would not go with it
         cfg.DATASETS.TRAIN = tuple(args.train_data or ())
@@ -77,6 +77,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def main(args: argparse.Namespace) -> dict:
+    """Train or evaluate, in each process."""
     cfg = setup(args)
     if args.eval_only:
         with input_errors("The model cannot be built"):
@@ -93,46 +94,33 @@ def main(args: argparse.Namespace) -> dict:
     return trainer.train()
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Run in each process."""
+def check(args: argparse.Namespace) -> None:
+    """Only look for what would stop a run."""
+    run = {"resume": args.resume, "overwrite": args.overwrite}
+    check_whole(configuration(args), args.classes, training=not args.eval_only, **run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what is asked for, in each process."""
     with trusting(args.trust):
-        return main(args)
+        (check if args.check else main)(args)
 
 
 if __name__ == "__main__":
     parser = default_argument_parser()
-    for flag in ("--train-data", "--test-data"):
-        parser.add_argument(
-            flag,
-            action="append",
-            metavar="DATA",
-            help=f"{FORMS}, or a registered name; may be repeated",
-        )
-    negatives = f"train on images without objects, too: their folder, or {FORMS}; may be repeated"
-    parser.add_argument("--negatives", action="append", metavar="DATA", help=negatives)
+    for flag, what in (
+        ("--train-data", f"{FORMS}, or a registered name; may be repeated"),
+        ("--test-data", "in the same forms"),
+        ("--negatives", f"images to train on without objects: their folder, or {FORMS}"),
+    ):
+        parser.add_argument(flag, action="append", metavar="DATA", help=what)
     add_classes_argument(parser)
     add_import_argument(parser)
     add_trust_argument(parser)
     add_overwrite_argument(parser)
     whole = "check the configuration, all annotations and all images, and do nothing else"
     parser.add_argument("--check", action="store_true", help=whole)
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    machines = given.num_machines, given.machine_rank, given.dist_url
     with errors_in_one_line("train_net.py"):
-        if arguments.check:
-            with trusting(arguments.trust):
-                check_whole(
-                    configuration(arguments),
-                    arguments.classes,
-                    training=not arguments.eval_only,
-                    resume=arguments.resume,
-                    overwrite=arguments.overwrite,
-                )
-        else:
-            launch(
-                run,
-                arguments.num_gpus,
-                num_machines=arguments.num_machines,
-                machine_rank=arguments.machine_rank,
-                dist_url=arguments.dist_url,
-                args=(arguments,),
-            )
+        launch(run, 0 if given.check else given.num_gpus, *machines, args=(given,))

@@ -1,10 +1,10 @@
 """
-Of the documentation: `make docs`, or without make ::
+Configuration of the documentation. `make docs` builds it, or without make ::
 
     python -m sphinx -c docs -n -W --keep-going . output/docs
 
-The source folder is the repository's root, so that the README and those of the projects are pages
-as well, and links between all of them are checked.
+The source folder is the repository's root, so that the README and those of the projects are pages,
+too, and links between all of them are checked.
 """
 
 import sys
@@ -18,10 +18,16 @@ project = "ohem_d2"
 author = "ohem_d2 contributors"
 version = release = ohem_d2.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "config_keys"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "config_keys",
+    "data_rules",
+]
 root_doc = "docs/index"
-include_patterns = ["README.md", "docs/*.md", "projects/*/README.md"]
-exclude_patterns = [".*", "build", "datasets", "dist", "output"]  # not even to be looked into
+include_patterns = ["*.md", "docs/*.md", "projects/*/README.md"]
+exclude_patterns = [".*", "build", "datasets", "dist", "output"]  # not even looked into
 myst_heading_anchors = 3
 smartquotes = False
 # "Returns: int64 of shape (R,): the index ..." begins with no name of a type.

@@ -24,7 +24,7 @@ from .mining.losses import CannotMine, per_roi_losses
 from .mining.selection import select_hard_examples
 from .model_zoo import get_config, get_config_file
 
-__version__ = "0.4.0.dev0"
+__version__ = "0.4.0"
 
 # What the package logs goes where Detectron2's lines go, in every script that sets those up.
 logging.getLogger(__name__).parent = logging.getLogger("detectron2")

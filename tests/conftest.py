@@ -1,10 +1,20 @@
 import logging
+import os
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
 import ohem_d2
+
+
+def pytest_configure():
+    """The workers of pytest-xdist share the cores, and the processes they start share theirs."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        threads = max((os.cpu_count() or 1) // workers, 1)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,32 @@ import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
+
+# What makes a training small, unless the command is about just that
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "MODEL.PIXEL_STD": "[57.4, 57.1, 58.4]",
+    "MODEL.BACKBONE.FREEZE_AT": "0",
+    "MODEL.RESNETS.DEPTH": "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
+    "MODEL.ROI_HEADS.OHEM.WARMUP_ITERS": "0",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": "200",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "50",
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "INPUT.MIN_SIZE_TEST": "96",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "1",
+    "SOLVER.BASE_LR": "0.001",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.STEPS": "(1,)",
+    "TEST.EVAL_PERIOD": "0",
+    "VIS_PERIOD": "1",
+}
 
 _FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`(dev/\S+\.sh|(?:make|pip|python)\s[^`]+)`")
@@ -114,6 +140,9 @@ def run_python(code: str, names: dict) -> None:
     from detectron2.config import CfgNode, instantiate
     from omegaconf import DictConfig
 
+    if "DefaultTrainer(" in code:
+        run_script(code)
+        return
     names["cfg"] = zoo("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     names["cfg"].DATASETS.TRAIN = ("coco:mine/train.json:mine/images",)
     before = names["cfg"].dump()
@@ -128,6 +157,35 @@ def run_python(code: str, names: dict) -> None:
         assert_mines(instantiate(cfg.model.roi_heads))
     if "class TheirPredictor" in code:
         assert_trains_what_it_ranks_by(names["TheirPredictor"])
+
+
+def run_script(code: str) -> None:
+    """
+    A whole script, as it stands, in a process of its own state: it has to train and to mine. Only
+    the file that the model zoo gives is a small one, which builds on the zoo's own.
+    """
+    from detectron2 import model_zoo
+    from detectron2.config import get_cfg
+
+    from ohem_d2.tools.data.datasets import register_datasets
+
+    zoo_file, data = model_zoo.get_config_file, "coco:mine/train.json:mine/images"
+    register_datasets([data])
+
+    def small_file(name: str) -> str:
+        small = {key: value for key, value in SMALL.items() if ".OHEM." not in key}
+        cfg = get_cfg()
+        cfg.merge_from_file(zoo_file(name))
+        small |= {"DATASETS.TRAIN": f"('{data}',)", "DATASETS.TEST": "()"}
+        small |= {"MODEL.ROI_HEADS.NUM_CLASSES": "1", "OUTPUT_DIR": "output/script"}
+        cfg.merge_from_list([word for item in small.items() for word in item])
+        Path("small.yaml").write_text(cfg.dump())
+        return "small.yaml"
+
+    with mock.patch.object(model_zoo, "get_config_file", small_file):
+        exec(compile(code, "script", "exec"), {"__name__": "__main__"})
+    assert Path("output/script/model_final.pth").is_file()
+    assert '"ohem/num_fg"' in Path("output/script/metrics.json").read_text()
 
 
 def run_session(code: str, names: dict) -> None:

@@ -96,6 +96,13 @@ class WitnessTrainer(OHEMTrainer):
         file = Path(cfg.OUTPUT_DIR, f"seen_{comm.get_rank()}")
         return Witness(file, cls.seconds, cls.size)
 
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """An evaluation that writes down when it was."""
+        with open(Path(cfg.OUTPUT_DIR, f"evaluated_{comm.get_rank()}"), "a") as file:
+            print(get_event_storage().iter, file=file)
+        return {"bbox": {"AP": 50.0}}
+
 
 def train(images, output, overrides=(), resume=False, **settings):
     """Of one process, which prints to a file."""

@@ -10,7 +10,7 @@ from photographs import voc_xml
 from PIL import Image
 
 from ohem_d2.tools.data.coco import coco_faults, coco_records, mended_for_evaluation, read_coco
-from ohem_d2.tools.data.contents import Needs, depth_faults, go_over, image_faults
+from ohem_d2.tools.data.contents import Needs, go_over, image_faults
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.data.evaluation import evaluation_faults
 from ohem_d2.tools.data.rules import TABLE
@@ -89,7 +89,7 @@ def coco_found(folder, content, change=None, needs=NEEDS, overrides=()):
         if change is not None:
             change(records)
         kept, more, _ = go_over(records, needs)
-        faults += [*more, *image_faults(records, "BGR"), *depth_faults(records)]
+        faults += [*more, *image_faults(records, "BGR")]
         if not any(fault.stops for fault in faults):
             cfg = default_cfg()
             cfg.merge_from_list(["MODEL.MASK_ON", needs.masks, *overrides])
@@ -98,7 +98,7 @@ def coco_found(folder, content, change=None, needs=NEEDS, overrides=()):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         else:
-            faults += mended_for_evaluation(file, needs.masks)[1]
+            faults += mended_for_evaluation(file, needs.masks, images)[1]
     return by_rule(faults)
 
 

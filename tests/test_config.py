@@ -120,7 +120,7 @@ def test_removed_keys(key):
 
 
 def test_a_removed_value():
-    with pytest.raises(KeyError, match="BUDGET = 'batch': this value was removed; .*'image'"):
+    with pytest.raises(ValueError, match="BUDGET = 'batch'; allowed: 'image' or 'quota'"):
         detector(config(ohem={"budget": "batch"}))
 
 

@@ -3,8 +3,8 @@ Every command and every block of code in the documentation is executed: here, sm
 photographs; or by the test that is named here. One that is neither fails.
 """
 
+import functools
 import json
-import os
 import re
 import shlex
 import shutil
@@ -14,8 +14,7 @@ import sys
 import cv2
 import processes
 import pytest
-import torch
-from documented import Snippet, execute, run_session, snippets
+from documented import SMALL, Snippet, execute, run_session, snippets
 from models import ROOT
 from photographs import crowded_tile, voc_corners, voc_xml
 from test_docs import PAGES
@@ -26,6 +25,7 @@ SNIPPETS = [snippet for page in PAGES for snippet in snippets(ROOT, page)]
 # longest beginning counts.
 TESTED = {
     "pip install .": "test_package.py::test_installed_wheel_finds_its_files",
+    "pip install .[tools]": "test_package.py::test_installing_changes_nothing_else",
     "pip install git+": "test_package.py::test_installs_from_git",
     "DETECTRON2_ENV_MODULE=ohem_d2.env python yours.py --config-file yours.yaml": (
         "test_other_scripts.py::test_by_an_environment_variable"
@@ -40,7 +40,10 @@ TESTED = {
     "make soak": "test_soak.py::test_the_command",
     "make lock": "test_set_up.py::test_locked_packages",
     "make demo": "tree_crowns/test_tree_crowns.py::test_demo",
-    "make compare": "tree_crowns/test_tree_crowns.py::test_compare",
+    "make compare": "tree_crowns/test_tree_crowns.py::test_demo",
+    "python -m ohem_d2 compare --train-data coco:mine/train.json:mine/images --test-data": (
+        "test_documented_commands.py::test_getting_started_leaves_what_it_says"
+    ),
     "make test": "test_documented_commands.py::test_ci_makes_the_tests",
     "make docs": "test_docs.py::test_every_page_is_built",
     "make evidence": "evidence/test_evidence.py::test_quick_runs_are_recorded_and_not_repeated",
@@ -52,11 +55,15 @@ TESTED = {
     "PYTHONPATH=. python projects/benchmark/against_mmdetection.py": (
         "benchmark/test_against_mmdetection.py::test_the_same_rois_but_where_it_says_so"
     ),
+    "PYTHONPATH=. python docs/published.py": (
+        "evidence/test_published.py::test_tables_are_those_of_the_records"
+    ),
+    "python -m pytest -q": "test_documented_commands.py::test_ci_makes_the_tests",
     "PYTHONPATH=. python projects/benchmark/bench.py --gpu": (
         "benchmark/test_benchmark.py::test_a_setting_without_room_is_left_out"
     ),
     "dev/compat.sh": "test_documented_commands.py::test_versions_that_cannot_be_had",
-    "dev/gpu_check.sh": "test_documented_commands.py::test_gpu_check_without_a_gpu",
+    "dev/gpu_first.sh": "test_gpu_first.py::test_rehearsal",
     "python projects/paper/convert_weights.py": (
         "paper/test_paper_weights.py::test_every_layer_finds_its_place"
     ),
@@ -65,9 +72,6 @@ TESTED = {
     ),
     "python projects/paper/make_proposals.py selective-search": (
         "paper/test_paper_proposals.py::test_killed_run_goes_on"
-    ),
-    "python projects/paper/make_proposals.py recall": (
-        "paper/test_paper_proposals.py::test_check_and_recall_commands"
     ),
     "python projects/paper/run_table.py": (
         "paper/test_paper_table.py::test_every_row_of_the_miniature_runs"
@@ -80,30 +84,6 @@ TESTED = {
     ),
 }
 
-# What makes a training of train_net.py small, unless the command is about just that.
-SMALL = {
-    "MODEL.DEVICE": "cpu",
-    "MODEL.WEIGHTS": "",
-    "MODEL.PIXEL_STD": "[57.4, 57.1, 58.4]",
-    "MODEL.BACKBONE.FREEZE_AT": "0",
-    "MODEL.RESNETS.DEPTH": "18",
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
-    "MODEL.RESNETS.NORM": "BN",
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
-    "MODEL.ROI_HEADS.OHEM.WARMUP_ITERS": "0",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": "200",
-    "MODEL.RPN.POST_NMS_TOPK_TEST": "50",
-    "INPUT.MIN_SIZE_TRAIN": "(96,)",
-    "INPUT.MIN_SIZE_TEST": "96",
-    "DATALOADER.NUM_WORKERS": "0",
-    "SOLVER.IMS_PER_BATCH": "1",
-    "SOLVER.BASE_LR": "0.001",
-    "SOLVER.MAX_ITER": "2",
-    "SOLVER.STEPS": "(1,)",
-    "TEST.EVAL_PERIOD": "0",
-    "VIS_PERIOD": "1",
-}
 KEPT = ("MODEL.WEIGHTS",)  # as the command has it
 
 
@@ -115,6 +95,8 @@ def beginning_of(command):
 def executed_here(snippet):
     if snippet.language != "bash":
         return beginning_of(snippet.text) is None
+    if snippet.page == "README.md" and beginning_of(snippet.text):
+        return False
     return re.match(r"python (train_net\.py|-m ohem_d2)( |$)", snippet.text) is not None
 
 
@@ -130,9 +112,13 @@ def arguments(command):
             data = "('coco:mine/train.json:mine/images',)"
             small.update({"DATASETS.TRAIN": data, "DATASETS.TEST": data})
         args += [part for item in small.items() for part in item]
-    elif args[3] in ("inspect", "report"):
-        args += ["--help"] if len(args) == 4 else []  # named in running text
-        args += ["--images", "2"] if args[3] == "report" else []
+    elif len(args) <= 4:  # named in running text
+        args += ["--help"]
+    elif args[3] == "compare":
+        args += ["--seeds", "1", "--devices", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+        args += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "1"]
+    elif args[3] == "report":
+        args += ["--images", "2"]
     return args
 
 
@@ -174,45 +160,50 @@ def write_data(folder, tree_crowns):
 
 
 @pytest.fixture(scope="module")
-def results(tree_crowns, tmp_path_factory):
-    """By snippet, what went wrong. Each page has a folder of its own."""
-    folders, jobs = {}, []
-    for snippet in EXECUTED:
-        if snippet.page not in folders:
-            folders[snippet.page] = tmp_path_factory.mktemp("page")
-            write_data(folders[snippet.page], tree_crowns)
-        args = arguments(snippet.text) if snippet.language == "bash" else None
-        jobs.append(
+def executed(tree_crowns, tmp_path_factory):
+    """
+    A function of a page: its folder, and what went wrong by snippet. A page is executed once, in
+    one process, as later commands take what earlier ones leave.
+    """
+
+    @functools.cache
+    def execute_page(page):
+        folder, results = tmp_path_factory.mktemp("page"), tmp_path_factory.mktemp("results")
+        write_data(folder, tree_crowns)
+        on_page = [snippet for snippet in EXECUTED if snippet.page == page]
+        jobs = [
             {
-                "folder": str(folders[snippet.page]),
+                "folder": str(folder),
                 "language": snippet.language,
                 "text": snippet.text,
-                "arguments": args,
+                "arguments": arguments(snippet.text) if snippet.language == "bash" else None,
             }
-        )
-    folder = tmp_path_factory.mktemp("results")
-    files = folder / "jobs.json", folder / "results.json"
-    files[0].write_text(json.dumps(jobs))
-    path = processes.python_path(ROOT, ROOT / "tests")
-    command = [sys.executable, "-W", "ignore", ROOT / "tests/documented.py", *files]
-    processes.run(command, cwd=folder, PYTHONPATH=path)
-    return dict(zip(EXECUTED, json.loads(files[1].read_text()))), folders
+            for snippet in on_page
+        ]
+        files = results / "jobs.json", results / "results.json"
+        files[0].write_text(json.dumps(jobs))
+        path = processes.python_path(ROOT, ROOT / "tests")
+        command = [sys.executable, "-W", "ignore", ROOT / "tests/documented.py", *files]
+        processes.run(command, cwd=results, PYTHONPATH=path)
+        return folder, dict(zip(on_page, json.loads(files[1].read_text())))
+
+    return execute_page
 
 
 @pytest.mark.parametrize("snippet", EXECUTED, ids=str)
-def test_it_works_as_it_is_documented(snippet, results):
-    assert results[0][snippet] == ""
+def test_it_works_as_it_is_documented(snippet, executed):
+    assert executed(snippet.page)[1][snippet] == ""
 
 
-def test_the_tutorial_leaves_what_it_says(results):
-    folder = results[1]["docs/tutorial.md"]
-    for name in ("quick", "quick_voc", "mine", "random"):
+def test_getting_started_leaves_what_it_says(executed):
+    folder = executed("docs/getting-started.md")[0]
+    for name in ("quick", "quick_voc", "mine"):
         assert (folder / f"output/{name}/model_final.pth").exists()
     assert "photo.jpg" in (folder / "output/mine/report.html").read_text()
     assert (folder / "output/mine/inspect/photo.png").exists()
-    for name, mines in (("mine", True), ("random", False)):
-        metrics = (folder / f"output/{name}/metrics.json").read_text()
-        assert "bbox/AP50" in metrics and ("ohem/num_fg" in metrics) == mines
+    metrics = (folder / "output/mine/metrics.json").read_text()
+    assert "bbox/AP50" in metrics and "ohem/num_fg" in metrics
+    assert "random 128" in (folder / "output/compare/compare.html").read_text()
 
 
 # ---- what is executed elsewhere ----------------------------------------------------------------
@@ -232,14 +223,15 @@ def test_a_command_is_executed_by_a_test(snippet):
     if words[0] == "make":
         made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
-    elif words[0] == "python" and words[1] != "yours.py":
+    elif words[0] == "python" and words[1] not in ("-m", "yours.py"):
         source = (ROOT / words[1]).read_text()
         known = re.findall(r"--[a-z][a-z-]*", source)
         for word in words[2:]:
             if word.startswith("--"):
                 assert word in known or word == "--config-file", f"{words[1]} has no {word}"
-            elif word.startswith(("configs/", "projects/")):
-                assert (ROOT / word).exists(), f"{word} does not exist"
+    for word in words[1:]:
+        if word.startswith(("configs/", "dev/", "projects/", "tests/")):
+            assert (ROOT / word).exists(), f"{word} does not exist"
 
 
 def test_a_command_that_nothing_executes_is_told():
@@ -307,63 +299,6 @@ def test_versions_that_cannot_be_had(tmp_path):
         if name == "| main":
             missing = "its repository cannot be reached from here"
         assert result == f"not run: {missing}"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the GPU, which takes long")
-def test_gpu_check_without_a_gpu(tmp_path):
-    reports = tmp_path / "reports"
-    done = gpu_check([], PYTHON=sys.executable, REPORTS=str(reports))
-    assert done.returncode == 1 and "torch sees no GPU here; nothing was checked" in done.stderr
-    assert not reports.exists()
-
-
-def test_gpu_check_goes_through_its_parts(tmp_path):
-    """With a Python that only tells what it is called with, and of which some calls fail."""
-    python, reports = tmp_path / "python", tmp_path / "reports"
-    python.write_text(
-        '#!/bin/sh\n[ "$1" = -c ] && { echo 2; exit; }\necho called $*\n'
-        'case "$*" in *timeline.py*float16*) exit 3;; *--devices*) exit 4;; esac\n'
-    )
-    timeout = tmp_path / "timeout"
-    timeout.write_text('#!/bin/sh\necho of $3 s\nshift 3\nsleep 0.1\nexec "$@"\n')
-    for file in (python, timeout):
-        file.chmod(0o755)
-    env = {"PYTHON": str(python), "REPORTS": str(reports), "EVIDENCE": "--data trees --seeds 7"}
-    env |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LIMIT": "61"}
-    done = gpu_check(["environment", "speed"], **env)
-    assert done.returncode == 2 and "no part speed; there are: environment tests" in done.stderr
-    assert not reports.exists()
-
-    done = gpu_check([], **env)
-    script = (ROOT / "dev/gpu_check.sh").read_text()
-    parts = re.search('^all="(.*)"', script, re.MULTILINE)[1].split()
-    ended = done.stdout.partition("===== in all\n")[2].splitlines()
-    failed = {"timeline": "FAILED (3)", "evidence": "FAILED (4)"}
-    assert ended == [f"{part}: {failed.get(part, 'ok')}" for part in parts]
-    assert done.returncode == 1 and sorted(p.stem for p in reports.iterdir()) == sorted(parts)
-    assert (reports / "timeline.txt").read_text().count("called -W ignore projects") == 2
-    training = (reports / "training.txt").read_text()
-    assert "SOLVER.AMP.ENABLED True" in training and "--num-gpus 2" in training
-    # one that was stopped is recorded as far as it came
-    first, second = (
-        line for line in (reports / "evidence.txt").read_text().splitlines() if "called" in line
-    )
-    assert "--seeds 7" in first and first.count("cuda") == 6 and "--show" in second
-    # the time is that of a part, not of each of its commands
-    left = re.findall("^of (.*) s$", (reports / "environment.txt").read_text(), re.MULTILINE)
-    assert left[0] == "61" and len(left) == 3 and set(left) <= {"60", "61"}
-    named = re.findall(r"(?:projects|dev)/[\w/]+\.py", script)
-    assert len(named) > 5 and all((ROOT / name).is_file() for name in named)
-
-
-def gpu_check(parts, **env):
-    return subprocess.run(
-        [str(ROOT / "dev/gpu_check.sh"), *parts],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_ci_makes_the_tests():

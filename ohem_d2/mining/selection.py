@@ -66,14 +66,20 @@ def nms_by_loss(
     order = order_by_loss(losses)
     if nms_scope == "none" or len(order) == 0:
         return order
-    boxes, group = boxes[order], nms_groups(gt_classes, image_index, nms_scope)[order]
+    boxes = torch.nan_to_num(boxes[order], nan=0.0, posinf=0.0, neginf=0.0)
+    group = nms_groups(gt_classes, image_index, nms_scope)[order]
     # The ranks serve as scores: they have no ties and no NaN.
     scores = -torch.arange(len(order), device=order.device, dtype=torch.float64)
     if boxes.shape[1] == 5:
         # Detectron2 moves the groups apart in float32: the fewer numbers, the less is rounded.
         group = torch.unique(group, return_inverse=True)[1]
-        boxes = torch.nan_to_num(boxes, nan=0.0, posinf=0.0, neginf=0.0)
         return order[batched_nms_rotated(boxes, scores.to(boxes.dtype), group, nms_thresh)]
+    boxes = boxes.double()  # in float32 IoUs next to the threshold would tip over
+    if boxes.device.type == "cpu":  # where one call compares all pairs, of whatever groups
+        group, index = torch.sort(group, stable=True)
+        parts = index.split(torch.unique_consecutive(group, return_counts=True)[1].tolist())
+        kept = [part[nms(boxes[part], scores[part], nms_thresh)] for part in parts]
+        return order[torch.cat(kept).sort().values]
     return order[nms(separated(boxes, group), scores, nms_thresh)]
 
 
@@ -84,11 +90,7 @@ def nms_groups(gt_classes: Tensor, image_index: Tensor, nms_scope: str) -> Tenso
 
 
 def separated(boxes: Tensor, group: Tensor) -> Tensor:
-    """
-    The boxes (R, 4), each group moved by whole pixels to where no other's box reaches: in float64,
-    which rounds no coordinate. In float32 IoUs next to the threshold would tip over.
-    """
-    boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)
+    """Float64 boxes (R, 4), each group moved by whole pixels to where no other's box reaches."""
     extent = torch.ceil(boxes.max() - boxes.min()) + 1
     return boxes + (group * extent)[:, None]
 

@@ -7,12 +7,12 @@ import contextlib
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .data.contents import depth_faults, go_over, image_faults
+from .data.contents import go_over, image_faults
 from .data.datasets import file_faults, is_own, must_be_registered, register_datasets
 from .data.evaluation import evaluation_faults
 from .data.records import (
@@ -20,6 +20,7 @@ from .data.records import (
     needs_of,
     proposal_file,
     records_of,
+    shared_images,
     training_records,
     with_file,
 )
@@ -63,7 +64,7 @@ def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     for name in cfg.DATASETS.TEST:
         records = records_of(cfg, name, "TEST")
         kept, found, _ = check_records(cfg, name, records, training=False)
-        found += evaluation_faults(cfg, name, kept)
+        found += evaluation_faults(cfg, name, kept, found)
         notes += [f"{with_file(name)}: {fault}" for fault in found]
     return notes
 
@@ -103,20 +104,23 @@ def check_whole(
                 run_folder.claim(cfg.OUTPUT_DIR, resume=resume or overwrite)
                 run_folder.release(cfg.OUTPUT_DIR)
         with found.by("The configuration"):
-            found.note("The configuration", _build(cfg, training, resume))
-    objects = {}
-    noted = {*unsound}
+            if notes := _build(cfg, training, resume):
+                found.faults["The configuration"] += [Fault("things to know", notes, "told")]
+    objects, of_all = {}, {}
     if found.stops("The data sets together"):
-        noted |= {*names} - {*DatasetCatalog.list()}
-    for name in (name for name in names if name not in noted):
+        unsound |= {*names} - {*DatasetCatalog.list()}
+    for name in (name for name in names if name not in unsound):
         with found.by(name):
-            records = records_of(cfg, name, "TRAIN" if name in train else "TEST")
+            records = of_all[name] = records_of(cfg, name, "TRAIN" if name in train else "TEST")
             kept, faults, objects[name] = go_over(records, needs_of(cfg, name in train))
-            faults += [*image_faults(records, cfg.INPUT.FORMAT), *depth_faults(records)]
+            faults += image_faults(records, cfg.INPUT.FORMAT)
             found.faults[name] += faults
             print(f"{with_file(name)}: {len(records)} images")
             if name in test:
-                found.faults[name] += evaluation_faults(cfg, name, kept)
+                found.faults[name] += evaluation_faults(cfg, name, kept, faults)
+    trained_on = [record for name in train for record in of_all.get(name, ())]
+    for name in filter(of_all.get, test):
+        found.faults[name] += shared_images(trained_on, of_all[name])
     if train and {*train} <= {*objects} and not any(objects[name] for name in train):
         empty = Fault("data sets without an object to train on", list(train))
         found.faults["The training data"] = [empty]
@@ -140,11 +144,6 @@ class _Found:
         except InputError as e:
             self.faults[about].append(Fault("error", [str(e)]))
 
-    def note(self, about: str, notes: Iterable[str]) -> None:
-        """Note what is odd, but stops nothing."""
-        if notes := list(notes):
-            self.faults[about].append(Fault("things to know", notes, "told"))
-
     def stops(self, about: str) -> int:
         """How many faults stop a run."""
         return sum(fault.stops for fault in self.faults[about])
@@ -153,9 +152,7 @@ class _Found:
         """Print all; InputError if one stops a run."""
         for about, faults in self.faults.items():
             for fault in faults:
-                print(
-                    f"{printable(about)}: {fault.heading}{'. ' * bool(fault.remedy)}{fault.remedy}"
-                )
+                print(f"{printable(about)}: {fault.text()}")
                 print(*(f"    {place}" for place in fault.where[:MOST]), sep="\n")
                 if (more := len(fault.where) - MOST) > 0:
                     print(f"    and {more} more")

@@ -1,8 +1,6 @@
 """
-The command ``python -m ohem_d2``.
-
-A command is a module of this folder with ``add_arguments(parser)`` and ``run(args)``; its docstring
-is its help.
+``python -m ohem_d2``: a command is a module of this folder with ``add_arguments(parser)`` and
+``run(args)``, and its docstring is its help.
 """
 
 import argparse
@@ -24,10 +22,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """
-    Run a command: its name and its arguments, by default those of the process. SystemExit says what
-    is wrong with the input; its ``__cause__`` is the error.
-    """
+    """Run a command: its name and arguments. SystemExit says what is wrong with the input."""
     setup_logger()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m ohem_d2")

@@ -43,13 +43,13 @@ def collect_env_info() -> str:
         of_detectron2 = f"detectron2.utils.collect_env failed: {e!r}"
     heads = [n for n, c in ROI_HEADS_REGISTRY if issubclass(c, ohem_d2.OHEMMixin)]
     versions = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
-    rows = [
-        ("ohem_d2", f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}"),
-        ("registered heads", ", ".join(heads)),
-        ("Detectron2: compiled ops", has_compiled_ops()),
-        *((n, versions.get(n, "not found")) for n in ("pycocotools", "omegaconf", "setuptools")),
-    ]
-    return f"{of_detectron2}\n{tabulate(rows)}\n"
+    rows = {
+        "ohem_d2": f"{ohem_d2.__version__} @{os.path.dirname(ohem_d2.__file__)}",
+        "registered heads": ", ".join(heads),
+        "Detectron2: compiled ops": has_compiled_ops(),
+        **{n: versions.get(n, "not found") for n in ("pycocotools", "omegaconf", "setuptools")},
+    }
+    return f"{of_detectron2}\n{tabulate(rows.items())}\n"
 
 
 def has_compiled_ops() -> bool:

@@ -14,25 +14,21 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
+from . import runs
 from .check import check_whole
+from .cli import at_least
 from .comparison import one_run, paired, plan
 from .comparison.page import write_page
 from .data.datasets import FORMS, name_of_negatives
 from .files import write_atomically
 from .load_model import add_classes_argument, add_import_argument
-from .runs import (
-    Variant,
-    fingerprint,
-    folder_of,
-    markdown_table,
-    mean_and_spread,
-    results_of,
-    run_all,
-)
 from .trust import add_trust_argument
 
 # Columns of the table: a key of a run's result, and what it is called
@@ -57,11 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train-data", action="append", required=True, metavar="DATA", help=data)
     split = "; without it, a fifth of the images to train on is tested on, by a fixed seed"
     add("--test-data", action="append", metavar="DATA", help=f"the same{split}")
-    samplers = (
-        "random:N, ohem:N, quota:N, or 'NAME=KEY VALUE,KEY VALUE'; the first is compared with"
-    )
+    samplers = f"{plan.FORMS}; the first is compared with"
     add("--samplers", nargs="+", default=["random:128", "ohem:128"], metavar="S", help=samplers)
-    add("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    add("--seeds", type=at_least(1), default=3, help="how many (default: %(default)s)")
     add("--config-file", metavar="FILE", help="or a name in the model zoo, instead of the proxy")
     add("--test-negatives", metavar="FOLDER", help="images without objects, for false alarms")
     add("--output", type=Path, default=Path("output/compare"), metavar="FOLDER")
@@ -79,23 +73,25 @@ def run(args: argparse.Namespace) -> None:
     cfg = plan.shared_cfg(args)
     compared = plan.variants_of(cfg, args.samplers)
     seeds = range(1, args.seeds + 1)
-    checked = compared[0].cfg.clone()
+    checked = next(iter(compared.values())).clone()
     checked.OUTPUT_DIR, checked.MODEL.DEVICE = str(args.output), args.devices[0]
     check_whole(checked, args.classes, training=True, overwrite=True)
     negatives = args.test_negatives and name_of_negatives(args.test_negatives)
     given = {"modules": args.modules, "classes": args.classes, "negatives": negatives}
-    variants = [variant_of(v, **given) for v in compared]
+    variants = {name: variant_of(name, cfg, **given) for name, cfg in compared.items()}
     threads = args.threads or max((os.cpu_count() or 1) // len(args.devices), 1)
     print(f"{len(compared)} samplers, {args.seeds} seeds, {cfg.SOLVER.MAX_ITER} iterations each")
-    failed = run_all(variants, seeds, args.output, args.devices, threads)
-    results = {v.name: results_of(run, seeds, args.output) for v, run in zip(compared, variants)}
-    folders = {v.name: folder_of(run, 1, args.output) for v, run in zip(compared, variants)}
+    failed = runs.run_all(list(variants.values()), seeds, args.output, args.devices, threads)
+    results = {name: runs.results_of(v, seeds, args.output) for name, v in variants.items()}
     answer = sentences(results)
     print("\n" + "\n".join([*table(results), "", *answer]))
-    command = " ".join(["python -m ohem_d2 compare", *sys.argv[2:]])
+    command = "python -m ohem_d2 " + shlex.join(sys.argv[1:])
     content = {"command": command, "answer": answer, "results": results}
     write_atomically(args.output / "compare.json", json.dumps(content, indent=1))
-    if all(results.values()):
+    if shared := set.intersection(*map(set, results.values())):
+        folders = {
+            name: runs.folder_of(v, min(shared), args.output) for name, v in variants.items()
+        }
         page = write_page(args.output / "compare.html", compared, folders, content, table(results))
         print(f"\n{page} has the curve, classes and pictures")
     if failed:
@@ -103,19 +99,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def variant_of(
-    variant: plan.Variant,
+    name: str,
+    cfg: CfgNode,
     *,
     modules: Sequence[str] = (),
     classes: Sequence[str] = (),
     negatives: str | None = None,
     folder: str = "",
-) -> Variant:
+) -> runs.Variant:
     """
-    What to run for a sampler, in a folder of this name, by default its own. ``{seed}`` in the names
-    of its data stands for the seed of a run. ``modules`` are imported, ``negatives`` are data.
+    What to run for a configuration, in a folder of this name, by default that of the sampler.
+    ``{seed}`` in the names of its data stands for the seed of a run. ``modules`` are imported,
+    ``negatives`` are data.
     """
-    text = variant.cfg.dump()
-    data = [name.split(":") for name in (*variant.cfg.DATASETS.TRAIN, *variant.cfg.DATASETS.TEST)]
+    text = cfg.dump()
+    data = [name.split(":") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
     files = [Path(name[1]) for name in data if name[0] == "coco" and "{seed}" not in name[1]]
     given = {"modules": [*modules], "classes": [*classes], "negatives": negatives}
 
@@ -124,35 +122,39 @@ def variant_of(
         of_run = json.dumps({**given, "seed": seed, "device": device, "folder": str(folder)})
         return [sys.executable, "-W", "ignore", "-m", one_run.__name__, of_run]
 
-    name = folder or re.sub(r"[^\w.-]+", "-", variant.name)
-    settings = fingerprint(text, json.dumps(given), *files)
-    return Variant(name, settings, command, variant.cfg.SOLVER.MAX_ITER)
+    folder = folder or re.sub(r"[^\w.-]+", "-", name)
+    settings = runs.fingerprint(text, json.dumps(given), *files)
+    return runs.Variant(folder, settings, command, cfg.SOLVER.MAX_ITER)
 
 
 def table(results: Results) -> list[str]:
     """Markdown: a row for each sampler, and by how much its AP and AP75 are beyond the first's."""
-    runs = [result for by_seed in results.values() for result in by_seed.values()]
-    keys = [key for key in COLUMNS if any(not math.isnan(r.get(key, math.nan)) for r in runs)]
+    of_all = [result for by_seed in results.values() for result in by_seed.values()]
+    keys = [key for key in COLUMNS if any(not math.isnan(r.get(key, math.nan)) for r in of_all)]
     (name, first), *_ = results.items()
     header = ["sampler", "seeds", *(COLUMNS[key] for key in keys)]
     header += [f"{key} minus {name}, 95 %" for key in ("AP", "AP75")]
     rows = []
     for name, by_seed in results.items():
-        values = [[r[key] for r in by_seed.values() if key in r] for key in keys]
-        cells = [mean_and_spread(v, 2 if k == "false_alarms" else 1) for k, v in zip(keys, values)]
+        found = ((k, [r[k] for r in by_seed.values() if k in r]) for k in keys)
+        cells = [runs.mean_and_spread(v, 2 if k == "false_alarms" else 1) for k, v in found]
         beyond = [difference(by_seed, first, key) for key in ("AP", "AP75")]
         rows.append([name, str(len(by_seed)), *cells, *beyond])
-    return markdown_table(header, rows)
+    return runs.markdown_table(header, rows)
 
 
-def difference(by_seed: dict[int, dict], first: dict[int, dict], key: str, digits: int = 1) -> str:
+def difference(by_seed: dict[int, dict], first: dict[int, dict], key: str) -> str:
     """The paired difference of a sampler and the first one, with its interval; "" of itself."""
-    pair = ({seed: r[key] for seed, r in of_one.items()} for of_one in (by_seed, first))
-    found = paired.paired(*pair) if by_seed is not first else None
+    found = None if by_seed is first else paired.paired(values(by_seed, key), values(first, key))
     if found is None:
         return ""
-    mean, low, high = (f"{x:+.{digits}f}" for x in (found.mean, found.low, found.high))
+    mean, low, high = (f"{x:+.1f}" for x in (found.mean, found.low, found.high))
     return f"{mean} ({low} to {high})" if found.n > 1 else mean
+
+
+def values(by_seed: dict[int, dict], key: str) -> dict:
+    """What the runs of a sampler have under a key, by seed."""
+    return {seed: result[key] for seed, result in by_seed.items()}
 
 
 def sentences(results: Results) -> list[str]:
@@ -160,7 +162,7 @@ def sentences(results: Results) -> list[str]:
     (first, baseline), *others = results.items()
     out = []
     for name, by_seed in others:
-        aps = ({seed: r["AP"] for seed, r in of.items()} for of in (by_seed, baseline))
-        curves = ({seed: r["curve"] for seed, r in of.items()} for of in (by_seed, baseline))
+        aps = values(by_seed, "AP"), values(baseline, "AP")
+        curves = values(by_seed, "curve"), values(baseline, "curve")
         out += [paired.verdict(name, first, *aps), paired.head_start(name, first, *curves)]
     return [sentence for sentence in out if sentence]

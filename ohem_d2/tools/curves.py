@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..monitor.pictures import BACKGROUND, FOREGROUND
@@ -36,17 +37,14 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Read the metrics.json in a run's folder; where a resumed run repeats iterations, what of all
-    scalars was logged from there on before does not count. Returns the series, and the number of
-    lines that are no record, as the last one of a run that was killed while it wrote. InputError if
-    there is no such file, or no record in it.
+    Read a run's metrics.json; where a resumed run repeats iterations, what of all scalars was
+    logged from there on before does not count. Returns the series, and the number of lines that
+    are no record, as the last one of a run that was killed. InputError if there is no record.
     """
     file = run / "metrics.json"
     if not file.is_file():
-        raise InputError(
-            f"{file} does not exist; OUTPUT_DIR should be that of a run with Detectron2, which "
-            "writes metrics.json there"
-        )
+        what = "OUTPUT_DIR should be that of a run with Detectron2, which writes it there"
+        raise InputError(f"{file} does not exist; {what}")
     found: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
     start = 0  # which of the times that the run was started
     lines, records = file.read_text(errors="replace").splitlines(), read_metrics(run)
@@ -78,10 +76,8 @@ def metrics_notes(series: Series, broken: int) -> list[str]:
     """Say what a reader should know about what :func:`read_series` found."""
     notes = []
     if broken:
-        notes.append(
-            f"{broken} line(s) of metrics.json could not be read and are left out; a run that is "
-            "killed while it writes leaves such a line."
-        )
+        why = "a run that is killed while it writes leaves such a line"
+        notes.append(f"{broken} line(s) of metrics.json could not be read and are left out; {why}.")
     if all(len(iterations) < 2 for iterations, _ in series.values()):
         notes.append("metrics.json has one value of each scalar so far, and a curve takes two.")
     if not any("ohem/" in name for name in series):
@@ -106,19 +102,17 @@ def plot(names: Sequence[str], series: Series) -> str:
     """An SVG with the curves of those names over the iterations."""
     figure = Figure(figsize=(6, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    own = {"num_fg": FOREGROUND, "num_bg": BACKGROUND}
+    own = {"num_fg": np.divide(FOREGROUND, 255), "num_bg": np.divide(BACKGROUND, 255)}
     for name in names:
         iterations, values = series[name]
         stage, scalar = re.fullmatch(r"(stage\d+/)?(?:ohem/)?(.*)", name, re.DOTALL).groups("")
-        color = own.get(scalar)
         label = "".join(c if c.isprintable() else "?" for c in f"{stage}{scalar}")
         axes.plot(
             iterations,
             [value if abs(value) <= _LARGEST else math.nan for value in values],
             label=label.replace("$", r"\$"),  # it is no mathematics
-            color=color and tuple(c / 255 for c in color),
+            color=own.get(scalar),
             linestyle=_STYLES.get(stage, "solid"),
-            linewidth=1.5,
         )
     axes.set_xlabel("iteration")
     if axes.dataLim.ymin >= 0:

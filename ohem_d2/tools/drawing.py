@@ -3,7 +3,6 @@
 import io
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -16,10 +15,7 @@ from ..monitor.pictures import draw_mining
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
 ) -> np.ndarray:
-    """
-    Outlines of boxes (M, 4), in absolute XYXY pixels of the image, (H, W, 3) and uint8, on a copy
-    of it that is ``scale`` times as large.
-    """
+    """Outlines of XYXY boxes (M, 4) on an image, uint8 (H, W, 3), enlarged by ``scale``."""
     size = [round(length * scale) for length in image.shape[1::-1]]
     picture = Image.fromarray(image).resize(size, Image.BICUBIC)
     draw, half = ImageDraw.Draw(picture), thickness // 2  # an edge is in the middle of its line
@@ -31,14 +27,11 @@ def draw_boxes(
 
 def with_caption(picture: np.ndarray, *lines: str) -> np.ndarray:
     """The picture with lines of text above it, wrapped to its width."""
-    most = max(picture.shape[1] // 11, 1)  # characters
-    lines = [part for line in lines for part in textwrap.wrap(line, most)]
-    banner = Image.new("RGB", (picture.shape[1], 26 * len(lines) + 8), "white")
+    text = "\n".join(textwrap.fill(line, max(picture.shape[1] // 11, 1)) for line in lines)
+    banner = Image.new("RGB", (picture.shape[1], 26 * (text.count("\n") + 1) + 8), "white")
     # matplotlib's font, as Pillow before 10.1 has none that can be scaled
-    font = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
-    for i, line in enumerate(lines):
-        where, how = (8, 5 + 26 * i), {"fill": "black", "font": ImageFont.truetype(font, 17)}
-        ImageDraw.Draw(banner).text(where, line, **how)
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 17)
+    ImageDraw.Draw(banner).text((8, 5), text, "black", font, spacing=6)
     return np.concatenate([np.array(banner), picture])
 
 

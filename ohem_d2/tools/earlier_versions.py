@@ -26,18 +26,20 @@ def earlier_keys(cfg: CfgNode) -> Iterator[None]:
     Within the context, where files and overrides are merged, the configuration takes keys that were
     moved to projects, unless it has them from there. InputError for one that asks for something.
     """
-    added = [key for key in _KEYS if key.rpartition(".")[2] not in _node(cfg, key)]
-    for key in added:
-        _node(cfg, key)[key.rpartition(".")[2]] = _KEYS[key][0]
+    places = {key: key.rpartition(".") for key in _KEYS}
+    added = [key for key, (node, _, name) in places.items() if name not in _node(cfg, node)]
+    for node, _, name in map(places.get, added):
+        _node(cfg, node)[name] = _KEYS[f"{node}.{name}"][0]
     yield
-    for key in added:
-        value, (nothing, remedy) = _node(cfg, key).pop(key.rpartition(".")[2]), _KEYS[key]
+    for key in added:  # in new nodes, if a file was of an earlier version of Detectron2
+        node, _, name = places[key]
+        value, (nothing, remedy) = _node(cfg, node).pop(name), _KEYS[key]
         if value != nothing:
             raise InputError(f"{key} = {value!r}: this key was moved out of ohem_d2; {remedy}")
 
 
-def _node(cfg: CfgNode, key: str) -> CfgNode:
-    return functools.reduce(dict.__getitem__, key.split(".")[:-1], cfg)
+def _node(cfg: CfgNode, path: str) -> CfgNode:
+    return functools.reduce(dict.__getitem__, path.split("."), cfg)
 
 
 def check_moved(cfg: CfgNode) -> None:

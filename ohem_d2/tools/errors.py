@@ -48,9 +48,9 @@ def printable(text: str) -> str:
 def in_words(error: Exception) -> str:
     """Say what an error says, in words for the one who gave the input."""
     said = str(error)
-    if isinstance(error, KeyError) and error.args:
-        said = str(error.args[0])  # a sentence, or only the key that is not in a dict
-        return said if " " in said else f"key {error.args[0]!r} is missing"
+    if isinstance(error, KeyError) and error.args:  # a sentence, or a key that is not in a dict
+        key = error.args[0]
+        return key if " " in str(key) else f"key {key!r} is missing"
     if isinstance(error, RecursionError):
         return "it is nested too deeply, or includes itself"
     if isinstance(error, CannotMine) or (said and isinstance(error, _TELLING)):
@@ -61,9 +61,9 @@ def in_words(error: Exception) -> str:
 @contextlib.contextmanager
 def input_errors(what: str) -> Iterator[None]:
     """
-    For where Detectron2 builds or reads what the input names. Its errors, and those of the
-    libraries below it, become an InputError that begins with ``what``, as do those of ohem_d2's
-    checks. An error out of somebody's own code, a backbone, say, stays as it is.
+    For where Detectron2 builds or reads what the input names: its errors, those of libraries below
+    it, and of ohem_d2's checks become an InputError that begins with ``what``. An error out of
+    somebody's own code, as a backbone, stays as it is.
     """
     try:
         yield
@@ -88,10 +88,7 @@ def _is_bug(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def errors_in_one_line(command: str) -> Iterator[None]:
-    """
-    For all that a command does, whose name is given. It ends with status 1 and one line about what
-    is wrong with the input; the error is the ``__cause__`` of the SystemExit.
-    """
+    """End a command with status 1 and one line, for wrong input, which is its ``__cause__``."""
     try:
         yield
     except InputError as e:

@@ -22,10 +22,9 @@ COLUMNS = (
 
 def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     """
-    Mine on an image, ``inputs`` of :func:`ohem_d2.tools.load_data.image_mapper`, as after the
-    warm-up, with a model of :func:`ohem_d2.tools.load_model.load_model`, which learns nothing: one
-    Mining, or one for each stage of a cascade with CASCADE_STAGES "all". Raises InputError if the
-    weights have diverged.
+    Mine on an image, as after the warm-up: one Mining, or one for each stage of a cascade with
+    CASCADE_STAGES "all". ``model`` is of ``load_model``, and learns nothing; ``inputs`` are of
+    ``load_data.image_mapper``. Raises InputError if the weights have diverged.
     """
     heads, minings = model.roi_heads, []
     before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)
@@ -49,12 +48,11 @@ def explain(
 ) -> list[dict]:
     """
     Make a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
-    ``loss_cls`` and ``loss_loc``, as they are trained on; ``label``; ``foreground``, as a class may
-    be called "background"; ``iou``, the highest with an object; ``status``, "mined", "suppressed"
-    by a harder RoI, or "below the cut" of the budget; ``suppressed_by``, the rank of the harder
-    one, else ""; ``x0`` to ``y1`` in absolute pixels of an image of that ``size``, (H, W), or else
-    as the network sees it. The mining was done with ``nms_thresh`` and ``nms_scope``; without
-    ``classes`` their numbers are the names.
+    ``loss_cls`` and ``loss_loc``; ``label``; ``foreground``, as a class may be called "background";
+    ``iou``, the highest with an object; ``status``, "mined", "suppressed" or "below the cut";
+    ``suppressed_by``, the rank of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels of
+    an image of that ``size``, (H, W), or else as the network sees it. It was mined with
+    ``nms_thresh`` and ``nms_scope``; without ``classes`` their numbers are the names.
     """
     boxes, gt_classes = mining.rois[0].proposal_boxes, mining.rois[0].gt_classes
     culprits = suppressors(mining.survivors, boxes.tensor, gt_classes, nms_thresh, nms_scope)
@@ -79,10 +77,9 @@ def explain(
     for index, row in zip(order.tolist(), rows):
         name = classes[row["label"]] if classes and row["foreground"] else str(row["label"])
         row["label"] = name if row["foreground"] else "background"
-        if row["suppressed_by"] > 0:
+        row["status"] = "mined" if index in mined else "below the cut"
+        if row["suppressed_by"]:
             row["status"] = "suppressed"
-        else:
-            row["status"] = "mined" if index in mined else "below the cut"
         row["suppressed_by"] = row["suppressed_by"] or ""
     return rows
 
@@ -91,13 +88,15 @@ def suppressors(
     survivors: Tensor, boxes: Tensor, gt_classes: Tensor, nms_thresh: float, nms_scope: str
 ) -> Tensor:
     """
-    Find who suppresses each of R RoIs of an image, whose ``boxes`` are (R, 4), in NMS by loss:
-    int64 of shape (R,), the index of the hardest survivor that overlaps it by more than the
-    threshold; -1 for the S survivors, which are indices, hardest first.
+    Find who suppresses each of R RoIs of an image, ``boxes`` (R, 4), in NMS by loss: int64 (R,),
+    the hardest survivor that overlaps it by more than the threshold; -1 for the survivors, (S,)
+    indices, hardest first.
     """
     if len(survivors) == len(boxes):
         return torch.full_like(gt_classes, -1)
-    boxes = separated(boxes, nms_groups(gt_classes, torch.zeros_like(gt_classes), nms_scope))
+    groups = nms_groups(gt_classes, torch.zeros_like(gt_classes), nms_scope)
+    boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)  # as NMS does
+    boxes = separated(boxes, groups)
     # argmax finds the first, thus the hardest.
     overlaps = box_iou(boxes[survivors], boxes) > nms_thresh
     culprits = survivors[overlaps.int().argmax(dim=0)]

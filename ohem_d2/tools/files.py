@@ -13,25 +13,18 @@ def write_atomically(
     path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]
 ) -> None:
     """
-    The file has its name only when it is complete: a process that is killed, or a machine, leaves
-    the old one, or none. Folders that it takes are made.
-
-    Args:
-        content: or what writes it to the open file, as ``lambda file: torch.save(weights, file)``,
-            where a second copy in memory would be too much.
-
-    Raises:
-        OSError: names the file.
+    Write a file, or call what writes to the open one. It has its name only when it is complete: a
+    process or machine that is killed leaves the old one, or none. Makes folders; OSError names the
+    file.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
+    content = content.encode() if isinstance(content, str) else content
+    write = content if callable(content) else lambda file: file.write(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())  # or the new name may reach the disk first
         os.replace(part, path)
@@ -60,7 +53,7 @@ def must_exist(path: str | Path, what: str) -> None:
 
 
 def must_be_file(path: str | Path, what: str) -> None:
-    """The same, and if it is another thing than a file, as a pipe, which would be waited for."""
+    """The same, and if it is no file, as a pipe, which would be waited for."""
     must_exist(path, what)
     if not os.path.isfile(path):
         raise InputError(f"{path} is no file; it should be {what}")

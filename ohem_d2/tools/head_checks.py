@@ -37,14 +37,13 @@ def check_heads(
     AssertionError, which says all that is wrong, unless
 
     - losses and gradients are those of the parent's ``forward``, given the mined RoIs;
-    - the losses that RoIs are ranked by have the means and the derivatives, by the parameters of
-      the heads, frozen ones too, of ``loss_cls`` and ``loss_box_reg``, as ``forward`` returns them
-      or else the predictor's ``losses``, but for a factor that both have in common;
+    - the losses that RoIs are ranked by have the means and derivatives of ``loss_cls`` and
+      ``loss_box_reg``, of ``forward`` or else the predictor's ``losses``, but for a common factor;
     - the losses of a RoI do not depend on which others are scored with it, and scoring leaves no
       trace in buffers, modes and the log.
 
-    Dropout and batch normalization rest, as they would make equal things differ. RuntimeError is
-    raised where there is nothing to compare. The heads are afterwards as before.
+    Dropout and batch normalization rest, as they would make equal things differ. RuntimeError if
+    there is nothing to compare. The heads are afterwards as before.
     """
     if torch.is_inference_mode_enabled() or not heads.training:
         raise RuntimeError("check_heads takes heads in training mode, outside of inference_mode()")
@@ -81,7 +80,7 @@ def _faults(heads: OHEMMixin, call: Call, step: Callable) -> Iterator[str]:
     def repeating(batches: Iterator[list[Instances]]) -> Callable:
         return lambda *args, **kwargs: _for_training(next(batches))
 
-    modes = [module.training for module in heads.modules()]
+    modes = [module.training for module in heads.modules()]  # before anything is scored
     ours = step({name: recording(name, getattr(heads, name)) for name in taken})
     again = {name: repeating(iter(batches)) for name, batches in taken.items()}
     parents = step({"forward": super(OHEMMixin, heads).forward, **again})
@@ -120,10 +119,8 @@ def _faults(heads: OHEMMixin, call: Call, step: Callable) -> Iterator[str]:
         (trained, slope), (mean, own) = found[0], ranked[name]
         factor = float(slope @ own / (own @ own))
         if _differ(slope, factor * own):
-            yield (
-                f"{name} has other derivatives than what RoIs are ranked by: override score_rois() "
-                "if forward() predicts otherwise, describe the loss if that is another"
-            )
+            how = "override score_rois() if forward() predicts otherwise, or describe the loss"
+            yield f"{name} has other derivatives than what RoIs are ranked by: {how}"
         elif _differ(trained, factor * mean):
             yield f"{name} is {trained:.5g}, and {mean:.5g} in the ranking, which is another loss"
         else:
@@ -138,12 +135,9 @@ def _slopes(losses: Mapping[str, Tensor], heads: nn.Module) -> dict[str, tuple[T
     """The value of each loss, and its derivatives by all parameters of the heads."""
     parameters, found = [p for p in heads.parameters() if p.requires_grad], {}
     for name, loss in losses.items():
-        slopes: Any = [None] * len(parameters)
-        if loss.requires_grad:
-            how = {"retain_graph": True, "allow_unused": True}
-            slopes = torch.autograd.grad(loss, parameters, **how)
-        slopes = [torch.zeros_like(p) if s is None else s for s, p in zip(slopes, parameters)]
-        found[name] = loss.detach(), torch.cat([s.flatten().float() for s in slopes])
+        loss = loss + sum(0 * p.sum() for p in parameters)  # each has a derivative then
+        slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
+        found[name] = loss.detach(), torch.cat([slope.flatten().float() for slope in slopes])
     return found
 
 

@@ -42,15 +42,13 @@ def run(args: argparse.Namespace) -> None:
     if args.image and not labelled:
         raise InputError(
             f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
-            "--annotations FILE (COCO .json or Pascal VOC .xml), or --no-objects if it shows no "
-            "object, or use --dataset"
+            "--annotations FILE (.json or .xml), or --no-objects if it shows none, or use --dataset"
         )
     if args.dataset and labelled:
         own = "--dataset has its own labels"
         raise InputError(f"{own}; --annotations and --no-objects go with --image")
-    cfg = load_cfg(
-        args.config_file, weights=args.weights, overrides=args.opts, modules=args.modules
-    )
+    how = {"weights": args.weights, "overrides": args.opts, "modules": args.modules}
+    cfg = load_cfg(args.config_file, **how)
     if args.dataset:
         records = spread(load_records(cfg, [args.dataset], args.classes), args.num)
         classes = MetadataCatalog.get(args.dataset).get("thing_classes")
@@ -61,16 +59,14 @@ def run(args: argparse.Namespace) -> None:
     to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
     print(f"loss = {ohem.rank_cls_weight} x cls + {ohem.rank_loc_weight} x loc")
     folder = args.output or Path(cfg.OUTPUT_DIR) / "inspect"
-    names = set()
+    names, how = set(), {"nms_thresh": ohem.nms_thresh, "nms_scope": ohem.nms_scope}
     for record in records:
-        minings = mine(model, to_inputs(record))
+        minings, stem = mine(model, to_inputs(record)), Path(record["file_name"]).stem
         image = read_image(record["file_name"], "RGB")
         for mining in minings:
-            nms = {"nms_thresh": ohem.nms_thresh, "nms_scope": ohem.nms_scope}
-            rows = explain(mining, **nms, classes=classes, size=image.shape[:2])
-            name, numbers = Path(record["file_name"]).stem, itertools.count(2)
-            while name in names:
-                name = f"{Path(record['file_name']).stem}-{next(numbers)}"
+            rows = explain(mining, **how, classes=classes, size=image.shape[:2])
+            numbered = (f"{stem}-{number}" for number in itertools.count(2))
+            name = next(n for n in itertools.chain([stem], numbered) if n not in names)
             names.add(name)
             mined = [row for row in rows if row["status"] == "mined"]
             labels = [f"{row['rank']}: {row['loss']:.2f}" for row in mined[: args.top]]
@@ -105,32 +101,28 @@ def summary(rows: Sequence[dict]) -> str:
     count = Counter(row["status"] for row in rows)
     mined = [row for row in rows if row["status"] == "mined"]
     foreground = sum(row["foreground"] for row in mined)
+    kinds = f"{foreground} foreground, {len(mined) - foreground} background"
     bounds = f", losses {mined[0]['loss']:.3f} to {mined[-1]['loss']:.3f}" if mined else ""
-    return (
-        f"{len(rows)} candidates: {len(mined)} mined ({foreground} foreground, "
-        f"{len(mined) - foreground} background{bounds}), {count['suppressed']} suppressed by a "
-        f"harder one, {count['below the cut']} below the cut"
-    )
+    others = f"{count['suppressed']} suppressed by a harder one, {count['below the cut']} below"
+    return f"{len(rows)} candidates: {len(mined)} mined ({kinds}{bounds}), {others} the cut"
 
 
 def table(rows: Sequence[dict]) -> str:
     """The rows for people to read."""
-    return tabulate(
+    cells = [
         [
-            [
-                row["rank"],
-                *(f"{row[key]:.3f}" for key in ("loss", "loss_cls", "loss_loc")),
-                row["label"],
-                f"{row['iou']:.2f}",
-                " ".join(f"{row[key]:.0f}" for key in ("x0", "y0", "x1", "y1")),
-                f"suppressed by {row['suppressed_by']}" if row["suppressed_by"] else row["status"],
-            ]
-            for row in rows
-        ],
-        headers=["rank", "loss", "cls", "loc", "label", "IoU", "box", "what became of it"],
-        disable_numparse=True,
-        colalign=("right",) * 4 + ("left", "right", "left", "left"),
-    )
+            row["rank"],
+            *(f"{row[key]:.3f}" for key in ("loss", "loss_cls", "loss_loc")),
+            row["label"],
+            f"{row['iou']:.2f}",
+            " ".join(f"{row[key]:.0f}" for key in ("x0", "y0", "x1", "y1")),
+            f"suppressed by {row['suppressed_by']}" if row["suppressed_by"] else row["status"],
+        ]
+        for row in rows
+    ]
+    headers = ["rank", "loss", "cls", "loc", "label", "IoU", "box", "what became of it"]
+    sides = ("right",) * 4 + ("left", "right", "left", "left")
+    return tabulate(cells, headers, disable_numparse=True, colalign=sides)
 
 
 def to_csv(rows: Sequence[dict]) -> str:

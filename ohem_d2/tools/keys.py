@@ -1,16 +1,21 @@
 """Find values of a configuration's keys that would stop a run, perhaps after hours."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling.roi_heads import RROIHeads
 from PIL import Image
 
+from ..config import NODE, OHEMSettings
+from ..heads import OHEMMixin
+from .collect_env import has_compiled_ops
 from .earlier_versions import check_moved
 from .errors import InputError
-from .load_model import check_weights
+from .load_model import check_weights, heads_class
 
 
 def is_text(value: Any) -> bool:
@@ -66,14 +71,9 @@ _KEYS_OF_TRAINING = {
 
 
 def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
-    """
-    Each fault in words that name the key and what is allowed; of a configuration to train with, or
-    to evaluate with alone, which takes less.
-    """
+    """Name each key and what it allows, to train with it or only to evaluate."""
     for key, (holds, allowed) in {**_KEYS, **(_KEYS_OF_TRAINING if training else {})}.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
+        value = functools.reduce(dict.__getitem__, key.split("."), cfg)
         try:
             right = holds(value)
         except (TypeError, ValueError):  # None, or what is in a list is of another type
@@ -87,24 +87,30 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if training and sampler.startswith("Weighted") and "TRAIN_REPEAT_FACTOR" not in cfg.DATASETS:
-        yield (
-            f"DATALOADER.SAMPLER_TRAIN = {sampler!r} takes DATASETS.TRAIN_REPEAT_FACTOR, which "
-            "Detectron2's defaults lack; add that key in a module that --import names"
-        )
+        how = "which this Detectron2 lacks; add that key in a module that --import names"
+        yield f"DATALOADER.SAMPLER_TRAIN = {sampler!r} takes DATASETS.TRAIN_REPEAT_FACTOR, {how}"
     if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
     # The evaluation has COCO's of 17 keypoints, if none are given.
     keypoints, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
     if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST and (len(sigmas) or 17) != keypoints:
-        yield (
-            f"TEST.KEYPOINT_OKS_SIGMAS = {sigmas!r}; allowed: as many numbers as "
-            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {keypoints}"
-        )
-    yield from _fault(check_moved, cfg)
-    yield from _fault(_check_device, cfg.MODEL.DEVICE)
-    if training and cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        yield f"SOLVER.AMP.ENABLED = True needs a GPU; allowed with {cfg.MODEL.DEVICE!r}: False"
-    yield from _fault(check_weights, cfg.MODEL.WEIGHTS)
+        allowed = f"as many numbers as MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {keypoints}"
+        yield f"TEST.KEYPOINT_OKS_SIGMAS = {sigmas!r}; allowed: {allowed}"
+    name, device = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.DEVICE
+    if issubclass(heads_class(name), RROIHeads) and not has_compiled_ops():
+        need = "has rotated boxes, which need Detectron2's compiled ops"
+        yield f"MODEL.ROI_HEADS.NAME = {name!r} {need}: build Detectron2 with them"
+    for check, given in (
+        (check_moved, cfg),
+        (_check_device, device),
+        (check_weights, cfg.MODEL.WEIGHTS),
+    ):
+        try:
+            check(given)
+        except InputError as e:
+            yield str(e)
+    if training and cfg.SOLVER.AMP.ENABLED and not device.startswith("cuda"):
+        yield f"SOLVER.AMP.ENABLED = True needs a GPU; allowed with {device!r}: False"
     for split in ("TRAIN",) if training else ("TEST",):
         if not cfg.DATASETS[split]:
             yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
@@ -112,24 +118,17 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
 
 def config_notes(cfg: CfgNode, training: bool = True) -> Iterator[str]:
     """What of a configuration is odd, in words, but stops nothing."""
-    solver = cfg.SOLVER
-    first = min(
-        [solver.MAX_ITER, *(solver.STEPS if "MultiStep" in solver.LR_SCHEDULER_NAME else ())]
-    )
-    if training and solver.WARMUP_ITERS >= first:
-        yield (
-            f"SOLVER.WARMUP_ITERS = {solver.WARMUP_ITERS} reaches beyond "
-            f"{'SOLVER.MAX_ITER' if first == solver.MAX_ITER else 'the first of SOLVER.STEPS'}, "
-            f"{first}, so the learning rate never is SOLVER.BASE_LR; lower it"
-        )
-
-
-def _fault(check: Callable, *args: Any) -> list[str]:
-    try:
-        check(*args)
-    except InputError as e:
-        return [str(e)]
-    return []
+    warmup, most = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
+    steps = cfg.SOLVER.STEPS if "MultiStep" in cfg.SOLVER.LR_SCHEDULER_NAME else ()
+    first = min([most, *steps])
+    if training and warmup >= first:
+        end = f"{'SOLVER.MAX_ITER' if first == most else 'the first of SOLVER.STEPS'}, {first}"
+        never = "so the learning rate never is SOLVER.BASE_LR; lower it"
+        yield f"SOLVER.WARMUP_ITERS = {warmup} reaches beyond {end}, {never}"
+    name, defaults, node = cfg.MODEL.ROI_HEADS.NAME, vars(OHEMSettings()), cfg.MODEL.ROI_HEADS.OHEM
+    mines = issubclass(heads_class(name), OHEMMixin)
+    if not mines and any(defaults.get(key.lower()) != value for key, value in node.items()):
+        yield f"MODEL.ROI_HEADS.NAME = {name!r} does not mine, so {NODE} has no effect"
 
 
 def _check_device(device: str) -> None:
@@ -138,9 +137,8 @@ def _check_device(device: str) -> None:
     except RuntimeError as e:
         raise InputError(f"MODEL.DEVICE = {device!r}: {e}") from e
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"MODEL.DEVICE = {device!r}, and PyTorch can use no GPU here; allowed: 'cpu'"
-        )
+        none = "and PyTorch can use no GPU here; allowed: 'cpu'"
+        raise InputError(f"MODEL.DEVICE = {device!r}, {none}")
 
 
 def check_config(cfg: CfgNode, training: bool = True) -> None:

@@ -22,15 +22,14 @@ logger = logging.getLogger(__name__)
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
     """
-    Load the images of data sets with their ground truth, in Detectron2's format, and with proposals
-    if MODEL.LOAD_PROPOSALS. DATASETS.TRAIN comes as a training takes it: without the images that
-    show no object, if DATALOADER.FILTER_EMPTY_ANNOTATIONS. InputError names what is wrong. For
-    ``names`` and ``classes`` see :func:`ohem_d2.tools.data.datasets.register_datasets`.
+    Load images of data sets with ground truth, in Detectron2's format, and with proposals if
+    MODEL.LOAD_PROPOSALS; of DATASETS.TRAIN those that a training takes. InputError names what is
+    wrong. For ``names`` and ``classes`` see :func:`.data.datasets.register_datasets`.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     # Data sets of the configuration belong together, as they did when it was trained.
     register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
-    together, records = ", ".join(names), []
+    records = []
     for name in names:
         only_test = name in cfg.DATASETS.TEST and name not in cfg.DATASETS.TRAIN
         found = records_of(cfg, name, "TEST" if only_test else "TRAIN")
@@ -44,10 +43,9 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
             raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
     with_objects = [r for r in records if not all(a.get("iscrowd", 0) for a in r["annotations"])]
     if not with_objects:  # files of images without labels, as of COCO's test set, are read as well
-        raise InputError(
-            f"Data set {together} has no annotated object, and a loss needs labels. An image that "
-            "shows none is looked at by python -m ohem_d2 inspect --image FILE --no-objects"
-        )
+        how = "An image that shows none takes python -m ohem_d2 inspect --image FILE --no-objects"
+        none = "has no annotated object, and a loss needs labels"
+        raise InputError(f"Data set {', '.join(names)} {none}. {how}")
     trained_on = set(names) <= set(cfg.DATASETS.TRAIN)
     return with_objects if trained_on and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else records
 
@@ -58,21 +56,18 @@ def load_image_record(
     """
     Load one image with its ground truth, in Detectron2's format, and the names of the classes as
     far as they are known. ``annotations`` is a file in COCO format (``.json``) that has the image,
-    or the image's in Pascal VOC format (``.xml``), or None if the image shows no object;
-    ``classes`` are those of VOC format in the order of their ids, else those of DATASETS.TRAIN.
-    InputError names what is wrong.
+    or the image's in Pascal VOC format (``.xml``), or None if it shows no object; ``classes`` are
+    those of VOC format in the order of their ids, else those of DATASETS.TRAIN.
     """
     _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
-        raise InputError(
-            "MODEL.LOAD_PROPOSALS is True, and proposals are given for data sets: use --dataset"
-        )
+        of_data = "proposals are given for data sets: use --dataset"
+        raise InputError(f"MODEL.LOAD_PROPOSALS is True, and {of_data}")
     must_exist(image, "the image")
     if annotations is None or annotations.suffix.lower() == ".xml":
         classes = classes or _training_classes(cfg)
         objects = _voc_annotations(annotations, classes) if annotations else []
-        record = {"file_name": str(image), "image_id": image.stem, "annotations": objects}
-        return record, classes
+        return {"file_name": str(image), "image_id": image.stem, "annotations": objects}, classes
     name = f"coco:{annotations}:{image.parent}"
     classes = register_datasets([name])
     _check_classes(cfg, name, classes)
@@ -85,10 +80,7 @@ def load_image_record(
 
 
 def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
-    """
-    The function that makes a model's inputs of a record: resized as in a test, without
-    augmentations, with ground truth as in training. It raises InputError, which names the image.
-    """
+    """Makes a model's inputs of a record: resized as in a test, with ground truth."""
     augmentations = build_augmentation(cfg, is_train=False)
     mapper = TrainingMapper(cfg, is_train=True, augmentations=augmentations)
     return functools.partial(map_record, mapper)
@@ -104,11 +96,11 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
     check_class_names(classes or (), name)
     expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if classes is not None and len(classes) != expected:
+        found = f"{name} has {len(classes)} classes: {', '.join(classes[:10])}"
         raise InputError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES = {expected}, but {name} has {len(classes)} classes: "
-            f"{', '.join(classes[:10])}. Use the configuration that the model was trained with, as "
-            f"OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}; VOC data "
-            "that does not have all classes takes --classes"
+            f"MODEL.ROI_HEADS.NUM_CLASSES = {expected}, but {found}. Use the configuration that "
+            "the model was trained with, as OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS."
+            f"NUM_CLASSES {len(classes)}; VOC data that lacks some of the classes takes --classes"
         )
 
 
@@ -125,10 +117,8 @@ def _training_classes(cfg: CfgNode) -> list[str] | None:
 def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
     must_exist(path, "the annotations")
     if not classes:
-        raise InputError(
-            f"{path} is in Pascal VOC format, which does not number the classes: give their names "
-            "in the order of their ids with --classes"
-        )
+        how = "give their names in the order of their ids with --classes"
+        raise InputError(f"{path} is in Pascal VOC format, which does not number classes: {how}")
     objects = read_voc(path).objects
     if foreign := [found.name for found in objects if found.name not in classes]:
         raise InputError(f"{path}: class {foreign[0]!r} is none of {', '.join(classes)}")

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..config import NODE, add_ohem_config
 from ..heads import OHEMMixin
+from ..mining.scoring import BATCH_NORMS
 from .earlier_versions import check_moved, earlier_keys
 from .errors import InputError, in_words, input_errors
 from .files import must_be_file
@@ -41,33 +42,28 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
 
 def add_import_argument(parser: argparse.ArgumentParser) -> None:
     """--import MODULE, ``modules`` of :func:`default_cfg`."""
-    help_ = "import it first, as it registers parts of the model or data sets; its functions "
-    help_ += "add_..._config(cfg) are called; may be repeated"
+    help_ = "registers parts of the model or data sets; its add_..._config(cfg) are called"
     how = {"action": "append", "default": [], "metavar": "MODULE", "help": help_}
     parser.add_argument("--import", dest="modules", **how)
 
 
 def add_classes_argument(parser: argparse.ArgumentParser) -> None:
     """--classes NAME,NAME: a list."""
-    what = (
-        "with commas between; of Pascal VOC data that may not have all, in the order of their ids"
-    )
-    how = {"type": _class_names, "default": [], "metavar": "NAME,NAME...", "help": what}
-    parser.add_argument("--classes", **how)
 
-
-def _class_names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
+    def names(text: str) -> list[str]:
+        if all(found := [name.strip() for name in text.split(",")]):
+            return found
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name; allowed: cat,traffic light")
-    return names
+
+    help_ = "of Pascal VOC data that may not have all, in the order of their ids"
+    how = {"type": names, "default": [], "metavar": "NAME,NAME...", "help": help_}
+    parser.add_argument("--classes", **how)
 
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
     """
-    Detectron2's defaults with the keys of OHEM and those of modules to import, which register parts
-    of the model or data sets: their functions that are called ``add_..._config``, as those of
-    Detectron2's projects, are given the configuration. InputError if there is no such module.
+    Detectron2's defaults with the keys of OHEM and those that modules to import add by functions
+    ``add_..._config(cfg)``, as Detectron2's projects do. InputError if there is no such module.
     """
     cfg = get_cfg()
     for name in modules:
@@ -89,8 +85,8 @@ def find_config_file(name: str) -> str:
     try:
         return model_zoo.get_config_file(name)
     except RuntimeError as e:
-        message = f"--config-file: {name}: no such file, and no such name in the model zoo"
-        raise InputError(message) from e
+        none = "no such file, and no such name in the model zoo"
+        raise InputError(f"--config-file: {name}: {none}") from e
 
 
 def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -100,7 +96,13 @@ def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgN
     """
     with earlier_keys(cfg):
         if config_file:
-            _merge_yaml(cfg, find_config_file(config_file))
+            path = find_config_file(config_file)
+            if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
+                raise InputError(
+                    f"{path}: this is a LazyConfig, and the commands take configurations in YAML. "
+                    "Name one of the same model, and its checkpoint with --weights"
+                )
+            merge_file(cfg, path)
         _merge_overrides(cfg, overrides)
     return cfg
 
@@ -113,24 +115,23 @@ def load_cfg(
     modules: Sequence[str] = (),
 ) -> CfgNode:
     """
-    The configuration of a model to look into: heads that mine, no masks or keypoints, which mining
-    does not depend on, and a device that there is. InputError names what is wrong. ``weights`` take
-    the place of MODEL.WEIGHTS; for the others see :func:`merge` and :func:`default_cfg`.
+    The configuration of a model to look into: heads that mine, no masks or keypoints, on which
+    mining does not depend, and a device that there is. InputError names what is wrong. ``weights``
+    replace MODEL.WEIGHTS; for the others see :func:`merge` and :func:`default_cfg`.
     """
     cfg = merge(default_cfg(modules), config_file, overrides)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
     check_weights(cfg.MODEL.WEIGHTS)
     cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
     check_moved(cfg)
-    heads = cfg.MODEL.ROI_HEADS
-    if (counterpart := heads_that_mine(heads.NAME)) != heads.NAME:
+    heads, plain = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_HEADS.NAME
+    heads.NAME, cfg.VIS_PERIOD = heads_that_mine(plain), 0
+    if heads.NAME != plain:
+        budget = f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {heads.BATCH_SIZE_PER_IMAGE}"
         logger.info(
-            f"{counterpart} takes the place of {heads.NAME}. It mines as many RoIs of an image as "
-            f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {heads.BATCH_SIZE_PER_IMAGE}; ohem_d2's "
-            "configurations have 128"
+            f"{heads.NAME} takes the place of {plain}. It mines as many RoIs of an image as "
+            f"{budget}; ohem_d2's configurations have 128"
         )
-        heads.NAME = counterpart
-    cfg.VIS_PERIOD = 0
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
@@ -148,24 +149,13 @@ def check_weights(weights: str) -> None:
         must_be_file(weights.partition("?")[0], "MODEL.WEIGHTS, the checkpoint")
 
 
-def _merge_yaml(cfg: CfgNode, path: str) -> None:
-    if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
-        raise InputError(
-            f"{path}: this is a LazyConfig, and the commands take configurations in YAML with "
-            "Detectron2's keys (CfgNode). Name one of the same model, and its checkpoint with "
-            "--weights"
-        )
-    merge_file(cfg, path)
-
-
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     texts = list(map(str, overrides))
     words = itertools.takewhile(lambda text: "." not in text and text not in cfg, texts)
     if words := [word for word in words if not word.startswith("--")]:
-        raise InputError(
-            f"{' '.join(words)}: the KEY VALUE pairs begin there, and this is no key. Classes are "
-            f"named in one word of the command, with commas: --classes {','.join(['...', *words])}"
-        )
+        named = f"Classes are one word, with commas: --classes {','.join(['...', *words])}"
+        begin = "the KEY VALUE pairs begin there, and this is no key"
+        raise InputError(f"{' '.join(words)}: {begin}. {named}")
     if flags := [text for text in texts if re.match("--[a-z]", text)]:
         raise InputError(f"{flags[0]} stands after KEY VALUE pairs, and has to stand before them")
     if len(overrides) % 2:
@@ -182,52 +172,50 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         raise InputError(in_words(e)) from e
 
 
+def heads_class(name: str) -> type:
+    """The class of registered ROI heads; ``object`` if there is none."""
+    found = ROI_HEADS_REGISTRY.get(name) if name in ROI_HEADS_REGISTRY else None
+    return found if isinstance(found, type) else object
+
+
 def heads_that_mine(name: str) -> str:
-    """
-    The name of ROI heads' OHEM counterpart, or the same if they mine already. InputError if there
-    is none, or they have rotated boxes.
-    """
-    given = f"MODEL.ROI_HEADS.NAME = {name!r}"
+    """ROI heads' OHEM counterpart; InputError if there is none, or they have rotated boxes."""
+    given, heads = f"MODEL.ROI_HEADS.NAME = {name!r}", heads_class(name)
+    counterpart = f"OHEM{name.removeprefix('Standard')}"
     if name not in ROI_HEADS_REGISTRY:
         own = "If a module of your own registers it, name it with --import"
         raise InputError(f"{given} is not registered. {own}")
-    heads = ROI_HEADS_REGISTRY.get(name)
     if issubclass(heads, RROIHeads):
-        raise InputError(
-            f"{given} has rotated boxes; pictures and tables are for upright boxes only"
-        )
+        raise InputError(f"{given} has rotated boxes; this is for upright boxes only")
     if issubclass(heads, OHEMMixin):
         return name
-    counterpart = f"OHEM{name.removeprefix('Standard')}"
     if counterpart in ROI_HEADS_REGISTRY:
         return counterpart
     raise InputError(
-        f"{given} does not mine, and no {counterpart} is registered. Register "
-        f"`class {counterpart}(OHEMMixin, {name}): pass`, name its module with --import and add "
-        f"MODEL.ROI_HEADS.NAME {counterpart}"
+        f"{given} does not mine, and no {counterpart} is registered. Register `class {counterpart}"
+        f"(OHEMMixin, {name}): pass`, and add --import MODULE MODEL.ROI_HEADS.NAME {counterpart}"
     )
 
 
 def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
     The model with its weights, in training mode as it mines only there, but with normalizations
-    that use their running statistics, so that an image does not depend on its batch; and what a
-    reader should know of it: parameters that the weights did not have. InputError if it cannot be
-    built, is no R-CNN, has heads that cannot mine, or the weights cannot be read.
+    that use their running statistics, so that an image does not depend on its batch; and a note
+    about parameters that the weights lacked. InputError if model or weights do not do.
     """
     torch.manual_seed(max(cfg.SEED, 0))
     with input_errors("The model cannot be built from its configuration"):
         model = build_model(cfg)
     if not hasattr(model, "roi_heads"):
-        architecture = cfg.MODEL.META_ARCHITECTURE
-        raise InputError(f"MODEL.META_ARCHITECTURE = {architecture!r} is no R-CNN: no roi_heads")
+        given = f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r}"
+        raise InputError(f"{given} is no R-CNN: no roi_heads")
     checkpointer = Checkpointer(model)
     if cfg.MODEL.WEIGHTS:
         with input_errors(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):
             checkpointer.load(cfg.MODEL.WEIGHTS)
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             module.eval()
     note = checkpointer.untrained()
     return model, [f"{note}. What they find hard says nothing about a trained model."] * bool(note)

@@ -23,7 +23,7 @@ import jinja2
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config import OHEMSettings
+from ..config import NODE, OHEMSettings
 from .cli import at_least
 from .curves import AVERAGE_PRECISION, Series, curves, metrics_notes, read_series
 from .data.datasets import FORMS
@@ -48,8 +48,8 @@ class Sweep:
 
 def run(args: argparse.Namespace) -> None:
     """Write the report that the arguments ask for."""
-    series, broken = read_series(args.run)
-    notes, sweep = metrics_notes(series, broken), None
+    (series, broken), sweep = read_series(args.run), None
+    notes = metrics_notes(series, broken)
     if args.images > 0:
         try:
             sweep, more = sweep_run(args)
@@ -78,16 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep_run(args: argparse.Namespace) -> tuple[Sweep, list[str]]:
-    """
-    Go over the data with the run's last checkpoint, or what the arguments give: what was mined,
-    and what a reader should know about it.
-    """
+    """Go over the data with the run's last checkpoint, or what the arguments give; and notes."""
     config_file = args.config_file or args.run / "config.yaml"
     if not args.config_file and not config_file.is_file():
-        raise InputError(
-            f"{config_file} does not exist, where Detectron2's default_setup saves it; give the "
-            "run's configuration with --config-file"
-        )
+        how = "give the run's configuration with --config-file"
+        raise InputError(f"{config_file} does not exist, where default_setup saves it; {how}")
     weights = args.weights or find_checkpoint(args.run)
     cfg = load_cfg(str(config_file), weights=weights, overrides=args.opts, modules=args.modules)
     names = args.dataset or list(cfg.DATASETS.TRAIN)
@@ -99,10 +94,9 @@ def sweep_run(args: argparse.Namespace) -> tuple[Sweep, list[str]]:
     classes = MetadataCatalog.get(names[0]).get("thing_classes")
     counts, hardest = sweep_images(cfg, model, gone_over, classes, args.hardest)
     if not all(math.isfinite(count.loss) for count in counts):
-        notes.append(
-            "With this checkpoint RoIs have a NaN or infinite loss: the run has diverged. "
-            "Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True."
-        )
+        remedy = "Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True."
+        why = "With this checkpoint RoIs have a NaN or infinite loss: the run has diverged"
+        notes.append(f"{why}. {remedy}")
     of_data = f"{len(gone_over)} of {len(records)} images of {', '.join(names)}"
     return Sweep(f"{of_data}, with {cfg.MODEL.WEIGHTS}", facts(cfg), counts, hardest), notes
 
@@ -111,10 +105,10 @@ def find_checkpoint(run: Path) -> str:
     """The file of the last checkpoint."""
     last = run / "last_checkpoint"
     file = run / (last.read_text().strip() if last.is_file() else "model_final.pth")
-    if not file.is_file():
-        none = "the run has saved no checkpoint"
-        raise InputError(f"{file} does not exist: {none}; give one with --weights")
-    return str(file)
+    if file.is_file():
+        return str(file)
+    none = "the run has saved no checkpoint"
+    raise InputError(f"{file} does not exist: {none}; give one with --weights")
 
 
 def render(run: Path, series: Series, notes: Sequence[str], sweep: Sweep | None) -> str:
@@ -144,11 +138,9 @@ def data_uri(content: str | bytes, kind: str) -> str:
 
 def facts(cfg: CfgNode) -> dict[str, object]:
     """The keys of the configuration that decide what is mined, and their values."""
-    heads, solver = cfg.MODEL.ROI_HEADS, cfg.SOLVER
-    budget = {key: heads[key] for key in ("NAME", "BATCH_SIZE_PER_IMAGE")}
-    settings = dataclasses.asdict(OHEMSettings.from_cfg(cfg))
-    ohem = {f"OHEM.{key.upper()}": '""' if v == "" else v for key, v in settings.items()}
+    heads, solver, settings = cfg.MODEL.ROI_HEADS, cfg.SOLVER, vars(OHEMSettings.from_cfg(cfg))
     return {
-        **{f"MODEL.ROI_HEADS.{key}": value for key, value in {**budget, **ohem}.items()},
+        **{f"MODEL.ROI_HEADS.{key}": heads[key] for key in ("NAME", "BATCH_SIZE_PER_IMAGE")},
+        **{f"{NODE}.{key.upper()}": '""' if v == "" else v for key, v in settings.items()},
         **{f"SOLVER.{key}": solver[key] for key in ("IMS_PER_BATCH", "BASE_LR", "MAX_ITER")},
     }

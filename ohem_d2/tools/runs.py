@@ -106,7 +106,7 @@ def run_all(
                 if status:
                     failed.append(folder / "output.txt")
 
-    with ThreadPoolExecutor(len(devices)) as pool, progress:
+    with ThreadPoolExecutor(len(devices)) as pool, progress.bar:
         try:
             workers = [pool.submit(work, device) for device in devices]
             progress.until_done(workers)
@@ -126,29 +126,23 @@ class _Progress:
     def __init__(self, todo: Iterable[tuple[Variant, int]], output: Path):
         self._folders = {folder_of(v, seed, output): v.iterations for v, seed in todo}
         self._running: list[Path] = []
-        self._bar = tqdm(total=sum(self._folders.values()), unit="it", disable=None)
-        self._bar.update(sum(map(self._done, self._folders)))
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
+        self.bar = tqdm(total=sum(self._folders.values()), unit="it", disable=None)
+        self.bar.update(sum(map(self._done, self._folders)))
 
     def begins(self, variant: Variant, seed: int, device: str, folder: Path) -> None:
         """Say that a run begins."""
         self._running.append(folder)
         num = f"run {len(self._running)} of {len(self._folders)}"
-        if self._bar.disable:
+        if self.bar.disable:
             print(f"{num}: {variant.name}, seed {seed}, {device}", flush=True)
-        self._bar.set_description(num)
+        self.bar.set_description(num)
 
     def until_done(self, workers: Sequence[Future]) -> None:
         """Wait, and move the bar."""
         while not all(worker.done() for worker in workers):
             time.sleep(0.5)
-            if not self._bar.disable:
-                self._bar.update(sum(map(self._done, self._folders)) - self._bar.n)
+            if not self.bar.disable:
+                self.bar.update(sum(map(self._done, self._folders)) - self.bar.n)
 
     def _done(self, folder: Path) -> int:
         if (folder / "result.json").exists():

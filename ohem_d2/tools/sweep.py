@@ -23,8 +23,8 @@ _NUM_LABELS = 10  # of RoIs whose loss is written on a picture
 class ClassCount:
     """Counts for one class or background, over the images gone over."""
 
-    name: str  #: a class may also be called "background"
-    foreground: bool  #: whether it is a class
+    name: str
+    foreground: bool  #: whether it is a class, which may be called "background" too
     objects: int = 0  #: in the ground truth
     candidates: int = 0  #: RoIs of this label
     mined: int = 0  #: likewise
@@ -52,9 +52,9 @@ def sweep_images(
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
     Mine on each image, in a cascade at its first stage. Returns the counts of all classes that
-    occur, from the most to the least mined, and so many of the hardest images, those with the
-    highest mean ranking loss of mined RoIs, with their pictures. InputError names an image that
-    cannot be mined on. Without ``classes`` their numbers are the names.
+    occur, from the most to the least mined, and so many images with the highest mean ranking loss
+    of mined RoIs, with pictures. InputError names an image that cannot be mined on. Without
+    ``classes`` their numbers are the names.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
@@ -67,9 +67,8 @@ def sweep_images(
         for total, kind in zip(totals, (mining.targets[0].gt_classes.cpu(), labels, mined)):
             total += torch.bincount(kind, minlength=num_classes + 1)
         totals[3].index_add_(0, mined, losses)
-        foreground = int((mined < num_classes).sum())
-        mean = losses.mean().item() if len(losses) else 0.0
-        counted = (foreground, len(hard) - foreground, len(mining.targets[0]))
+        foreground, mean = int((mined < num_classes).sum()), losses.sum().item() / max(len(hard), 1)
+        counted = foreground, len(hard) - foreground, len(mining.targets[0])
         images.append((HardImage(record["file_name"], mean, *counted), record))
         if (i + 1) % 10 == 0:
             logger.info(f"Mined on {i + 1} of {len(records)} images")

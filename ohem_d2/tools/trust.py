@@ -1,7 +1,4 @@
-"""
-Whether files may run code when they are read. A configuration, weights and proposals can all hold
-some, and come from strangers; nothing here runs it unless that is asked for.
-"""
+"""Whether configurations, weights and proposals may run code that they hold, when they are read."""
 
 import argparse
 import contextlib
@@ -18,10 +15,7 @@ from yaml.constructor import ConstructorError
 from .errors import InputError, UntrustedFile, in_words
 
 #: What to say of a key that Detectron2 does not know
-OWN_KEY = (
-    "If a module of your own adds this key, name it with --import; its function "
-    "add_..._config(cfg) is then called"
-)
+OWN_KEY = "If a module of your own adds this key by add_..._config(cfg), name it with --import"
 _TRUSTED = ContextVar("trusted", default=False)
 
 
@@ -48,9 +42,9 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 
 def merge_file(cfg: CfgNode, file: str | Path) -> None:
     """
-    ``cfg.merge_from_file``, with the tags of YAML that call functions only in trusted files and in
-    Detectron2's own, one of which has some. UntrustedFile names the file, which may be one that
-    ``_BASE_`` names, and the line; InputError the file, and what is wrong.
+    ``cfg.merge_from_file``, with tags of YAML that call functions only in trusted files and in
+    Detectron2's own. UntrustedFile names the file, or its ``_BASE_``, and the line; InputError the
+    file, and what is wrong.
     """
     own = Path(os.path.abspath(file)).is_relative_to(Path(detectron2.__file__).parent)
     try:
@@ -59,11 +53,9 @@ def merge_file(cfg: CfgNode, file: str | Path) -> None:
         tag = re.search(r"tag:yaml\.org,2002:(python/[^'\"]*)", e.problem or "")
         if not tag:
             raise InputError(f"{file}: {e}") from e
-        raise UntrustedFile(
-            f"{e.problem_mark.name}, line {e.problem_mark.line + 1}:",
-            f"the tag !!{tag[1]} makes an object of Python, and may run code. Write plain values, "
-            "a list for a tuple",
-        ) from e
+        what = f"the tag !!{tag[1]} makes an object of Python, and may run code"
+        place = f"{e.problem_mark.name}, line {e.problem_mark.line + 1}:"
+        raise UntrustedFile(place, f"{what}. Write plain values, a list for a tuple") from e
     except KeyError as e:
         raise InputError(f"{file}: {in_words(e)}. {OWN_KEY}") from e
     except (AttributeError, TypeError) as e:

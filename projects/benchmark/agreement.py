@@ -1,11 +1,10 @@
 """
 Screening: how many of the RoIs that OHEM mines does its cheap stand-in for the box head find, and
-what does it cost? On tiles of the tree crowns and checkpoints of that project's training. ::
+what does it cost? On images that a run of the demo trained on, with its checkpoints. ::
 
     export PYTHONPATH=.
-    python projects/tree_crowns/demo.py --alone --output output/screening \\
-        SOLVER.CHECKPOINT_PERIOD 250
-    python projects/benchmark/agreement.py output/screening/model_*.pth
+    python projects/tree_crowns/demo.py SOLVER.CHECKPOINT_PERIOD 80
+    python projects/benchmark/agreement.py output/tree_crowns/ohem-128/seed1/model_*.pth
 """
 
 import argparse
@@ -17,16 +16,18 @@ from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ohem_d2 import CrowdDatasetMapper, per_roi_losses, select_hard_examples
 from ohem_d2.mining import screening
+from ohem_d2.tools.comparison import proxy  # noqa: F401  registers the demo's backbone
+from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.explain import mine
+from ohem_d2.tools.load_model import load_cfg
 from ohem_d2.tools.runs import markdown_table
 from ohem_d2.tools.training.checkpoints import Checkpointer
-from projects.tree_crowns import prepare_data
-from projects.tree_crowns.trainer import TreeTrainer, setup
 
 MULTIPLES = (1.5, 2.0, 2.5, 3.0)  # of B/N, the values of SCREENING
 
@@ -38,13 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rois", type=int, default=2000)
     parser.add_argument("--tiles", type=int, default=20)
     args = parser.parse_args(argv)
-    overrides = ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", args.budget]
-    overrides += ["MODEL.RPN.PRE_NMS_TOPK_TRAIN", 2 * args.rois]
-    overrides += ["MODEL.RPN.POST_NMS_TOPK_TRAIN", args.rois]
-    output = prepare_data.ROOT / "output/agreement"
-    cfg = setup("ohem.yaml", prepare_data.DATA, output, 1, overrides)
-    model = TreeTrainer.build_model(cfg).train()
-    # Training tiles with several crowns, as they are
+    cfg = load_cfg(str(args.checkpoints[0].with_name("config.yaml")))
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = args.budget
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2 * args.rois, args.rois
+    register_datasets(cfg.DATASETS.TRAIN)
+    model = build_model(cfg).train()
+    # Images with several objects, as they are
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
     records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from bench_settings import DEMO, FULL, GPU, GPU_STEPS, QUICK, R50, SMOKE, Point
-from bench_tables import plot, point_table, step_table, targets_table
+from bench_tables import plot, point_table, step_table
 from detectron2.utils.events import EventStorage
 from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
 from measure import Step, interleaved, machine, parts, peak_bytes
@@ -75,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> dict:
             report["steps"].append(measure_model(whole, min(rounds, 5), device))
             print(step_table(report["steps"][-1]), flush=True)
             save()
-    print(targets_table(report))
     return report
 
 
@@ -93,8 +92,9 @@ def room_for(setting: Point | Whole) -> Iterator[None]:
 def measure(point: Point, rounds: int, device: str) -> dict:
     if point not in QUICK + SMOKE and device == "cpu":
         rounds = min(rounds, 3)  # they take long, and the targets are about the others
-    # C4 has no box head for the screening.
-    variants = [v for v in VARIANTS if not (point.head == "c4" and v == "screening")]
+    # C4 has no box head for the screening, and no loss layer.
+    others = ("screening", "loss_layer") if point.head == "c4" else ()
+    variants = [v for v in VARIANTS if v not in others]
     heads = build(point.head, variants, point.B, device)
     inputs = Inputs(point.head, point.N, point.R, device, point.precision)
     steps = {variant: training_step(h, inputs) for variant, h in heads.items()}
@@ -123,7 +123,6 @@ def measure(point: Point, rounds: int, device: str) -> dict:
         "fastest": fastest,
         "bound": [s + p for s, p in zip(ways[fastest], times["plain"])],
         "peak": {variant: peaks[variant] for variant in heads},
-        "held": sum(t.nbytes for t in (*readonly.parameters(), *inputs.features.values())),
         "parts": found,
     }
 

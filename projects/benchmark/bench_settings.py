@@ -20,7 +20,6 @@ class Point:
         return f"{self.head} head, R = {self.R}, N = {self.N}, B/N = {self.B}{precision}"
 
 
-MAIN = Point("fpn", 2000)
 QUICK = [Point("fpn", R) for R in (300, 1000, 2000, 4000)]
 FULL = [
     *QUICK,

@@ -3,12 +3,10 @@
 import statistics
 from pathlib import Path
 
-from bench_settings import MAIN, Point
+from bench_settings import Point
 from matplotlib.figure import Figure
 from measure import in_words
 from whole_step import Whole
-
-from ohem_d2.tools.runs import markdown_table
 
 
 def point_table(result: dict) -> str:
@@ -39,47 +37,6 @@ def variants_table(result: dict, bases: dict[str, list[float]]) -> list[str]:
         peak = result["peak"][variant] / 2**20
         rows.append(f"  {variant:24} {statistics.median(taken):8.3f} {cells} {peak:9.0f}")
     return rows
-
-
-def targets_table(report: dict) -> str:
-    """Each target of the project beside what was measured, as far as this run measured it."""
-    by_point, rows = {Point(**p["point"]): p for p in report["points"]}, []
-
-    def row(*cells: str) -> None:
-        rows.append(cells)
-
-    def over(p: dict, base: str, variant: str = "readonly") -> str:
-        return in_words(p["times"][variant], p["bound"] if base == "bound" else p["times"][base])
-
-    for point, p in by_point.items():
-        if point.R in (1000, 2000) and point.B == 128:
-            row(f"`readonly` over the bound, {point}", "≤ 1.05", over(p, "bound"))
-    for point, p in by_point.items():
-        if point.R == 2000 and point.B == 128:
-            layer = over(p, "readonly", "loss_layer")
-            row(f"`loss_layer` over `readonly`, {point}", "≥ 2.2", layer)
-            ours, plain = p["peak"]["readonly"], p["peak"]["plain"]
-            most = f"{(p['held'] + ours) / (p['held'] + plain):.2f}"
-            step = f"without parameters and maps {ours / plain:.2f}"
-            row(f"peak memory over the plain head's, {point}", "≤ 1.05", f"{most}; {step}")
-    if p := by_point.get(MAIN):
-        row("screening over `readonly`, R = 2000", "≤ 0.65", over(p, "readonly", "screening"))
-        # All of mining but the scoring forward
-        found = p["parts"]["readonly"]
-        scoring = sum(v for k, v in found.items() if k.startswith("forward/scoring/"))
-        share = found["ohem/mine"] / scoring - 1
-        row("mining without its forward, over that", "≤ 5 %", f"{100 * share:.1f} %")
-        small, large = by_point.get(Point("fpn", 1000)), by_point.get(Point("fpn", 4000))
-        if small and large:
-            growth = large["peak"]["readonly"] / small["peak"]["readonly"] - 1
-            row("growth of its peak memory, R = 1000 to 4000", "≤ 3 %", f"{100 * growth:.1f} %")
-            taken = [statistics.median(p["times"]["readonly"]) for p in (large, small)]
-            row("growth of time, R = 1000 to 4000", "≤ 4", f"{taken[0] / taken[1]:.2f}")
-    for step in report["steps"]:
-        if step["step"]["model"] == "R50-FPN":
-            ratio = in_words(step["times"]["readonly 128"], step["times"]["plain 512"])
-            row(f"whole step over Detectron2's default, {Whole(**step['step'])}", "≤ 1.00", ratio)
-    return "\n".join(markdown_table(["target", "wanted", "measured"], rows))
 
 
 def plot(report: dict, path: Path) -> None:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
@@ -11,12 +10,10 @@ from heads import FPN, IMAGE, config_of, mixed, random_target, with_variant
 from measure import Step
 from torch import Tensor, nn
 
-TREE_CROWNS = Path(__file__).resolve().parents[1] / "tree_crowns"
+from ohem_d2.tools.comparison import proxy
+
 # name: configuration, image
-MODELS = {
-    "R50-FPN": (FPN, IMAGE),
-    "demo": (str(TREE_CROWNS / "configs/random.yaml"), (320, 320)),
-}
+MODELS = {"R50-FPN": (FPN, IMAGE), "demo": (str(proxy.CONFIG), (320, 320))}
 # What is compared: Detectron2's default of 512 RoIs an image, random sampling of as many as OHEM,
 # and OHEM; with their variants of heads
 STEPS = {
@@ -44,11 +41,9 @@ class Whole:
         return f"{self.model}, {size}, {self.precision}"
 
 
-def model_steps(
-    whole: Whole, device: str, names: Sequence[str] = tuple(STEPS)
-) -> tuple[dict[str, Step], Step]:
+def model_steps(whole: Whole, device: str) -> tuple[dict[str, Step], Step]:
     """A step for each variant, and what has to be called before each."""
-    models, batch = models_and_batch(whole, device, names)
+    models, batch = models_and_batch(whole, device, list(STEPS))
     steps = {name: step_of(model, batch, whole, device) for name, model in models.items()}
     # any of them clears the gradients that all have in common
     reset = next(iter(steps.values()))[1]
@@ -77,8 +72,6 @@ def models_and_batch(
     whole: Whole, device: str, names: Sequence[str]
 ) -> tuple[dict[str, nn.Module], list[dict]]:
     """A model for each variant of STEPS, all with the very same parameters."""
-    from projects.tree_crowns import backbone  # noqa: F401  registers EfficientNet-Lite0
-
     file, image = MODELS[whole.model]
     cfg = config_of(file, "MODEL.WEIGHTS", "", "MODEL.DEVICE", device)
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = whole.R
@@ -94,7 +87,7 @@ def models_and_batch(
         # Frozen norms leave the activations of random weights as large as they come, and all
         # proposals of an RPN on them are alike.
         for buffer_name, buffer in model.named_buffers():
-            if buffer_name.endswith("running_var"):
+            if buffer_name.endswith("running_var") and whole.model == "R50-FPN":
                 buffer.fill_(4.0)
         first = first or model
         for part, source in ((model, first), (model.roi_heads, first.roi_heads)):

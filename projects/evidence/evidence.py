@@ -25,7 +25,6 @@ from ohem_d2.tools.compare import table, variant_of
 from ohem_d2.tools.comparison import plan
 from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.load_model import default_cfg, merge
-from projects.evidence import tables
 from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
 
@@ -55,7 +54,6 @@ def main() -> None:
     add("--threads", type=int, help="of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
     add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
-    add("--plot", type=Path, help="draw the main table, with intervals (PNG, SVG)")
     add("--curves", action="store_true", help="evaluate along the way, too")
     add("--show", action="store_true", help="run nothing: record what is finished, print tables")
     add("--quick", action="store_true", help="two iterations: does everything run?")
@@ -88,24 +86,18 @@ def main() -> None:
         new = {seed: result for seed, result in finished.items() if seed not in known}
         records += [record_of(c, seed, result, args.output) for seed, result in new.items()]
     write(record, records)
-    show(records, cases, args.plot)
+    show(records, cases)
     if failed:
         raise SystemExit(f"{len(failed)} runs failed; see {', '.join(map(str, failed))}")
 
 
-def show(records: list[dict], cases: dict[tuple[str, str], list[Case]], plot: Path | None) -> None:
-    """Print the tables; draw the main one to ``plot``. ``cases`` are by table and data set."""
-    main: dict[str, tables.Results] = {}
+def show(records: list[dict], cases: dict[tuple[str, str], list[Case]]) -> None:
+    """Print the tables. ``cases`` are by table and data set."""
     for (name, of_data), compared in cases.items():
         found = {c.fields["variant"]: of_case(records, c) for c in compared}
         found = {variant: by_seed for variant, by_seed in found.items() if by_seed}
         if len(found) > 1:
-            main |= {of_data: found} if name == "main" else {}
             print("\n".join(["", f"{name}, {of_data}", "", *table(found)]))
-    if main:
-        print("\n".join(["", "main", "", *tables.overview(main, "OHEM 128")]))
-        if plot:
-            tables.plot(main, plot)
 
 
 def data_of(text: str) -> tuple[str, Data]:
@@ -134,7 +126,7 @@ def case_of(
     negatives = data.test_negatives and data.named(data.test_negatives, data.negatives)
     how = {"modules": MODULES, "negatives": negatives or None}
     number = runs.fingerprint(*overrides, *map(str, others.items()))[:8]
-    run = variant_of(plan.Variant(variant, cfg), folder=f"{name}/{variant}-{number}", **how)
+    run = variant_of(variant, cfg, folder=f"{name}/{variant}-{number}", **how)
 
     def command(seed: int, device: str, folder: Path) -> Sequence[str]:
         if not (began_with := folder / "commit").exists():  # of a run that goes on, too

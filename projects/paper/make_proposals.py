@@ -4,8 +4,6 @@ Object proposals for training Fast R-CNN, as Detectron2's proposal files. ::
     export PYTHONPATH=.
     python projects/paper/make_proposals.py selective-search DATA OUTPUT.pkl --workers 8
     python projects/paper/make_proposals.py from-mat DATA voc_2007_trainval.mat OUTPUT.pkl
-    python projects/paper/make_proposals.py recall DATA FILE.pkl   # is the file good?
-    python projects/paper/make_proposals.py check DATA FILE.pkl    # is it sound?
 
 DATA is the name of a data set that Detectron2 or ohem_paper/voc.py knows,
 coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT. The file goes into
@@ -26,12 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ohem_d2.tools.trust import trusting
     from projects.paper.ohem_paper.proposals import making
 
-    run = {
-        "selective-search": making.by_selective_search,
-        "from-mat": making.from_mat,
-        "recall": making.print_recall,
-        "check": making.check,
-    }[args.pop("command")]
+    runs = {"selective-search": making.by_selective_search, "from-mat": making.from_mat}
+    run = runs[args.pop("command")]
     with errors_in_one_line("make_proposals.py"), trusting(args.pop("trust")):
         run(**args)
 
@@ -48,9 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
         for file in files:
             new.add_argument(file, type=Path)
         add = new.add_argument
-        if "output" in files:
-            add("--min-size", type=float, default=2, help="of both sides, in pixels")
-            add("--max-proposals", type=int, default=2000, help="of an image")
+        add("--min-size", type=float, default=2, help="of both sides, in pixels")
+        add("--max-proposals", type=int, default=2000, help="of an image")
         return add
 
     add = command("selective-search", "output", help="by OpenCV")
@@ -60,8 +53,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=os.cpu_count(), help="processes")
 
     command("from-mat", "mat", "output", help="from MATLAB's format")
-    command("recall", "file", help="print a table of the recall")
-    command("check", "file", help="check a file of whatever origin")
     return parser
 
 

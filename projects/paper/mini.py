@@ -12,7 +12,7 @@ Interrupted, the same command goes on where it was.
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ohem_d2.tools.errors import errors_in_one_line
@@ -60,14 +60,10 @@ def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
     """
     prepare(DATA)
 
-    def wide(image: dict) -> bool:
-        x, y = map(int, Path(image["file_name"]).stem.split("_")[-2:])
-        return x % STEP == y % STEP == 0
-
     overrides = []
-    for split, keep in (("train", wide), ("test", lambda image: True)):
+    for split, step in (("train", STEP), ("test", 1)):
         file, proposals = folder / f"{split}.json", folder / f"{split}.pkl"
-        write_subset(DATA / file.name, file, keep, QUICK_IMAGES if quick else None)
+        write_subset(DATA / file.name, file, step, QUICK_IMAGES if quick else None)
         name = f"coco:{file}:{DATA / 'tiles'}"
         if not proposals.exists():
             by_selective_search(name, proposals, workers=workers, min_size=8, max_proposals=1000)
@@ -75,12 +71,15 @@ def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
     return overrides
 
 
-def write_subset(source: Path, target: Path, keep: Callable[[dict], bool], num: int | None) -> None:
-    """COCO JSON of the images that are kept, ``num`` of them spread evenly (None: all)."""
+def write_subset(source: Path, target: Path, step: int, num: int | None) -> None:
+    """
+    COCO JSON of the tiles whose corners, in their names, are so many pixels apart, ``num`` of them
+    spread evenly (None: all).
+    """
     coco = json.loads(source.read_text())
-    images = [image for image in coco["images"] if keep(image)]
-    if num is not None:
-        images = images[:: max(len(images) // num, 1)][:num]
+    corners = ((Path(i["file_name"]).stem.split("_")[-2:], i) for i in coco["images"])
+    images = [image for corner, image in corners if not any(int(x) % step for x in corner)]
+    images = images[:: max(len(images) // num, 1)][:num] if num else images
     ids = {image["id"] for image in images}
     coco["images"] = images
     coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]

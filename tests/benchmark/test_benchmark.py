@@ -153,32 +153,6 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     assert "readonly" in capsys.readouterr().out
 
 
-def test_the_table_of_targets_reads_a_report():
-    from bench_tables import targets_table
-    from heads import VARIANTS
-
-    point = {
-        "point": {"head": "fpn", "R": 2000, "N": 1, "B": 128, "precision": "float32"},
-        "times": {v: [2.0, 2.0] for v in VARIANTS} | {"loss_layer": [5.0, 5.0]},
-        "bound": [1.0, 2.0],
-        "peak": {v: 100 for v in VARIANTS},
-        "held": 100,
-        "parts": {"readonly": {"forward/scoring/box_head": 1.0, "ohem/mine": 1.03}},
-    }
-    step = {
-        "step": {"model": "R50-FPN", "R": 1000, "N": 16, "precision": "float16"},
-        "times": {"plain 512": [4.0, 4.0], "readonly 128": [3.0, 3.0]},
-    }
-    table = targets_table({"points": [point], "steps": [step]})
-    of = "fpn head, R = 2000, N = 1, B/N = 128"
-    assert f"| `readonly` over the bound, {of} | ≤ 1.05 | 1.50 ± 0.25 |" in table
-    of = "R50-FPN, N = 16 of 800 x 1216, R = 1000, float16"
-    assert f"| whole step over Detectron2's default, {of} | ≤ 1.00 | 0.75 ± 0.00 |" in table
-    assert "| ≤ 1.05 | 1.00; without parameters and maps 1.00 |" in table
-    assert "| ≥ 2.2 | 2.50 ± 0.00 |" in table
-    assert "3.0 %" in table
-
-
 def test_a_setting_without_room_is_left_out(tmp_path, monkeypatch, capsys):
     import bench
 
@@ -244,52 +218,6 @@ def test_settings_are_measured_as_they_are(monkeypatch):
     with pytest.raises(InterruptedError):
         bench.measure_model(whole, 1, "cpu")
     assert asked[-1] == (whole, "cpu")
-
-
-def test_a_time_line_tells_waits_and_gaps():
-    from timeline import summary
-
-    def event(cat, name, ts, dur, tid=1):
-        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": tid}
-
-    found = summary(
-        [
-            {"ph": "M", "name": "process_name"},
-            event("user_annotation", "ohem/mine", 0, 9000),
-            event("cpu_op", "aten::nonzero", 1000, 2000),
-            event("user_annotation", "ohem/nms", 4000, 1000),
-            event("cpu_op", "aten::add", 10_000, 1000),
-            event("cuda_runtime", "cudaStreamSynchronize", 2000, 10),
-            event("cuda_runtime", "cudaStreamSynchronize", 4500, 10),
-            event("cuda_runtime", "cudaStreamSynchronize", 10_500, 10),
-            event("cuda_runtime", "cudaStreamSynchronize", 20_000, 10),
-            event("cuda_runtime", "cudaLaunchKernel", 20, 10),
-            event("gpu_user_annotation", "ohem/mine", 0, 9000, tid=7),
-            # on two streams, the second kernel within the first
-            event("kernel", "gemm", 1000, 3500, tid=7),
-            event("kernel", "relu", 2000, 1000, tid=8),
-            event("gpu_memcpy", "Memcpy DtoH", 5000, 5500, tid=7),
-            event("kernel", "gemm", 12_500, 500, tid=7),
-        ]
-    )
-    assert found["kernels"] == 3
-    assert (found["span"], found["busy"]) == (12.0, 9.5)
-    waits = {"ohem/mine": 1, "ohem/nms": 1, "aten::add": 1, "between operators": 1}
-    assert found["waits"] == waits
-    assert found["gaps"] == {"ohem/nms": 0.5, "aten::add": 2.0}
-    assert found["time"] == {"gemm": 4.0, "relu": 1.0, "Memcpy DtoH": 5.5}
-    assert summary([])["span"] == 0
-
-
-def test_a_time_line_of_a_real_step(tmp_path, capsys):
-    import timeline
-
-    small = ["--model", "demo", "--images", "1", "--rois", "300", "--variants", "readonly 128"]
-    found = timeline.main([*small, "--output", str(tmp_path)])
-    trace = json.loads((tmp_path / "readonly_128.json").read_text())
-    assert "ohem/mine" in {event.get("name") for event in trace["traceEvents"]}
-    assert (found["readonly 128"]["kernels"] > 0) == torch.cuda.is_available()
-    assert "| readonly 128 | " in capsys.readouterr().out
 
 
 def test_objectness_stays_with_its_rois():

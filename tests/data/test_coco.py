@@ -110,7 +110,7 @@ def test_classes_are_numbered_by_their_ids(scene, tmp_path):
         (lambda c: c["annotations"][3].pop("category_id"), r"`category_id` - at `\$.annotations"),
         (lambda c: c["annotations"][3].update(segmentation=7), r"\$.annotations\[3\].segmentation"),
         (lambda c: c["annotations"][3].update(keypoints=["a"]), r"\[3\].keypoints\[0\]"),
-        (lambda c: c["images"][1].pop("width"), r"`width` - at `\$.images\[1\]`"),
+        (lambda c: c["images"][1].pop("file_name"), r"`file_name` - at `\$.images\[1\]`"),
         (lambda c: c["images"][1].update(file_name=7), r"\$.images\[1\].file_name"),
         (lambda c: c["categories"][1].update(name=None), r"\$.categories\[1\].name"),
         (lambda c: c.pop("images"), "`images`"),
@@ -159,6 +159,23 @@ def test_a_file_that_changes_is_read_again(scene, file, tmp_path):
     file.unlink()
     with pytest.raises(InputError, match="labels.json does not exist"):
         read_coco(file)
+
+
+@pytest.mark.parametrize("given", [None, 0, "missing"])
+def test_a_size_that_is_not_given_is_that_of_the_image(scene, file, tmp_path, given):
+    """Label Studio and datumaro leave it open where they do not have the images at hand."""
+    expected = records_of(tmp_path, scene)
+    for image in scene["images"][1:]:
+        image.update(width=given, height=given)
+        if given == "missing":
+            del image["width"], image["height"]
+    (tmp_path / "images/3.png").unlink()
+    found = records_of(tmp_path, scene)
+    assert found[:3] == expected[:3]
+    assert {**found[3], "width": 64, "height": 48} == expected[3] and "width" not in found[3]
+    content, mended = mended_for_evaluation(file, True, str(tmp_path / "images"))
+    assert [(i["width"], i["height"]) for i in content["images"][:3]] == [(64, 48)] * 3
+    assert content["annotations"] == scene["annotations"] and mended == []
 
 
 # ---- for the evaluation --------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
+from pycocotools.mask import decode, frPyObjects
 from scenes import HEIGHT, WIDTH, by_rule, coco_scene, voc_scene, write_coco, write_images
 
 from ohem_d2.tools.check import check_data
@@ -201,6 +202,24 @@ def test_a_mask_model_is_evaluated_on_what_it_is_trained_on(tmp_path):
     assert result["segm"]["AP"] == result["bbox"]["AP"] == 100
 
 
+def test_images_whose_size_is_not_given(tmp_path):
+    scene = coco_scene(tmp_path, 4)
+    for image in scene["images"]:
+        image.update(width=None, height=None)
+    data = write_coco(tmp_path, scene)
+    register_datasets([data])
+    records = DatasetCatalog.get(data)
+    outputs = [detected(record) for record in records]
+    for record, output in zip(records, outputs):
+        polygons = [a["segmentation"] for a in record["annotations"]]
+        rles = [frPyObjects(p, record["height"], record["width"]) for p in polygons]
+        masks = np.stack([decode(rle)[..., 0] for rle in rles])
+        output["instances"].pred_masks = torch.tensor(masks, dtype=torch.bool)
+    cfg = configuration(tmp_path, "MODEL.MASK_ON", True)
+    result = evaluated(build_evaluator(cfg, data), records, outputs)
+    assert result["segm"]["AP"] == result["bbox"]["AP"] == 100
+
+
 def test_what_is_left_out_counts_for_nothing(tmp_path):
     scene = coco_scene(tmp_path, 4)
     for i, box in enumerate([[5, 5, 0, 9], [5, 5, -3, 9], [70, 5, 9, 9], [5, math.nan, 9, 9]]):
@@ -235,7 +254,11 @@ def test_nothing_to_evaluate_on(kind, tmp_path):
         assert "nothing is evaluated" in str(fault)
         assert not perfect(cfg, data)
         return
-    said = {"images": "nothing to evaluate on; name the", "crowds": r"\(6 annotations have iscrowd"}
+    said = {
+        "images": "nothing to evaluate on; name the",
+        "crowds": "3 images that show nothing .*6 of 6 annotations have iscrowd: 1.*Label it",
+        "no area": "to evaluate on; 6 boxes without an area, .*0.png: .*Label it, or leave it out",
+    }
     with pytest.raises(InputError, match=said.get(kind, "there is no object to find in 3 images")):
         check_data(cfg, training=False)
 

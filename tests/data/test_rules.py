@@ -17,10 +17,13 @@ from scenes import (
     coco_scene,
     rule_of,
     voc_scene,
+    write_coco,
     write_images,
 )
 
+from ohem_d2.tools.data.coco import coco_records, read_coco
 from ohem_d2.tools.data.contents import Needs
+from ohem_d2.tools.data.records import shared_images
 from ohem_d2.tools.data.rules import TABLE, Fault, faults_of, stop_at_first
 from ohem_d2.tools.data.voc import voc_faults
 from ohem_d2.tools.errors import InputError
@@ -220,7 +223,16 @@ OF_FILES = {
     ),
     "missing image": (gone, ["images/", "images/1.png"], {}),
     "image twice": (edit("images", 2, file_name="0.png"), ["images/0.png"], {}),
-    "bad size": (edit("images", 2, width=0), ["images/2.png: (0, 48)"], {}),
+    "no size": (
+        each(
+            edit("images", 0, width=None, height=None),
+            edit("images", 1, width=0, height=0),
+            lambda scene, folder: scene["images"][2].update(width=None),
+        ),
+        ["0.png", "1.png", "2.png"],
+        {},
+    ),
+    "bad size": (edit("images", 2, width=-1), ["images/2.png: (-1, 48)"], {}),
     "bad crowd": (edit("annotations", 1, iscrowd=2), ["images/0.png: 2"], {}),
     "not finite": (
         each(boxes(1, NAN, 9, 9), boxes(1, 1, INF, 9, places=(4,))),
@@ -362,6 +374,22 @@ def test_a_rule_of_records(rule, scene, tmp_path):
     assert found == {}
 
 
+# ---- training and test together ------------------------------------------------------------------
+
+
+def test_images_of_the_test_that_are_trained_on(scene, tmp_path, monkeypatch):
+    """By where they lie, whatever they are called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    training = coco_records(read_coco(write_coco(tmp_path, scene).split(":")[1]), "images")
+    assert by_rule(shared_images(training[:1], training[1:])) == {}
+    others = [{"file_name": f"other/{i}.png"} for i in range(3)]
+    assert by_rule(shared_images(training, others)) == {}
+    for name in ("images/1.png", str(tmp_path / "images/1.png"), "link/1.png", "./images/1.png"):
+        found = by_rule(shared_images(training, [*others, {"file_name": name}]))
+        assert found == {"trained on": [name]}
+
+
 # ---- data in Pascal VOC format -------------------------------------------------------------------
 
 
@@ -377,7 +405,7 @@ OF_VOC = {
     "bad annotations": (broken, [], ["Annotations/000002.xml is not XML"]),
     "difficult": (None, [("dog", 5, 7, 25, 23, True)], ["dog of 000002"]),
     "from zero": (None, [("dog", 0, 7, 25, 23), ("cat", 5, 7.5, 25, 23)], ["000002"]),
-    "flagged list": (flags, [], ["ImageSets/Main/train.txt"]),
+    "odd list": (flags, [], ["ImageSets/Main/train.txt"]),
 }
 
 
@@ -395,10 +423,10 @@ def test_a_rule_of_voc_files(rule, tmp_path):
     assert found == {}
     # who says that it is so is told no more
     found = by_rule(voc_faults(str(folder), "train", first=0, difficult=True))
-    assert (rule in found) == (rule in ("bad annotations", "flagged list"))
+    assert (rule in found) == (rule in ("bad annotations", "odd list"))
 
 
 def test_each_rule_is_tried():
-    tried = [*OF_FILES, *OF_RECORDS, *OF_VOC]
+    tried = [*OF_FILES, *OF_RECORDS, *OF_VOC, "trained on"]
     assert sorted(tried) == sorted(RULES)
     assert rule_of(faults_of("crowds", ["x"], num=1, all=2)[0]) == "crowds"

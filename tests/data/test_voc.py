@@ -61,6 +61,7 @@ def test_what_a_training_does_not_need_may_be_missing():
         (">20<", ">x<", "<size/width> is 'x'"),
         (">dog<", "> <", "the <name> of an <object> is empty"),
         ("</annotation>", "", "is not XML"),
+        ("annotation>", "annotations>", "it is <annotations>, no <annotation>"),
     ],
 )
 def test_what_is_wrong_is_said_of_the_file(old, new, said, tmp_path):
@@ -86,12 +87,14 @@ def lists(folder, content, ids=("000001", "000002"), encoding="utf-8"):
         ("000001\n000002 0", ["000001", "000002"], True),
         ("000001\n000001\n", ["000001"], False),  # Once is enough.
         ("gone\n000001 7\n", ["gone", "000001 7"], False),
+        ("000001.jpg\n000002.XML\n", ["000001", "000002"], True),
+        ("000001.v2\n", ["000001.v2"], False),
     ],
 )
 def test_lists_of_images(content, ids, flagged, tmp_path):
     for encoding in ("utf-8", "utf-8-sig"):  # the latter by Windows
         found, faults = lists(tmp_path, content, encoding=encoding)
-        assert found == ids and set(by_rule(faults)) == ({"flagged list"} if flagged else set())
+        assert found == ids and set(by_rule(faults)) == ({"odd list"} if flagged else set())
 
 
 def test_blanks_in_names_are_no_flags(tmp_path):

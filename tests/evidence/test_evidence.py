@@ -1,7 +1,6 @@
-"""The comparisons: what a run measures, and what the tables make of it."""
+"""The experiments: what is run and recorded, and that all of them can be set up."""
 
 import json
-import shutil
 import sys
 
 import processes
@@ -11,11 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from models import ROOT
 
-from projects.evidence import evidence, run
-from projects.evidence.experiments import CONFIGS, Setup
+from ohem_d2.tools.load_model import default_cfg
+from ohem_d2.tools.trust import merge_file
+from projects.evidence import evidence
+from projects.evidence.experiments import Setup
 from projects.evidence.iou_balanced import balanced
-from projects.tree_crowns import prepare_data
-from projects.tree_crowns.trainer import setup
 
 HEADS = "MODEL.ROI_HEADS"
 
@@ -45,9 +44,9 @@ def boards(tree_crowns, tmp_path_factory):
 
 
 def test_a_commit_is_told_where_there_is_git(monkeypatch):
-    assert run.commit() == "" or len(run.commit()) >= 7
+    assert evidence.commit() == "" or len(evidence.commit()) >= 7
     monkeypatch.setenv("PATH", "")
-    assert run.commit() == ""
+    assert evidence.commit() == ""
 
 
 def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch, capsys):
@@ -71,18 +70,18 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
         # two iterations find no 80 % of the objects
         assert "false_alarms" not in found
         folder = next(tmp_path.glob(f"runs/boards/{found['variant']}-*/seed3"))
-        assert found["commit"] == (folder / "commit").read_text() == run.commit()
-    used = json.loads(next(tmp_path.glob("runs/boards/OHEM-*/seed3/train.json")).read_text())
+        assert found["commit"] == (folder / "commit").read_text() == evidence.commit()
+    used = json.loads((tmp_path / "runs/missing/boards_0.5_3.json").read_text())
     full = json.loads((boards / "instances_train.json").read_text())
     assert len(used["annotations"]) == round(len(full["annotations"]) / 2)
     config = CfgNode.load_yaml_with_base(
         str(next(tmp_path.glob("runs/boards/OHEM-*/seed3/config.yaml")))
     )
     trained_on = [name.split(":")[1].rsplit("/", 1)[-1] for name in config["DATASETS"]["TRAIN"]]
-    assert trained_on == ["train.json", "templates_train.json"]
+    assert trained_on == ["boards_0.5_3.json", "templates_train.json"]
     assert config["DATALOADER"]["FILTER_EMPTY_ANNOTATIONS"] is False
     table = capsys.readouterr().out
-    assert f"| OHEM | 1 | {ohem['AP']:.2f} |" in table
+    assert f"| OHEM | 1 | {ohem['AP']:.1f} |" in table
 
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
     evidence.main()  # with both the records and what they are of
@@ -92,69 +91,22 @@ def test_quick_runs_are_recorded_and_not_repeated(boards, tmp_path, monkeypatch,
     for folder in tmp_path.glob("runs/boards/*"):
         folder.rename(tmp_path / folder.name)
     evidence.main()  # on another machine, say, with the records alone
-    assert "running" not in capsys.readouterr().out
+    assert "run 1 of" not in capsys.readouterr().out
     assert not list(tmp_path.glob("runs/boards/*"))
 
 
 def test_the_same_boxes_of_a_seed_are_missing():
     coco = {"images": [], "annotations": [{"id": i} for i in range(50)]}
-    left = run.without_boxes(coco, 0.4, 1)["annotations"]
+    left = evidence.without_boxes(coco, 0.4, 1)["annotations"]
     assert len(left) == 30 and left == sorted(left, key=lambda box: box["id"])
-    assert left == run.without_boxes(coco, 0.4, 1)["annotations"]
-    assert left != run.without_boxes(coco, 0.4, 2)["annotations"]
-
-
-@pytest.mark.parametrize("recall, score", [(0.5, 0.7), (0.75, 0.2), (1.0, 0.0)])
-def test_the_score_that_finds_a_share_of_the_objects(recall, score, tmp_path):
-    """Four objects; three are found, one of them as another class; two detections are wrong."""
-    places = [[0, 0, 10, 10], [20, 0, 10, 10], [40, 0, 10, 10], [60, 0, 10, 10]]
-    boxes = [
-        {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": b, "area": 100, "iscrowd": 0}
-        for i, b in enumerate(places)
-    ]
-    categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
-    truth = {"images": [{"id": 1, "height": 99, "width": 99}], "categories": categories}
-    (tmp_path / "truth.json").write_text(json.dumps({"info": {}, **truth, "annotations": boxes}))
-    found = [
-        (places[0], 1, 0.9),
-        ([0, 50, 10, 10], 1, 0.8),
-        (places[1], 2, 0.7),
-        ([50, 50, 10, 10], 1, 0.3),
-        (places[2], 1, 0.2),
-    ]
-    keys = ("bbox", "category_id", "score")
-    found = [{"image_id": 1, **dict(zip(keys, values))} for values in found]
-    (tmp_path / "found.json").write_text(json.dumps(found))
-    threshold = run.score_that_finds(tmp_path / "truth.json", tmp_path / "found.json", recall)
-    assert threshold == pytest.approx(score)
-    (tmp_path / "found.json").write_text("[]")
-    assert run.score_that_finds(tmp_path / "truth.json", tmp_path / "found.json", recall) == 0
-
-
-def test_what_is_published_is_what_was_recorded(tmp_path, monkeypatch, capsys):
-    records = tmp_path / "evidence.json"
-    shutil.copy(ROOT / "docs/evidence.json", records)
-    arguments = ["--data", "boards=.", "plates=.", "trees", "--show", "--record", str(records)]
-    monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments, "--output", str(tmp_path)])
-    evidence.main()
-    assert records.read_text() == (ROOT / "docs/evidence.json").read_text()
-    every_table, overview = capsys.readouterr().out.rsplit("\nmain\n", 1)
-    for shown, pages in (
-        (every_table, ["docs/evidence.md"]),
-        (overview, ["README.md", "docs/does-it-help.md"]),
-    ):
-        rows = [line for line in shown.splitlines() if line.startswith("| ")]
-        assert len(rows) >= 5
-        for page in pages:
-            published = (ROOT / page).read_text().splitlines()
-            # but for the heads, where data sets have longer names
-            assert not [r for r in rows if r not in published and not r.startswith("| AP |")]
+    assert left == evidence.without_boxes(coco, 0.4, 1)["annotations"]
+    assert left != evidence.without_boxes(coco, 0.4, 2)["annotations"]
 
 
 def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatch):
     """Configurations that the present heads refuse, or data that lacks what they ask for."""
     asked = []
-    meanwhile = {"data": "moon", "variant": "x", "settings": "0", "seed": 1}
+    meanwhile = {"data": "moon", "variant": "x", "overrides": [], "seed": 1}
 
     def run_all(variants, *_):
         asked.extend(variants)
@@ -167,25 +119,19 @@ def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatc
     evidence.main()
     # what is published is left alone, and so is what others recorded
     assert json.loads((tmp_path / "quick.json").read_text()) == [meanwhile]
-    for variant in asked:
-        given = json.loads(variant.command(1, "cpu", tmp_path / "run")[-1])
-        assert given["data"] == "boards" or "with_negatives" not in given["others"]
-        cfg = setup(
-            str(CONFIGS / f"{given['data']}.yaml"),
-            prepare_data.DATA,
-            tmp_path / "run",
-            1,
-            given["overrides"],
-        )
+    with_negatives = set()
+    for number, variant in enumerate(asked):
+        folder = tmp_path / f"run{number}"
+        variant.command(1, "cpu", folder)
+        cfg = default_cfg(evidence.MODULES)
+        merge_file(cfg, folder / "given.yaml")
+        cfg.MODEL.DEVICE = "cpu"
         build_model(cfg)
+        if len(cfg.DATASETS.TRAIN) > 1:
+            with_negatives.add(variant.name.partition("/")[0])
     assert len(asked) > 40
-
-
-def test_images_without_objects_are_asked_of_data_that_has_some(tmp_path, monkeypatch):
-    arguments = ["--data", "plates=.", "--tables", "negatives", "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["evidence.py", *arguments])
-    with pytest.raises(SystemExit, match="negatives: plates has no images without objects"):
-        evidence.main()
+    # plates have no images without objects: such variants are left out
+    assert with_negatives == {"boards"}
 
 
 def test_background_is_balanced_over_the_overlap():

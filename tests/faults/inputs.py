@@ -9,9 +9,12 @@ import zlib
 
 import numpy as np
 import torch
+from detectron2.modeling import build_model
 from models import ROOT
 from photographs import voc_xml
 from PIL import Image
+
+from ohem_d2.tools.load_model import default_cfg
 
 NAN, INF = math.nan, math.inf
 CONFIG = f"""
@@ -137,6 +140,17 @@ def bomb(path):
         check = struct.pack(">I", zlib.crc32(kind + data))
         content += struct.pack(">I", len(data)) + kind + data + check
     return write(path, content)
+
+
+def trained(config):
+    """The weights of a model as of this configuration, so w.pth, as it is before a training."""
+
+    def spoil(folder):
+        cfg = default_cfg()
+        cfg.merge_from_file(str(folder / config))
+        torch.save({"model": build_model(cfg).state_dict()}, folder / "w.pth")
+
+    return spoil
 
 
 def edit(change):

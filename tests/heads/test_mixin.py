@@ -378,6 +378,7 @@ def test_scoring_in_another_precision():
         assert [n for n, p in model.roi_heads.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", ZOO)
 def test_trains_on_cuda_as_on_cpu(name):

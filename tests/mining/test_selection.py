@@ -146,6 +146,7 @@ def test_budgets_equal_the_plain_loops(sizes, num_samples, fraction, random):
     assert torch.nonzero(taken).squeeze(1).tolist() == sorted(expected)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @given(rois(), st.sampled_from(SCOPES))
 @settings(max_examples=50, deadline=None)

@@ -28,7 +28,7 @@ from projects.paper.ohem_paper.bootstrapping import trainer as training
 from projects.paper.ohem_paper.bootstrapping.trainer import BootstrapTrainer
 from projects.paper.ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
 from projects.paper.ohem_paper.experiment import load_config
-from projects.paper.ohem_paper.settings import BootstrapSettings
+from projects.paper.ohem_paper.settings import add_settings, check_settings
 
 
 def overlap(a, b):
@@ -107,6 +107,7 @@ def overrides(data, output, *more):
         *("INPUT.MIN_SIZE_TRAIN", (128,), "INPUT.MIN_SIZE_TEST", 128),
         *("SOLVER.IMS_PER_BATCH", 1, "SOLVER.STEPS", (), "SEED", 1, "OUTPUT_DIR", str(output)),
         *("BOOTSTRAP.INITIAL_BACKGROUND", 5, "BOOTSTRAP.SCORE_THRESH", 0.3),
+        *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", 0),
         *more,
     ]
 
@@ -199,18 +200,18 @@ def test_rounds_are_even(max_iter, rounds):
         ("ROUNDS", 41, "up to SOLVER.MAX_ITER, which is 40"),
         ("INITIAL_BACKGROUND", -1, "whole number >= 0"),
         ("MAX_PER_IMAGE", -1, "whole number >= 0"),
-        ("SCORE_THRESH", 1.0, "from 0 to below 1"),
-        ("SCORE_THRESH", float("nan"), "a number from 0 to 1"),
+        ("SCORE_THRESH", 1.0, "a score, 0 to below 1"),
+        ("SCORE_THRESH", float("nan"), "a score, 0 to below 1"),
     ],
 )
 def test_impossible_values(key, value, message):
     cfg = get_cfg()
-    BootstrapSettings.add_to(cfg)
-    cfg.SOLVER.MAX_ITER = 40
-    assert BootstrapSettings.from_cfg(cfg) == BootstrapSettings()
+    add_settings(cfg)
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.TRAINER = 40, "bootstrapping"
+    check_settings(cfg)
     cfg.merge_from_list([f"BOOTSTRAP.{key}", value])
     with pytest.raises(ValueError, match=f"BOOTSTRAP.{key} = .*allowed: .*{message}"):
-        BootstrapSettings.from_cfg(cfg)
+        check_settings(cfg)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +337,7 @@ def test_state_of_a_working_set(data, tmp_path):
 def tiny(data, tmp_path):
     """A model that finds some objects in everything, its configuration, and a working set."""
     cfg = config("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", 3, plain=True)
-    BootstrapSettings.add_to(cfg)
+    add_settings(cfg)
     cfg.merge_from_list(overrides(data, tmp_path))
     register_datasets(cfg.DATASETS.TRAIN)
     model = detector(cfg)
@@ -454,20 +455,18 @@ def test_learns_what_the_sweeps_find(data, tmp_path):
         assert len(of_set) in sizes
         allowed = torch.cat([of_set, objects])
         assert (boxes[:, None] == allowed).all(dim=2).any(dim=1).all()
-    first, second, last = trainer.history
+    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    logged = {r["iteration"]: r for r in records if "bootstrap/num_background" in r}
+    assert sorted(logged) == [29, 59, 89]
+    first, second = (
+        {key.removeprefix("bootstrap/"): value for key, value in logged[i].items()}
+        for i in (29, 59)
+    )
     assert 0 < second["num_false_positives"] < 0.5 * first["num_false_positives"]
     assert second["num_foreground"] == first["num_foreground"]
     assert second["num_background"] == first["num_background"] + first["num_added"]
-    assert "num_false_positives" not in last and last["train_seconds"] > 0
+    assert first["sweep_seconds"] > 0 and second["sweep_seconds"] > 0
     assert trainer.last_results["bbox"]["AP50"] > 5
-    records = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    logged = {r["iteration"]: r for r in records if "bootstrap/train_seconds" in r}
-    assert sorted(logged) == [29, 59, 89]
-    for iteration, numbers in zip(sorted(logged), trainer.history):
-        assert all(logged[iteration][f"bootstrap/{k}"] == v for k, v in numbers.items())
-    swept = first["sweep_seconds"] + second["sweep_seconds"]
-    trained = sum(numbers["train_seconds"] for numbers in trainer.history)
-    assert logged[89]["bootstrap/sweep_share"] == pytest.approx(swept / (swept + trained))
 
 
 def command(data, output, *more, flags=()):
@@ -487,7 +486,7 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
     settings = ["SOLVER.MAX_ITER", 30, "BOOTSTRAP.ROUNDS", 3, "DATASETS.TEST", ()]
     settings += ["DATASETS.PROPOSAL_FILES_TEST", ()]
     out = run(data, tmp_path / "whole", *settings)
-    assert "3 rounds; the first working set has" in out and "of the time" in out
+    assert "3 rounds; the first working set has" in out
     marker = tmp_path / "killed/last_checkpoint"
     processes.kill_when(
         lambda: marker.exists() and marker.read_text() == "model_round_1.pth",
@@ -504,10 +503,6 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
     states = [run["trainer"]["bootstrap"] for run in (whole, resumed)]
     sets = [state["working_set"] for state in states]
     assert torch.equal(sets[0]["indices"], sets[1]["indices"]) and sets[0]["round"] == 2
-    for a, b in zip(*(state["history"] for state in states)):
-        assert a.keys() == b.keys()
-        assert all(a[k] == b[k] for k in a if k.startswith("num_"))
-    assert len(states[1]["history"]) == 2  # the last round ends with the checkpoint
 
 
 def test_stopped_in_a_sweep(data, tmp_path, monkeypatch):
@@ -533,7 +528,7 @@ def test_stopped_in_a_sweep(data, tmp_path, monkeypatch):
     assert resumed.start_iter == 3
     resumed.train()
     assert same(resumed.working_set.indices, swept[0][0]) and resumed.working_set.round == 1
-    assert len(resumed.history) == 2 and resumed.history[0]["num_added"] == swept[0][1]["num_added"]
+    assert swept[0][1]["num_added"] > 0
 
 
 def test_checkpoint_of_another_run(data, tmp_path):

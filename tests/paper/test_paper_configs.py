@@ -84,7 +84,6 @@ def test_row_of_table_1(row):
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (600, 1000)
     assert cfg.INPUT.RANDOM_FLIP == "horizontal"
     assert heads.NMS_THRESH_TEST == 0.3
-    assert not cfg.TEST.MULTI_SCALE.ENABLED and not cfg.TEST.BOX_VOTING.ENABLED
 
 
 def test_ohem_keeps_the_papers_defaults():
@@ -163,17 +162,6 @@ def test_release_differs_from_the_paper_by_the_schedule():
         paper = load(file_of("voc07", *row))
         paper.SOLVER.STEPS, paper.SOLVER.MAX_ITER = (30000,), 40000
         assert release == paper
-
-
-@pytest.mark.parametrize("folder", ["voc07", "voc07+12", "voc12", "voc07++12"])
-def test_multi_scale_and_voting(folder):
-    cfg = load(f"{folder}/ohem_vgg16_multiscale_voting.yaml")
-    assert cfg.MODEL.ROI_HEADS.NAME == "OHEMROIHeads"
-    assert cfg.INPUT.MIN_SIZE_TRAIN == (480, 576, 688, 864, 900)
-    assert cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "choice"
-    assert list(cfg.TEST.MULTI_SCALE.MIN_SIZES) == [480, 576, 688, 864, 1000]
-    assert cfg.TEST.MULTI_SCALE.ENABLED and cfg.TEST.BOX_VOTING.ENABLED
-    assert cfg.TEST.BOX_VOTING.NMS_THRESH == 0.3 and cfg.TEST.BOX_VOTING.VOTE_THRESH == 0.5
 
 
 ALL = sorted(

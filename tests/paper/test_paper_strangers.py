@@ -11,7 +11,7 @@ from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.errors import InputError, UntrustedFile
 from ohem_d2.tools.trust import trusting
 from projects.paper.ohem_paper.bootstrapping.working_set import WorkingSet
-from projects.paper.ohem_paper.settings import BootstrapSettings, TrainingLoss
+from projects.paper.ohem_paper.settings import add_settings
 from projects.paper.ohem_paper.training_loss import TrainingImages
 
 
@@ -24,8 +24,7 @@ def cfg(tree_crowns, tmp_path):
     full["annotations"] = [a for a in full["annotations"] if a["image_id"] in ids]
     (tmp_path / "two.json").write_text(json.dumps(full))
     cfg = config("fpn", "MODEL.LOAD_PROPOSALS", True)
-    for settings in (TrainingLoss, BootstrapSettings):
-        settings.add_to(cfg)
+    add_settings(cfg)
     cfg.DATASETS.TRAIN = (f"coco:{tmp_path / 'two.json'}:{tree_crowns / 'tiles'}",)
     proposals = hostile.proposals(tmp_path / "two.pkl", tmp_path / "canary", ids)
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(proposals),)

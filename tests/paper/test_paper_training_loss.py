@@ -10,6 +10,7 @@ from models import batch, config, detector
 from torch import nn
 
 from projects.paper.ohem_paper import training_loss
+from projects.paper.ohem_paper.settings import add_settings
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_images_are_spread_over_the_data_set(tree_crowns, tmp_path, num, expecte
 
     cfg = config("fpn", "MODEL.LOAD_PROPOSALS", True)
     add_ohem_config(cfg)
-    training_loss.TrainingLoss.add_to(cfg)
+    add_settings(cfg)
     cfg.TRAINING_LOSS.NUM_IMAGES = num
     cfg.DATASETS.TRAIN = (f"coco:{tmp_path / 'six.json'}:{tree_crowns / 'tiles'}",)
     cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(tmp_path / "six.pkl"),)

@@ -212,6 +212,31 @@ def test_a_run_that_was_killed_and_resumed(run):
     assert broken == 0 and series["total_loss"][0] == [19]
 
 
+def test_a_lost_branch_goes_with_all_its_scalars(tmp_path):
+    """Also those that do not come again, as no evaluation has been reached yet."""
+
+    def lines(*points):
+        return "".join(json.dumps({"iteration": i, **values}) + "\n" for i, values in points)
+
+    lost = (59, {"total_loss": 3.0}), (79, {"total_loss": 2.0, "bbox/AP": 9.0, "old": 1.0})
+    before = (19, {"total_loss": 5.0}), (39, {"total_loss": 4.0, "bbox/AP": 7.0})
+    after = (59, {"total_loss": 3.5, "new": 6.0})
+    (tmp_path / "metrics.json").write_text(lines(*before, *lost, after))
+    series, broken = read_series(tmp_path)
+    assert broken == 0 and series == {
+        "total_loss": ([19, 39, 59], [5.0, 4.0, 3.5]),
+        "bbox/AP": ([39], [7.0]),
+        "new": ([59], [6.0]),
+    }
+    # An evaluation that is written with a later line is no sign of another branch.
+    late = (38, {"bbox/AP": 7.0}), (59, {"total_loss": 3.0})
+    (tmp_path / "metrics.json").write_text(lines(*before[:1], (39, {"total_loss": 4.0}), *late))
+    assert read_series(tmp_path)[0] == {
+        "total_loss": ([19, 39, 59], [5.0, 4.0, 3.0]),
+        "bbox/AP": ([38], [7.0]),
+    }
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", '"a"', "null"])
 def test_numbers_that_are_none_are_broken_lines(tmp_path, number):
     whole = '{"iteration": 19, "lr": 0.1, "note": "no number"}'

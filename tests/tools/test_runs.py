@@ -1,5 +1,6 @@
 """The runner of comparisons, with real processes, one of them killed."""
 
+import itertools
 import json
 import os
 import signal
@@ -66,7 +67,8 @@ def test_every_variant_with_every_seed_a_seed_after_the_other(tmp_path, capsys):
     assert printed(tmp_path / "two/seed1") == "from 0 of 1 on cpu threads 1\n"
     begun = capsys.readouterr().out.splitlines()
     assert begun == [
-        f"{name}, seed {seed}, cpu: running" for seed in (1, 2) for name in ("one", "two")
+        f"run {number} of 4: {name}, seed {seed}, cpu"
+        for number, (seed, name) in enumerate(itertools.product((1, 2), ("one", "two")), start=1)
     ]
     # once more: all is there
     assert run_all(variants, [1, 2], tmp_path, ["cpu"]) == []
@@ -132,7 +134,7 @@ def test_killed_and_given_again_it_goes_on(tmp_path):
 
     kept = (tmp_path / "fast/seed1/result.json").stat().st_mtime_ns
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert again.stdout == "late, seed 1, cpu: running\n"
+    assert again.stdout == "run 1 of 2: late, seed 1, cpu\n"
     assert (tmp_path / "fast/seed1/result.json").stat().st_mtime_ns == kept
     assert f"from {reached} of 1" in printed(tmp_path / "late/seed1")
     assert results_of(variant("late"), [1], tmp_path)[1]["count"] == 10

@@ -117,6 +117,27 @@ def test_records_that_do_not_say_their_size(images, tmp_path):
     assert any(min(batch) < 5 <= max(batch) for batch in found)
 
 
+@pytest.mark.parametrize("sampler", ["", "Category"])
+def test_weighted_sampling_of_images_without_objects_and_keypoints(images, tmp_path, sampler):
+    """Each data set is drawn by its factor; Detectron2 takes the factors of other images."""
+    name = f"Weighted{sampler}TrainingSampler"
+    cfg = interrupted.config(images, tmp_path, "DATALOADER.SAMPLER_TRAIN", name)
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = [["many", 1.0], ["few", 3.0]]
+    cfg.MODEL.KEYPOINT_ON = True
+    pose = {"category_id": 0, "bbox": [1, 1, 9, 9], "bbox_mode": 0, "keypoints": [1, 1, 2] * 17}
+    records = [
+        {"image_id": 10 * i + j, "data_set": ("many", "few")[i], "annotations": [pose] * (j % 2)}
+        for i in range(2)
+        for j in range(4)
+    ]
+    drawn = ids(take(ResumableLoader(cfg, lambda record: record, records), 32))
+    drawn = [image for batch in drawn for image in batch]
+    assert {image: drawn.count(image) for image in sorted(set(drawn))} == {
+        **dict.fromkeys(range(4), 4),
+        **dict.fromkeys(range(10, 14), 12),
+    }
+
+
 def test_drawing_leaves_no_trace():
     before = torch.rand(1), torch.get_rng_state()
     with seeded(5):

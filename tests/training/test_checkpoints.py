@@ -5,13 +5,15 @@ import resource
 import signal
 
 import interrupted
+import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from interrupted import ended, kill, start, wait_until
 from torch import nn
 
 from ohem_d2.tools.errors import InputError, errors_in_one_line
-from ohem_d2.tools.training.checkpoints import Checkpointer
+from ohem_d2.tools.training.checkpoints import Checkpointer, load_to_evaluate, load_torch
 
 
 class Progress:
@@ -106,6 +108,49 @@ def test_none_can_be_read(folder):
 def test_nothing_is_there_to_resume_from(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"")  # of somebody else's
     assert resumed(tmp_path) == -1
+
+
+def test_numbers_of_numpy_are_saved_as_plain_ones(tmp_path):
+    """As VOC's evaluation returns them, and as the best checkpoint keeps them."""
+    results = {"bbox": {"AP": np.float64(12.5), "AP50": [np.float32(0.5), (np.int64(3),)]}}
+    checkpointer(tmp_path).save("model_best", iteration=np.int64(7), results=results)
+    loaded = load_torch(str(tmp_path / "model_best.pth"))  # with weights_only
+    assert loaded["iteration"] == 7 and type(loaded["iteration"]) is int
+    found = loaded["results"]["bbox"]
+    assert found == {"AP": 12.5, "AP50": [0.5, (3,)]} and type(found["AP"]) is float
+    assert isinstance(results["bbox"]["AP"], np.float64)  # those of the caller stay
+
+
+def other(model):
+    return {name: torch.zeros(7, *value.shape) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "weights, said",
+    [
+        (None, "Not trained: 2 of 2 parameters"),
+        (other, "Not trained: 2 of 2 parameters of the model are not in .*, such as weight"),
+        (lambda model: {"weight": model.weight}, "Not trained: 1 of 2 .*, such as bias"),
+    ],
+    ids=["none", "of another model", "of half the model"],
+)
+def test_an_evaluation_of_what_is_not_trained_is_refused(tmp_path, weights, said):
+    model, cfg = nn.Linear(50, 50), get_cfg()
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(tmp_path), ""
+    if weights:
+        cfg.MODEL.WEIGHTS = str(tmp_path / "w.pth")
+        torch.save(weights(model), cfg.MODEL.WEIGHTS)
+    with pytest.raises(InputError, match=f"{said}.*: name the weights of this model with MODEL.W"):
+        load_to_evaluate(cfg, model, resume=False)
+
+
+def test_an_evaluation_takes_weights_that_fit_or_the_last_ones(folder):
+    model, cfg = nn.Linear(50, 50), get_cfg()
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(folder), str(folder / "weights.pth")
+    for resume, file in ((False, "weights.pth"), (True, "model_0000039.pth")):
+        load_to_evaluate(cfg, model, resume)
+        saved = torch.load(folder / file, weights_only=True)
+        assert torch.equal(model.weight, saved.get("model", saved)["weight"])
 
 
 # ---- kills and full disks ----------------------------------------------------------------------

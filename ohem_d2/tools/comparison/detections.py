@@ -23,11 +23,6 @@ class Found:
     missed: np.ndarray  #: objects
 
 
-def best_detections(detections: Sequence[dict], num: int) -> list[dict]:
-    """The ``num`` with the highest scores, of all images, as detectors differ in how they score."""
-    return sorted(detections, key=lambda d: d["score"], reverse=True)[:num]
-
-
 def evaluated(truth: COCO, detections: Sequence[dict], iou: float) -> COCOeval:
     """What pycocotools matches at one IoU, whatever the class and the size. It prints nothing."""
     with contextlib.redirect_stdout(io.StringIO()):

@@ -2,14 +2,15 @@
 
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import inference_context
 from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 from torch import nn
@@ -52,17 +53,17 @@ def main(text: str) -> None:
 def results_of(cfg: CfgNode, found: dict[str, float]) -> dict[str, Any]:
     """What a finished run found, in percent; a run that found nothing has 0, not nan."""
     records = runs.read_metrics(cfg.OUTPUT_DIR)
-    classes = {n.removeprefix("AP-"): v for n, v in found.items() if n.startswith("AP-")}
-    if not classes:
-        classes = {MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes[0]: found["AP"]}
     nothing = math.isnan(found["AP"])  # else sizes and classes that do not occur are nan
+    # Detectron2 leaves classes out where there is only one, and where nothing was found.
+    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
+    classes = {name: found.get(f"AP-{name}", found["AP"]) for name in names}
     last = cfg.SOLVER.MAX_ITER
     curve = {r["iteration"] + 1: r["bbox/AP"] for r in records if "bbox/AP" in r}
     curve = {i: ap for i, ap in curve.items() if i < last} | {last: found["AP"]}
     return {
         **{key: 0.0 if nothing else found[key] for key in METRICS},
         "classes": {name: 0.0 if nothing else ap for name, ap in classes.items()},
-        "curve": [[i, float(np.nan_to_num(ap))] for i, ap in sorted(curve.items())],
+        "curve": [[i, 0.0 if math.isnan(ap) else ap] for i, ap in sorted(curve.items())],
         "seconds": runs.seconds_per_iteration(records),
     }
 
@@ -74,24 +75,13 @@ def false_alarms(cfg: CfgNode, model: nn.Module, negatives: str) -> float:
     """
     register_datasets([negatives])
     loader = build_detection_test_loader(cfg, negatives)
-    scores = inference_on_dataset(model, loader, Scores())["scores"]
+    with inference_context(model), torch.no_grad():
+        scores = [found["instances"].scores for inputs in loader for found in model(inputs)]
     found = json.loads(Path(cfg.OUTPUT_DIR, "inference/coco_instances_results.json").read_text())
     truth = COCO(labels_file(cfg, cfg.DATASETS.TEST[0]))
     threshold = score_that_finds(truth, found, RECALL)
-    return float(np.mean([(s >= threshold).sum() for s in scores])) if threshold else math.nan
-
-
-class Scores(DatasetEvaluator):
-    """The scores of what is found in each image."""
-
-    def reset(self) -> None:
-        self._scores: list[np.ndarray] = []
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        self._scores += [output["instances"].scores.cpu().numpy() for output in outputs]
-
-    def evaluate(self) -> dict:
-        return {"scores": self._scores}
+    counts = [(of_image >= threshold).sum().item() for of_image in scores]
+    return statistics.mean(counts) if threshold else math.nan
 
 
 if __name__ == "__main__":

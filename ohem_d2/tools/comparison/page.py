@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from matplotlib.figure import Figure
@@ -21,7 +22,6 @@ from ..drawing import encode
 from ..files import write_atomically
 from ..runs import mean_and_spread
 from . import detections
-from .plan import Variant
 
 PICTURES = 8
 LONG_SIDE = 640  # of a photograph on the page, in pixels
@@ -30,14 +30,14 @@ PACKAGES = ("torch", "torchvision", "numpy", "pycocotools")
 
 def write_page(
     file: Path,
-    variants: Sequence[Variant],
+    variants: Mapping[str, CfgNode],
     folders: Mapping[str, Path],
     content: Mapping[str, Any],
     table: Sequence[str],
 ) -> Path:
     """
     Write the answer, the table, the curve, what the first and the second variant find differently
-    with the first seed, whose ``folders`` are by name, and the settings. Returns the file.
+    with one seed, whose ``folders`` are by name, and the settings. Returns the file.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
@@ -54,8 +54,8 @@ def write_page(
         pictures=list(pictures(variants, folders)),
         command=content["command"],
         versions={name: version(name) for name in PACKAGES},
-        settings={v.name: differences(variants, v) for v in variants},
-        shared=variants[0].cfg.dump(),
+        settings={name: differences(variants, name) for name in variants},
+        shared=next(iter(variants.values())).dump(),
     )
     write_atomically(file, page)
     return file
@@ -95,19 +95,21 @@ def classes(results: Mapping[str, Mapping[int, dict]]) -> list[list[str]]:
     return rows
 
 
-def pictures(variants: Sequence[Variant], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
+def pictures(variants: Mapping[str, CfgNode], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """
     Test images on which the first two find the most different objects: a name, and for each of the
     two what it is called, how much it finds, and a picture as a data URL.
     """
-    cfg, found = variants[0].cfg.clone(), {}
-    cfg.OUTPUT_DIR = str(folders[variants[0].name])
+    first, found = next(iter(variants)), {}
+    cfg = variants[first].clone()
+    cfg.OUTPUT_DIR = str(folders[first])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(labels_file(cfg, cfg.DATASETS.TEST[0]))
     num = sum(not a["iscrowd"] for a in truth.anns.values())
-    for name in [variant.name for variant in variants[:2]]:
+    for name in [*variants][:2]:
         file = folders[name] / "inference/coco_instances_results.json"
-        best = detections.best_detections(json.loads(file.read_text()), num)
+        # As detectors differ in how they score, as many of the best boxes as there are objects
+        best = sorted(json.loads(file.read_text()), key=lambda d: -d["score"])[:num]
         found[name] = detections.found(truth, best)
     files = {r["image_id"]: r["file_name"] for r in DatasetCatalog.get(cfg.DATASETS.TEST[0])}
     one, other, out = list(found.values())[0], list(found.values())[-1], []
@@ -123,8 +125,7 @@ def pictures(variants: Sequence[Variant], folders: Mapping[str, Path]) -> list[d
     return out
 
 
-def differences(variants: Sequence[Variant], variant: Variant) -> str:
+def differences(variants: Mapping[str, CfgNode], name: str) -> str:
     """The lines of a variant's configuration that not all have."""
-    lines = [set(v.cfg.dump().splitlines()) for v in variants]
-    shared = set.intersection(*lines)
-    return "\n".join(line for line in variant.cfg.dump().splitlines() if line not in shared)
+    shared = set.intersection(*(set(cfg.dump().splitlines()) for cfg in variants.values()))
+    return "\n".join(line for line in variants[name].dump().splitlines() if line not in shared)

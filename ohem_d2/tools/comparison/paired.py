@@ -1,6 +1,7 @@
 """What paired runs tell: differences over the seeds that two samplers share."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -25,9 +26,13 @@ class Difference:
     n: int
 
 
-def paired(
-    one: Mapping[int, float], other: Mapping[int, float], level: float = LEVEL
-) -> Difference | None:
+@functools.cache
+def critical(n: int) -> float:
+    """Student's t beyond which n paired values are on one side of zero."""
+    return stats.t.ppf((1 + LEVEL) / 2, n - 1)
+
+
+def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
     """
     Student's t on the differences of the seeds that both have, values by seed. None without one; of
     one seed the interval is infinite.
@@ -35,11 +40,10 @@ def paired(
     values = np.array([one[seed] - other[seed] for seed in one if seed in other])
     if len(values) == 0:
         return None
-    half = math.inf
-    if len(values) > 1:
-        spread = values.std(ddof=1) / math.sqrt(len(values))
-        half = stats.t.ppf((1 + level) / 2, len(values) - 1) * spread
-    return Difference(values.mean(), values.mean() - half, values.mean() + half, len(values))
+    mean, num, half = values.mean(), len(values), math.inf
+    if num > 1:
+        half = critical(num) * values.std(ddof=1) / math.sqrt(num)
+    return Difference(mean, mean - half, mean + half, num)
 
 
 def seeds_needed(spread: float, difference: float = DIFFERENCE, most: int = 1000) -> int:
@@ -50,10 +54,9 @@ def seeds_needed(spread: float, difference: float = DIFFERENCE, most: int = 1000
     value (Cohen, 1988, ch. 2).
     """
     for n in range(2, most):
-        critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
         shift = difference / max(spread, 1e-9) * math.sqrt(n)
         # Far out, where the distribution cannot be computed, there is no doubt.
-        if shift > 2 * critical + 30 or stats.nct.sf(critical, n - 1, shift) >= POWER:
+        if shift > 2 * critical(n) + 30 or stats.nct.sf(critical(n), n - 1, shift) >= POWER:
             return n
     return most
 

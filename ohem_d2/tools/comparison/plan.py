@@ -1,10 +1,10 @@
 """From what a command line asks for to the runs of a comparison, each with a configuration."""
 
 import argparse
-import dataclasses
 import json
 import os
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..files import write_atomically
 from ..load_model import default_cfg, heads_that_mine, merge, set_num_classes
 from .proxy import CONFIG, fit_anchors
 
-SAMPLERS = ("random:128", "random:512", "ohem:128", "quota:128")
+FORMS = "random:N, ohem:N, quota:N, or 'NAME=KEY VALUE,KEY VALUE'"  # of samplers
 # Iterations of the proxy, of two images each: 0.4 for each image, between these
 LEAST, MOST = 400, 4000
 EVALUATIONS = 5  # along the way
@@ -30,39 +30,30 @@ WARMUP = 0.1  # of the iterations, OHEM's as that of the learning rate
 TEST_SHARE = 0.2  # of the images, where no test data is given
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One of the samplers that are compared."""
-
-    name: str
-    cfg: CfgNode  #: without seed, device and folder
-
-
-def variants_of(cfg: CfgNode, samplers: Sequence[str]) -> list[Variant]:
+def variants_of(cfg: CfgNode, samplers: Sequence[str]) -> dict[str, CfgNode]:
     """
-    ``random:N``, ``ohem:N`` and ``quota:N`` of N RoIs of an image, or ``NAME=KEY VALUE,KEY VALUE``
-    of one's own, each on the configuration that all share. InputError names one that is of no form.
+    For each sampler by name the configuration that all share with what it changes: ``random:N``,
+    ``ohem:N`` and ``quota:N`` have N RoIs of an image, ``NAME=KEY VALUE,KEY VALUE`` is one's own.
+    InputError names one that is of no form.
     """
     found = {}
     for text in samplers:
         name, overrides = _sampler(cfg, text)
-        of_variant = cfg.clone()
-        merge(of_variant, "", overrides)
-        found[name] = Variant(name, of_variant)
+        found[name] = merge(cfg.clone(), "", overrides)
     if len(found) < len(samplers):
         raise InputError(f"--samplers {' '.join(samplers)}: two have the same name")
-    return list(found.values())
+    return found
 
 
 def _sampler(cfg: CfgNode, text: str) -> tuple[str, list[str]]:
     name, own, keys = text.partition("=")
-    if own and name:
-        pairs = [pair.strip().split(maxsplit=1) for pair in keys.split(",")]
+    # A value may have commas: the next pair begins with a key.
+    pairs = [pair.split(maxsplit=1) for pair in re.split(r",\s*(?=[A-Z][\w.]*\s)", keys.strip())]
+    if own and name and all(len(pair) == 2 for pair in pairs):
         return name, [word for pair in pairs for word in pair]
     kind, _, num = text.partition(":")
-    if kind not in ("random", "ohem", "quota") or not num.isdecimal():
-        allowed = "random:N, ohem:N, quota:N or 'NAME=KEY VALUE,KEY VALUE'"
-        raise InputError(f"--samplers {text!r}; allowed: {allowed}")
+    if kind not in ("random", "ohem", "quota") or not num.isdecimal() or int(num) < 1:
+        raise InputError(f"--samplers {text!r}; allowed: {FORMS}")
     mining = heads_that_mine(cfg.MODEL.ROI_HEADS.NAME)
     overrides = ["MODEL.ROI_HEADS.NAME", plain_counterpart(mining) if kind == "random" else mining]
     overrides += ["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", num]

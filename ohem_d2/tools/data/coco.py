@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from detectron2.structures import BoxMode
+from PIL import Image as ImageFile
 
 from ..errors import InputError, in_words
 from ..files import must_be_file
@@ -30,8 +31,8 @@ class Category(msgspec.Struct):
 class Image(msgspec.Struct):
     id: Id
     file_name: str
-    width: int | float
-    height: int | float
+    width: int | float | None = None
+    height: int | float | None = None
 
 
 class Annotation(msgspec.Struct):
@@ -81,32 +82,34 @@ def _read(file: str, *version: int) -> CocoFile:
 def coco_faults(coco: CocoFile) -> Iterator[Fault]:
     """What of it stops Detectron2, is left out, or is odd."""
     files = {image.id: image.file_name for image in coco.images}
+    unsized = (image.file_name for image in coco.images if not (image.width and image.height))
+    yield from faults_of("no size", unsized)
     for part in ("categories", "images"):
         ids = Counter(row.id for row in getattr(coco, part))
         yield from faults_of("id twice", (f"id {i!r}" for i, n in ids.items() if n > 1), part=part)
         if len({isinstance(i, str) for i in ids}) > 1:
-            yield from faults_of(
-                "id kinds", (repr(i) for i in ids if isinstance(i, str)), part=part
-            )
+            texts = (repr(i) for i in ids if isinstance(i, str))
+            yield from faults_of("id kinds", texts, part=part)
     names = Counter(category.name for category in coco.categories)
     yield from faults_of("same class", (repr(name) for name, n in names.items() if n > 1))
-    known = {category.id for category in coco.categories}
-    rows = list(enumerate(coco.annotations or ()))
+    known, found = {category.id for category in coco.categories}, defaultdict(list)
+    for i, a in enumerate(coco.annotations or ()):
+        if a.image_id not in files:
+            found["unknown image"].append(f"annotations[{i}] of image {a.image_id!r}")
+        if a.category_id not in known:
+            found["unknown category"].append(f"{a.category_id!r}, {_place(i, a, files)}")
+        if is_flat(a.segmentation):
+            found["flat polygon"].append(_place(i, a, files))
+        if _is_number(a.area) and a.area == 0 < a.bbox[2] * a.bbox[3]:
+            found["no extent"].append(f"{_place(i, a, files)}: {a.bbox}")
+        if a.ignore not in (0, None):
+            found["ignored"].append(_place(i, a, files))
+    for rule, where in found.items():
+        yield from faults_of(rule, where)
 
-    def of_file(i: int, a: Annotation) -> str:
-        return f"annotations[{i}] of {files.get(a.image_id)}"
 
-    foreign = ((i, a) for i, a in rows if a.category_id not in known)
-    where = (f"{a.category_id!r}, {of_file(i, a)}" for i, a in foreign)
-    yield from faults_of("unknown category", where)
-    orphans = ((i, a) for i, a in rows if a.image_id not in files)
-    where = (f"annotations[{i}] of image {a.image_id!r}" for i, a in orphans)
-    yield from faults_of("unknown image", where)
-    flat = (of_file(i, a) for i, a in rows if is_flat(a.segmentation))
-    yield from faults_of("flat polygon", flat)
-    boxes = ((i, a) for i, a in rows if _is_number(a.area) and a.area == 0 < a.bbox[2] * a.bbox[3])
-    yield from faults_of("no extent", (f"{of_file(i, a)}: {a.bbox}" for i, a in boxes))
-    yield from faults_of("ignored", (of_file(i, a) for i, a in rows if a.ignore not in (0, None)))
+def _place(i: int, annotation: Annotation, files: dict[Id, str]) -> str:
+    return f"annotations[{i}] of {files.get(annotation.image_id)}"
 
 
 def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
@@ -133,8 +136,7 @@ def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
     return [
         {
             "file_name": os.path.join(image_folder, image.file_name),
-            "height": image.height,
-            "width": image.width,
+            **_size_of(image, image_folder),
             "image_id": image.id,
             "annotations": of_image[image.id],
         }
@@ -142,12 +144,29 @@ def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
     ]
 
 
+def _size_of(image: Image, folder: str) -> dict[str, float]:
+    if image.width and image.height:
+        return {"height": image.height, "width": image.width}
+    return size_of_file(os.path.join(folder, image.file_name))
+
+
+def size_of_file(image: str | Path) -> dict[str, float]:
+    """Width and height as a record has them; nothing if it is no image, which is told later."""
+    try:
+        with ImageFile.open(image) as opened:
+            return {"height": opened.height, "width": opened.width}
+    except Exception:  # Pillow raises many kinds
+        return {}
+
+
 def class_numbers(coco: CocoFile) -> dict[Id, int]:
     """The number of each class in the model, in the order of their ids, as Detectron2 has it."""
     return {i: n for n, i in enumerate(sorted(category.id for category in coco.categories))}
 
 
-def mended_for_evaluation(file: str | Path, masks: bool = False) -> tuple[dict | None, list[Fault]]:
+def mended_for_evaluation(
+    file: str | Path, masks: bool = False, image_folder: str = ""
+) -> tuple[dict | None, list[Fault]]:
     """
     What pycocotools reads of the file, ``masks`` too if a model has them: without what is left out,
     and with what it would stop at or get wrong put right. None if that is as in the file, which
@@ -155,20 +174,22 @@ def mended_for_evaluation(file: str | Path, masks: bool = False) -> tuple[dict |
     """
     coco, text = read_coco(file), Path(file).read_bytes()
     content, given = json.loads(text), coco.annotations or ()
-    images = {image.id: image for image in coco.images}
+    files = {image.id: image.file_name for image in coco.images}
+    sizes = {image.id: _size_of(image, image_folder) for image in coco.images}
     ids = Counter(a.id for a in given if _is_id(a.id))
     own_id = [_is_id(a.id) and ids[a.id] == 1 for a in given]
+    anew = not all(own_id)
     wrong, rows = defaultdict(list), []
     for i, (a, row) in enumerate(zip(given, content.get("annotations", ()))):
-        image, (x, y, width, height), box = images.get(a.image_id), a.bbox, a.bbox[2] * a.bbox[3]
+        (x, y, width, height), box = a.bbox, a.bbox[2] * a.bbox[3]
         mask = sound_mask(a.segmentation) if masks else a.segmentation
         if masks and a.iscrowd and not mask:
             mask = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-        if image is None or not is_inside(a.bbox, image) or masks and not mask:
+        if not _is_inside(a.bbox, sizes.get(a.image_id)) or masks and not mask:
             continue
-        where = f"annotations[{i}] of {image.file_name}"
+        where = _place(i, a, files)
         row = {**row, "segmentation": mask} if masks else {**row}
-        if not all(own_id):
+        if anew:
             row["id"] = i + 1
         if not own_id[i]:
             wrong["bad ids"].append(f"{where}: {a.id!r}")
@@ -187,8 +208,11 @@ def mended_for_evaluation(file: str | Path, masks: bool = False) -> tuple[dict |
         rows.append(row)
     found = [fault for rule in wrong for fault in faults_of(rule, wrong[rule])]
     # A mark of the encoding before the content, as of Windows, is more than pycocotools reads.
-    same = text[:1] == b"{" and rows == content.get("annotations", [])
-    return None if same else {**content, "annotations": rows}, found
+    changed = {"images": [{**row, **sizes[row["id"]]} for row in content["images"]]}
+    if "annotations" in content or rows:
+        changed["annotations"] = rows
+    same = text[:1] == b"{" and all(content[k] == v for k, v in changed.items())
+    return None if same else {**content, **changed}, found
 
 
 def sound_mask(given: Any) -> Any:
@@ -205,11 +229,11 @@ def is_flat(segmentation: Any) -> bool:
     return isinstance(segmentation, list) and bool(segmentation) and _is_number(segmentation[0])
 
 
-def is_inside(box: Sequence[float], image: Image) -> bool:
-    """Whether a box, x, y, width, height, has an area, and is not outside the image."""
-    x, y, width, height = box
-    inside = -width < x < image.width and -height < y < image.height
-    return all(map(math.isfinite, box)) and width > 0 < height and inside
+def _is_inside(box: Sequence[float], image: dict[str, float] | None) -> bool:
+    """Whether a box, x, y, width, height, has an area, and is not outside the image, if any."""
+    (x, y, width, height), size = box, image or {}
+    inside = -width < x < size.get("width", math.inf) and -height < y < size.get("height", math.inf)
+    return image is not None and all(map(math.isfinite, box)) and width > 0 < height and inside
 
 
 def _is_id(value: Any) -> bool:

@@ -6,7 +6,7 @@ that what is said is what is done. Annotations are looked at as arrays, all of a
 import dataclasses
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -155,16 +155,14 @@ class _Contents:
 
     def without(self, left_out: np.ndarray, replaced: dict[int, Any]) -> list[dict]:
         """The records, without these annotations and with these segmentations."""
-        changed = {int(self.image[i]) for i in (*np.flatnonzero(left_out), *replaced)}
         starts, records = np.cumsum([0, *self.counts]), list(self.records)
-        for n in changed:
-            places = range(starts[n], starts[n + 1])
-            annotations = {i: self.annotations[i] for i in places if not left_out[i]}
-            annotations |= {
-                i: {**annotations[i], "segmentation": replaced[i]}
-                for i in annotations.keys() & replaced.keys()
-            }
-            records[n] = {**records[n], "annotations": list(annotations.values())}
+        for n in {int(self.image[i]) for i in (*np.flatnonzero(left_out), *replaced)}:
+            places = [i for i in range(starts[n], starts[n + 1]) if not left_out[i]]
+            annotations = [
+                self.annotations[i] | ({"segmentation": replaced[i]} if i in replaced else {})
+                for i in places
+            ]
+            records[n] = {**records[n], "annotations": annotations}
         return records
 
 
@@ -244,47 +242,37 @@ def _hint(name: str, files: set[str]) -> str:
 
 
 def _proposal_faults(records: Sequence[dict]) -> list[Fault]:
-    proposals = ("proposal_boxes", "proposal_objectness_logits")
-    given = (r for r in records if proposals[0] in r)
-    wrong = (r for r in given if not _are_proposals(*(r.get(key) for key in proposals)))
-    return faults_of("bad proposals", (str(r.get("file_name")) for r in wrong))
+    wrong = []
+    for record in records:
+        if "proposal_boxes" in record:
+            keys = ("proposal_boxes", "proposal_objectness_logits")
+            boxes, logits = (np.asarray(record.get(key)) for key in keys)
+            shapes = logits.ndim == 1 and boxes.shape == (len(logits), 4)
+            if not (shapes and np.isfinite(boxes).all() and np.isfinite(logits).all()):
+                wrong.append(str(record.get("file_name")))
+    return faults_of("bad proposals", wrong)
 
 
-def _are_proposals(boxes: Any, logits: Any) -> bool:
-    boxes, logits = np.asarray(boxes), np.asarray(logits)
-    shapes = boxes.shape == (len(logits), 4) and logits.ndim == 1
-    return bool(shapes and np.isfinite(boxes).all() and np.isfinite(logits).all())
+def image_faults(records: Sequence[dict], image_format: str = "") -> list[Fault]:
+    """
+    Look at the heads of images for more than 8 bits, which are cut off when they are read. With a
+    format read each as for training, which takes as long as it does, and find those at fault.
+    """
 
-
-def _file_of(record: dict) -> str:
-    """The image, if it is there."""
-    name = record.get("file_name")
-    return os.fspath(name) if isinstance(name, _TEXTS) and os.path.isfile(name) else ""
-
-
-def image_faults(records: Sequence[dict], image_format: str) -> Iterator[Fault]:
-    """Read each image as for training, which takes as long as it does, and find those at fault."""
-
-    def fault(record: dict) -> str:
-        if not (name := _file_of(record)):  # which has been told
-            return ""
-        try:
-            check_image_size(dict(record), read_image(name, image_format))
-        except Exception as e:  # Pillow raises many kinds
-            return f"{name}: {in_words(e)}"
-        return ""
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from faults_of("bad image", filter(None, pool.map(fault, records)))
-
-
-def depth_faults(records: Sequence[dict]) -> list[Fault]:
-    """Look at the heads of images for more than 8 bits, which are cut off when they are read."""
-    deep = []
-    for name in filter(None, map(_file_of, records)):
+    def look(record: dict) -> tuple[str, str]:
+        name, bits = record.get("file_name"), ""
+        if not isinstance(name, _TEXTS) or not os.path.isfile(name):  # which has been told
+            return "", ""
         try:
             with Image.open(name) as image:
-                deep += [f"{name}: {image.mode}"] if image.mode[0] in "IF" else []
-        except Exception:  # it is told when the image is read
-            continue
-    return faults_of("saturated", deep)
+                bits = f"{name}: {image.mode}" * (image.mode[0] in "IF")
+            if image_format:
+                check_image_size(dict(record), read_image(name, image_format))
+        except Exception as e:  # Pillow raises many kinds
+            return f"{name}: {in_words(e)}" * bool(image_format), bits
+        return "", bits
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(look, records))
+    bad, deep = ([of_image[i] for of_image in found if of_image[i]] for i in (0, 1))
+    return faults_of("bad image", bad) + faults_of("saturated", deep)

@@ -27,10 +27,12 @@ from .rules import Fault, faults_of
 from .voc import voc_records
 
 
-def evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict]) -> list[Fault]:
+def evaluation_faults(
+    cfg: CfgNode, name: str, records: Sequence[dict], known: Sequence[Fault] = ()
+) -> list[Fault]:
     """
     What is odd about a test set, or mended for its evaluation. InputError if there is nothing to
-    evaluate on, or what Detectron2 needs for it is not there.
+    evaluate on, with the faults that are ``known`` of it, or what Detectron2 needs is not there.
     """
     if name.startswith(NEGATIVES):
         raise InputError(f"{name}: there is nothing to evaluate on; name the test data {FORMS}")
@@ -46,7 +48,7 @@ def evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict]) -> list[
             "or thing_classes there, and width and height of each image"
         )
     if json_file:
-        found += mended_for_evaluation(json_file, cfg.MODEL.MASK_ON)[1]
+        found += _mended(cfg, meta)[1]
         if not isinstance(read_coco(json_file).annotations, list):
             return found + faults_of("no annotations", [json_file])
     objects = [
@@ -54,11 +56,10 @@ def evaluation_faults(cfg: CfgNode, name: str, records: Sequence[dict]) -> list[
         for r in records
     ]
     if not any(objects):
-        crowds = sum(len(record.get("annotations", ())) for record in records)
         raise InputError(
             f"{with_file(name)}: there is no object to find in {len(records)} images, and so "
-            f"nothing to evaluate on ({crowds} annotations have iscrowd: 1, and are no objects); "
-            "leave it out with DATASETS.TEST '()', or label it"
+            f"nothing to evaluate on{''.join(f'; {fault}' for fault in known)}. Label it, or leave "
+            "it out with DATASETS.TEST '()'"
         )
     most = cfg.TEST.DETECTIONS_PER_IMAGE
     crowded = ((r, len(o)) for r, o in zip(records, objects) if len(o) > most)
@@ -98,7 +99,7 @@ def _with_labels(cfg: CfgNode, name: str, folder: Path) -> str:
     """
     meta = MetadataCatalog.get(name)
     if given := meta.get("json_file"):
-        content, _ = mended_for_evaluation(given, cfg.MODEL.MASK_ON)
+        content, _ = _mended(cfg, meta)
         if content is None:
             return name
     file = folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', name)[-150:]}_coco_format.json"
@@ -117,6 +118,10 @@ def _with_labels(cfg: CfgNode, name: str, folder: Path) -> str:
     return str(file)
 
 
+def _mended(cfg: CfgNode, meta: Any) -> tuple[dict | None, list[Fault]]:
+    return mended_for_evaluation(meta.json_file, cfg.MODEL.MASK_ON, meta.get("image_root", ""))
+
+
 def labels_file(cfg: CfgNode, name: str) -> str:
     """The file in COCO format that a data set is evaluated on."""
     return MetadataCatalog.get(_with_labels(cfg, name, Path(cfg.OUTPUT_DIR, "inference"))).json_file
@@ -124,8 +129,7 @@ def labels_file(cfg: CfgNode, name: str) -> str:
 
 def _forget(name: str) -> None:
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.remove(name)
+        catalog.pop(name, None)
 
 
 def _classes_of(meta: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Data sets as they are loaded for a training or a test, gone over."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
@@ -15,9 +16,9 @@ from detectron2.data.detection_utils import check_metadata_consistency
 from ..errors import InputError, input_errors, printable
 from ..files import must_be_file
 from .coco import coco_faults, read_coco
-from .contents import Needs, depth_faults, go_over
+from .contents import Needs, go_over, image_faults
 from .datasets import NEGATIVES, file_faults, is_own, must_be_registered
-from .rules import Fault, stop_at_first
+from .rules import Fault, faults_of, stop_at_first
 from .unpickling import checked
 
 _SAMPLE = 20  # images whose heads are looked at, at the start of a run
@@ -48,11 +49,29 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
             f"{', '.join(map(with_file, names))}: no object is left to train on"
             f"{''.join(f'; {note}' for note in notes)}. See --check"
         )
+    for name in cfg.DATASETS.TEST:
+        with contextlib.suppress(InputError):  # which the start of a run tells
+            found = shared_images(records, records_of(cfg, name, "TEST"))
+            notes += [f"{with_file(name)}: {fault}" for fault in found]
     with_classes = [name for name in names if not name.startswith(NEGATIVES)]
     if all(hasattr(MetadataCatalog.get(name), "thing_classes") for name in with_classes):
         with input_errors("Data sets that are trained on together must share their classes"):
             check_metadata_consistency("thing_classes", with_classes)
     return records, notes
+
+
+def shared_images(training: Iterable[dict], test: Iterable[dict]) -> list[Fault]:
+    """The images of a test that are trained on, too, by where they lie."""
+    trained = set(map(_place, training))
+    return faults_of("trained on", (str(r["file_name"]) for r in test if _place(r) in trained))
+
+
+def _place(record: dict) -> tuple[str, str]:
+    folder, name = os.path.split(str(record.get("file_name")))
+    return _real_path(folder), name
+
+
+_real_path = functools.cache(os.path.realpath)
 
 
 def _with_keypoints(records: list[dict], least: int) -> list[dict]:
@@ -105,7 +124,7 @@ def check_records(
     and what is odd, and the number of objects. InputError names what would stop a run.
     """
     kept, faults, objects = go_over(records, needs_of(cfg, training))
-    faults += depth_faults(records[:: max(len(records) // _SAMPLE, 1)])
+    faults += image_faults(records[:: max(len(records) // _SAMPLE, 1)])
     faults += file_faults(name) if is_own(name) else []
     stop_at_first(with_file(name), faults)
     return kept, faults, objects

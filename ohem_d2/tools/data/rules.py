@@ -9,8 +9,9 @@ import yaml
 
 from ..errors import InputError, printable
 
+FILE = Path(__file__).with_name("rules.yaml")
 #: by what they are about, and by name: ``then``, ``what`` and perhaps ``remedy``
-TABLE = yaml.safe_load(Path(__file__).with_name("rules.yaml").read_text())
+TABLE = yaml.safe_load(FILE.read_text())
 _RULES = {name: rule for rules in TABLE.values() for name, rule in rules.items()}
 
 
@@ -28,15 +29,14 @@ class Fault:
         """Whether it stops a run, sooner or later."""
         return self.then == "stops"
 
-    @property
-    def heading(self) -> str:
-        """How many, of what, and what to do."""
+    def text(self, example: str = "") -> str:
+        """How many, of what, perhaps where, and what to do."""
         end = ", which are left out" if self.then == "left out" else ""
-        return f"{len(self.where)} {self.what}{end}"
+        remedy = f". {self.remedy}" if self.remedy else ""
+        return f"{len(self.where)} {self.what}{end}{example}{remedy}"
 
     def __str__(self) -> str:
-        remedy = f". {self.remedy}" if self.remedy else ""
-        return f"{self.heading}, such as {self.where[0]}{remedy}"
+        return self.text(f", such as {self.where[0]}")
 
 
 def faults_of(name: str, where: Iterable[str], **values: Any) -> list[Fault]:

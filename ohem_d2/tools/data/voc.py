@@ -4,15 +4,16 @@ import dataclasses
 import functools
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from ..errors import InputError
 from ..files import must_be_file, must_exist
+from .coco import size_of_file
 from .rules import Fault, faults_of
 
 
@@ -49,6 +50,8 @@ def read_voc(source: str | Path | bytes, what: str = "") -> VOCImage:
         root = ElementTree.fromstring(source)
     except (ElementTree.ParseError, LookupError, ValueError) as e:  # the latter of its encoding
         raise InputError(f"{what} is not XML: {e}") from e
+    if root.tag != "annotation":
+        raise InputError(f"{what} is not in Pascal VOC format: it is <{root.tag}>, no <annotation>")
     objects = [_read_object(found, what) for found in root.iter("object")]
     size = [_number(root, f"size/{side}", what, "0") for side in ("width", "height")]
     return VOCImage(objects, tuple(map(int, size)) if min(size) >= 1 else None)
@@ -113,14 +116,15 @@ def image_ids(folder: str, split: str) -> tuple[list[str], list[Fault]]:
     ids, flagged = [], []
     text = file.read_text("utf-8-sig", "replace")  # Windows puts a mark at the beginning.
     for line in filter(None, map(str.strip, text.splitlines())):
-        name, *flag = line.rsplit(maxsplit=1)
         # VOC's lists of one class say whether an image shows it: 1, -1, or 0 if it is difficult.
-        if flag in (["1"], ["0"], ["-1"]) and not _annotation(folder, line).exists():
-            flagged, line = [str(file)], name
+        # Other tools write names of files.
+        match = re.fullmatch(r"(.+?)(\s+(1|0|-1)|\.(jpe?g|png|bmp|tiff?|xml))", line, re.IGNORECASE)
+        if match and not _annotation(folder, line).exists():
+            flagged, line = [str(file)], match[1]
         ids.append(line)
     if not ids:
         raise InputError(f"{file} lists no image")
-    return list(dict.fromkeys(ids)), faults_of("flagged list", flagged)
+    return list(dict.fromkeys(ids)), faults_of("odd list", flagged)
 
 
 def voc_records(
@@ -137,11 +141,8 @@ def voc_records(
         annotation, file = read_annotation(folder, image_id), images / f"{image_id}.jpg"
         file = file if file.exists() else found.get(image_id, file)
         size = annotation.size
-        if size is None and file.is_file():
-            with Image.open(file) as image:
-                size = image.size
-        sides, objects = dict(zip(("width", "height"), size or ())), annotation.objects
-        annotations = [voc_annotation(o, classes, first, difficult) for o in objects]
+        sides = dict(zip(("width", "height"), size)) if size else size_of_file(file)
+        annotations = [voc_annotation(o, classes, first, difficult) for o in annotation.objects]
         record = {"file_name": str(file), "image_id": image_id, **sides}
         records.append({**record, "annotations": annotations})
     return records

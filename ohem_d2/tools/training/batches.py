@@ -20,20 +20,18 @@ from .seeds import IMAGE, SAMPLER, run_seed, seed_at, seeded
 
 class ResumableLoader:
     """
-    Endless batches, as of Detectron2's ``build_detection_train_loader``: its data, its sampler, its
-    grouping by aspect ratio. They follow from the seed and the number of images before them: so
-    they can go on anywhere, without loading what comes before. The order is Detectron2's without
-    worker processes, however many there are, and what is random in the mapper is the same as well;
-    but a record that does not say how large its image is goes with the one before it.
-
-    Whoever iterates again gets the batches after the last one that was taken.
+    Endless batches with the data, sampler and grouping of Detectron2's loader. They follow from the
+    seed and the number of images before them, so they can go on anywhere without loading those. The
+    order, and what is random in the mapper, do not depend on the number of workers; but an image
+    of unknown size goes with the one before it. Whoever iterates again gets the batches after the
+    last one that was taken.
     """
 
     def __init__(self, cfg: CfgNode, mapper: Callable[[dict], Any], dataset: Any = None):
         """
-        A negative ``SEED`` of the run's configuration stands for a random one; the mapper makes
-        what the model takes of a record; ``dataset`` has records, a list or a map-style data set,
-        by default those of ``DATASETS.TRAIN``. InputError if they can only be iterated over.
+        ``mapper`` makes what the model takes of a record; ``dataset`` has records, a list or a
+        map-style data set, by default those of DATASETS.TRAIN. InputError if they can only be
+        iterated over. A negative SEED stands for a random one.
         """
         self._cfg = with_checked_proposals(cfg)
         self._mapper, self._records = mapper, dataset
@@ -54,10 +52,9 @@ class ResumableLoader:
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         images = (loader.dataset if grouped else loader).dataset
         if not isinstance(images, ToIterableDataset):
-            raise InputError(
-                f"DATASETS.TRAIN = {self._cfg.DATASETS.TRAIN}: data that can only be iterated over "
-                "cannot go on where it was; override OHEMTrainer.build_train_loader to train on it"
-            )
+            how = "override OHEMTrainer.build_train_loader to train on it"
+            given = f"DATASETS.TRAIN = {self._cfg.DATASETS.TRAIN}: data"
+            raise InputError(f"{given} that can only be iterated over cannot be resumed; {how}")
         self._records, self._sampler = images.dataset, images.sampler
 
     @property
@@ -84,14 +81,11 @@ class ResumableLoader:
         @functools.cache  # records are slow to come by
         def wide(index: int) -> bool | None:
             record = self._records[index] if grouping else {}
-            if "width" not in record or "height" not in record:
-                return None
-            return record["width"] > record["height"]
+            return record["width"] > record["height"] if {"width", "height"} <= {*record} else None
 
         def drawn() -> Iterator[dict]:
             group = False
             for index in self._sampler:
-                # Images whose size is not known do not make batches of their own.
                 group = group if wide(index) is None else wide(index)
                 yield {"index": index, "width": group, "height": 0}
 

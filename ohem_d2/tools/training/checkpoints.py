@@ -1,7 +1,4 @@
-"""
-Checkpoints that are there whole or not at all, the way back where one is not, and files of
-strangers, read without running what they may hold.
-"""
+"""Checkpoints, there whole or not at all, and weights of strangers, read without a risk."""
 
 import contextlib
 import pickle
@@ -36,9 +33,8 @@ class _TorchFiles(FvcoreCheckpointer):
 class Checkpointer(DetectionCheckpointer, _TorchFiles):
     """
     Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
-    cannot be read, the newest that can be takes its place. Loading raises UntrustedFile for a file
-    with more than tensors, arrays and plain values, unless it is trusted
-    (:mod:`ohem_d2.tools.trust`).
+    cannot be read, the newest that can be takes its place. UntrustedFile for a file with more than
+    tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.tools.trust`).
     """
 
     _lacking: set[str] | None = None  # in the last file that was loaded
@@ -49,17 +45,13 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         self._lacking = {*incompatible.missing_keys, *wrong}
 
     def untrained(self) -> str:
-        """
-        A sentence about parameters that the last file lacked or had in another shape, all before
-        one is loaded; "" if there are none.
-        """
+        """Tell of parameters that the last file lacked or had in another shape; or ""."""
         names = [name for name, _ in self.model.named_parameters()]
         lacking = [n for n in names if self._lacking is None or n in self._lacking]
-        note = (
-            f"Not trained: {len(lacking)} of {len(names)} parameters of the model are not in the "
-            f"weights, or of another shape there, such as {lacking[0] if lacking else ''}"
-        )
-        return note if lacking else ""
+        if not lacking:
+            return ""
+        where = f"are not in the weights, or of another shape there, such as {lacking[0]}"
+        return f"Not trained: {len(lacking)} of {len(names)} parameters of the model {where}"
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pyth"):
@@ -89,34 +81,24 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         return super().has_checkpoint() or any(Path(self.save_dir).glob("model_*.pth"))
 
     def get_checkpoint_file(self) -> str:
-        """
-        The last one; where that cannot be read, the newest that can. Raises InputError if there is
-        none.
-        """
+        """The last one; or the newest that can be read. Raises InputError if there is none."""
         last, problem = Path(self.save_dir, _LAST), "does not exist"
         if last.exists():
             name = last.read_text(errors="replace").strip()
             try:
-                file = last.with_name(name)
-                _check(file)
-                return str(file)
+                return str(_whole(last.with_name(name)))
             except Exception as e:
                 problem = f"names {name!r}, which cannot be read ({e})"
         found = {}
         for file in last.parent.glob("*.pth"):
             with contextlib.suppress(Exception):  # it cannot be read, or is not of a training
-                _check(file)
-                found[_iteration_in(file)] = file
+                found[load_torch(str(_whole(file)))["trainer"]["iteration"]] = file
         if not found:
-            raise InputError(
-                f"--resume: {last} {problem}, and there is no other checkpoint beside it that can. "
-                "Put one back, or begin anew with --overwrite"
-            )
+            none = f"{last} {problem}, and there is no other checkpoint beside it that can"
+            raise InputError(f"--resume: {none}. Put one back, or begin anew with --overwrite")
         newest = max(found)
-        self.logger.warning(
-            f"{last} {problem}. Going on from {found[newest]}: what was trained from iteration "
-            f"{newest + 1} on is lost, and trained again"
-        )
+        lost = f"what was trained from iteration {newest + 1} on is lost, and trained again"
+        self.logger.warning(f"{last} {problem}. Going on from {found[newest]}: {lost}")
         return str(found[newest])
 
 
@@ -136,7 +118,7 @@ def weights_of(cfg: CfgNode, resume: bool) -> str:
 
 
 def load_to_evaluate(cfg: CfgNode, model: nn.Module, resume: bool) -> None:
-    """Load MODEL.WEIGHTS, or the last checkpoint. InputError if it is not of this model."""
+    """Load MODEL.WEIGHTS, or the last checkpoint. InputError if a parameter is not in it."""
     checkpointer = Checkpointer(model, save_dir=cfg.OUTPUT_DIR)
     with input_errors(f"{weights_of(cfg, resume)} cannot be loaded"):
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -145,22 +127,18 @@ def load_to_evaluate(cfg: CfgNode, model: nn.Module, resume: bool) -> None:
         raise InputError(f"{note}: {how} in {cfg.OUTPUT_DIR}")
 
 
-def _check(file: Path) -> None:
-    """Raises some error if it is not whole: each part is there, with the sum that it had."""
+def _whole(file: Path) -> Path:
+    """Raises some error unless each part of it is there, with the sum that it had."""
     with zipfile.ZipFile(file) as parts:
         if torn := parts.testzip():
             raise zipfile.BadZipFile(f"{torn} is damaged")
-
-
-def _iteration_in(file: Path) -> int:
-    """The last one of the training that a checkpoint is of."""
-    return load_torch(str(file))["trainer"]["iteration"]
+    return file
 
 
 def load_torch(file: str) -> Any:
     """
-    ``torch.load`` onto the CPU; with ``weights_only`` unless the file is trusted. UntrustedFile
-    names the file and what it holds; InputError one that cannot be read.
+    ``torch.load`` onto the CPU, with ``weights_only`` unless it is trusted. UntrustedFile names the
+    file and what it holds; InputError one that cannot be read.
     """
     try:
         if not trusted():

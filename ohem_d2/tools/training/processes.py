@@ -27,11 +27,8 @@ def launch(
 ) -> None:
     """
     Detectron2's ``launch``, with the same arguments. If it starts processes, these get the SIGTERM
-    that comes here, and none is left when this one ends, by a kill or an interrupt too.
-
-    Raises:
-        SystemExit: with the status of the first process that failed. It has said why, unless a
-            signal has ended it, which is then told.
+    that comes here, and none is left when this one ends, by a kill or an interrupt too. SystemExit
+    has the status of the first that failed; if a signal has ended that one, this is told.
     """
     machines = {"num_machines": num_machines, "machine_rank": machine_rank, "dist_url": dist_url}
     if num_machines * num_gpus_per_machine <= 1:
@@ -40,14 +37,12 @@ def launch(
     on_sigterm(lambda *_: [child.terminate() for child in children()])
     threading.Thread(target=_end_others, args=(num_gpus_per_machine,), daemon=True).start()
     try:
-        engine.launch(
-            _with_parent, num_gpus_per_machine, args=(os.getpid(), main, args), **machines
-        )
+        arguments = os.getpid(), main, args
+        engine.launch(_with_parent, num_gpus_per_machine, args=arguments, **machines)
     except ProcessExitedException as e:
-        if e.exit_code > 0:
-            raise SystemExit(e.exit_code) from None
-        print(f"The run has ended: {e}", file=sys.stderr)
-        raise SystemExit(128 - e.exit_code) from None
+        if e.exit_code < 0:  # by a signal
+            print(f"The run has ended: {e}", file=sys.stderr)
+        raise SystemExit(e.exit_code if e.exit_code > 0 else 128 - e.exit_code) from None
     finally:
         for child in children():
             child.kill()
@@ -58,10 +53,8 @@ def _end_others(number: int) -> None:
     End the other children when one has failed. PyTorch sends them SIGTERM, which a training takes
     for a scheduler's; and some wait for the one that has failed.
     """
-    children: list[multiprocessing.process.BaseProcess] = []
-    while len(children) < number:
+    while len(children := multiprocessing.active_children()) < number:
         time.sleep(0.1)
-        children = multiprocessing.active_children()
     while children:
         connection.wait([child.sentinel for child in children])
         time.sleep(_PATIENCE)  # Most have ended by themselves then, and PyTorch has the status.
@@ -72,12 +65,10 @@ def _end_others(number: int) -> None:
 
 
 def _with_parent(parent: int, main: Callable[..., Any], args: tuple) -> None:
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+    def end_after_parent() -> None:  # whatever the main thread waits for, as another process
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_after_parent, daemon=True).start()
     main(*args)
-
-
-def _end_after(parent: int) -> None:
-    """End, whatever the main thread waits for: another process, say, that has ended already."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -24,15 +24,13 @@ _BROUGHT_BACK = {
     "initial_lr": "SOLVER.BASE_LR",
     "weight_decay": "SOLVER.WEIGHT_DECAY",
     "momentum": "SOLVER.MOMENTUM",
+    "nesterov": "SOLVER.NESTEROV",
 }
 _KINDS = {"betas", "nesterov", "rho", "alpha", "lr_decay"}  # keys that tell optimizers apart
 
 
 class ExactResumption(HookBase):
-    """
-    A resumed run draws the random numbers, and sees the images, that it would have without the
-    interruption: each iteration draws from a seed of its own, and the data goes on where it was.
-    """
+    """Each iteration draws from a seed of its own, and the data goes on where it was."""
 
     def __init__(self, cfg: CfgNode):
         self._seed, self._loaded = run_seed(cfg), False
@@ -50,10 +48,9 @@ class ExactResumption(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and not self._loaded:
-            logger.warning(
-                "The checkpoint does not say which images were seen, and the data begins anew: it "
-                "is of an earlier version, or of a loader that is no ResumableLoader"
-            )
+            why = "it is of an earlier version, or of a loader that is no ResumableLoader"
+            unknown = "The checkpoint does not say which images were seen"
+            logger.warning(f"{unknown}, and the data begins anew: {why}")
 
     def before_step(self) -> None:
         seed_all(seed_at(self._seed, ITERATION, comm.get_rank(), self.trainer.iter))
@@ -66,10 +63,8 @@ class Evaluation(EvalHook):
         trainer, start = self.trainer, self.trainer.start_iter
         if not 0 < start < trainer.max_iter or self._period <= 0 or start % self._period:
             return
-        of_last = (
-            r for r in read_metrics(trainer.cfg.OUTPUT_DIR) if r.get("iteration") == start - 1
-        )
-        done = any("/AP" in name for record in of_last for name in record)
+        logged = read_metrics(trainer.cfg.OUTPUT_DIR)
+        done = any("/AP" in name for r in logged if r.get("iteration") == start - 1 for name in r)
         if not comm.all_gather(done)[0]:  # the main process has the file
             trainer.storage.iter = start - 1
             self._do_eval()
@@ -93,12 +88,11 @@ def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> It
     other = [name for name in own if name in saved and own[name].shape != saved[name].shape]
     if lacking or other:
         name = (other or lacking)[0]
-        shape = f"of shape {tuple(saved[name].shape)}" if other else "missing"
+        there = f"of shape {tuple(saved[name].shape)}" if other else "missing"
+        here = f"of shape {tuple(own[name].shape)}"
         why = "Another number of classes?" if "predictor" in name else "Another architecture?"
-        raise InputError(
-            f"--resume: {file} is of another model: {name} is {shape} there, and of shape "
-            f"{tuple(own[name].shape)} here. {why} {anew}"
-        )
+        of_another = f"{file} is of another model: {name} is {there} there, and {here} here"
+        raise InputError(f"--resume: {of_another}. {why} {anew}")
     trainer = content.get("trainer", {}).get("_trainer", content.get("trainer", {}))
     if cfg.SOLVER.AMP.ENABLED and "grad_scaler" not in trainer:
         raise InputError(f"--resume: {file} was trained with SOLVER.AMP.ENABLED False. {anew}")
@@ -113,13 +107,12 @@ def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> It
         if key == "initial_lr":  # the scheduler sets it in the run
             now = [g.get(key, g["lr"]) for g in own_groups]
         if before and before != now:
-            changed = next((b, n) for b, n in zip(before, now) if b != n)
-            yield (
-                f"--resume: {name} stays as in the checkpoint, {changed[0]:g}; {changed[1]:g} has "
-                f"no effect. {anew}"
-            )
-    if trainer.get("iteration", -1) + 1 >= cfg.SOLVER.MAX_ITER:
-        yield (
-            f"--resume: the run in {folder} is complete, with {trainer['iteration'] + 1} "
-            f"iterations; a larger SOLVER.MAX_ITER than {cfg.SOLVER.MAX_ITER} trains on"
-        )
+            old, new = next((b, n) for b, n in zip(before, now) if b != n)
+            stays = f"{name} stays as in the checkpoint, {old}; {new} has no effect"
+            yield f"--resume: {stays}. {anew}"
+    seed = content.get("trainer", {}).get("hooks", {}).get("ExactResumption", {}).get("seed")
+    if seed is not None and cfg.SEED not in (seed, -1):
+        yield f"--resume: SEED stays as in the checkpoint, {seed}; {cfg.SEED} has no effect"
+    if (done := trainer.get("iteration", -1) + 1) >= (most := cfg.SOLVER.MAX_ITER):
+        on = f"a larger SOLVER.MAX_ITER than {most} trains on"
+        yield f"--resume: the run in {folder} is complete, with {done} iterations; {on}"

@@ -25,11 +25,11 @@ _claimed: dict[Path, BaseFileLock] = {}
 
 def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """
-    Take the folder for a run of this process, until :func:`release` or its end, by a kill too. In
-    other processes of the run nothing is done. To be called before anything is written there. The
-    run goes on with what is there, ``resume``, or sets aside what an earlier one left, in
-    ``earlier_1`` or so, ``overwrite``. InputError if another run has the folder, a new one would
-    mix with an old one, or the folder cannot be written to.
+    Take the folder for a run of this process, before anything is written there, until
+    :func:`release` or its end, by a kill too; only the main process of a run does. The run goes on
+    with what is there, ``resume``, or sets it aside in ``earlier_1`` or so, ``overwrite``.
+    InputError if another run has the folder, it has a run and is given neither, or cannot be
+    written to.
     """
     folder = Path(folder).absolute()
     if not comm.is_main_process() or folder in _claimed:
@@ -37,13 +37,12 @@ def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) 
     lock = _locked(folder)
     try:
         left = [file.name for file in _files(folder, RESULTS) if file.stat().st_size]
+        if left and not resume and not overwrite:
+            raise InputError(
+                f"OUTPUT_DIR {folder} has a run already ({', '.join(left[:3])}). --resume goes on "
+                "with it, --overwrite sets it aside and begins anew; or choose another OUTPUT_DIR"
+            )
         if left and not resume:
-            if not overwrite:
-                raise InputError(
-                    f"OUTPUT_DIR {folder} has a run already ({', '.join(left[:3])}). --resume goes "
-                    "on with it, --overwrite sets it aside and begins anew; or choose another "
-                    "OUTPUT_DIR"
-                )
             _set_aside(folder)
     except BaseException:
         lock.release()
@@ -73,18 +72,12 @@ def left_as_it_was(folder: str | Path) -> Iterator[None]:
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
     """``--overwrite``, of a command that trains."""
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="begin anew in an OUTPUT_DIR that has a run, which is set aside in earlier_1 or so",
-    )
+    what = "begin anew in an OUTPUT_DIR that has a run, which is set aside in earlier_1 or so"
+    parser.add_argument("--overwrite", action="store_true", help=what)
 
 
 def _locked(folder: Path) -> BaseFileLock:
-    """
-    It ends with the process. Workers that load data, and outlive a kill by some seconds, do not
-    have it: since version 3.30 filelock takes it from processes that are forked.
-    """
+    """A lock that ends with the process, though forked ones, as workers, may outlive that."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         open(folder / LOCK, "a").close()
@@ -94,10 +87,8 @@ def _locked(folder: Path) -> BaseFileLock:
     try:
         lock.acquire(blocking=False)
     except Timeout as e:
-        raise InputError(
-            f"OUTPUT_DIR {folder} is in use by another run; wait for its end, or choose another "
-            "OUTPUT_DIR"
-        ) from e
+        remedy = "wait for its end, or choose another OUTPUT_DIR"
+        raise InputError(f"OUTPUT_DIR {folder} is in use by another run; {remedy}") from e
     except (NotImplementedError, OSError) as e:  # some file systems of a network have no locks
         logger.warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")
     return lock

@@ -22,14 +22,12 @@ class Terminated(SystemExit):
 
 class EndOnSigterm(HookBase):
     """
-    At the end of an iteration in which SIGTERM came to any process of the run, saves a checkpoint
-    and ends all of them by :class:`Terminated`. A second one, more than a second later, ends the
-    process at once: some schedulers send the first to parent and children, so that it comes twice
-    to these.
+    After an iteration in which SIGTERM came to any process of the run, saves a checkpoint and ends
+    all of them by :class:`Terminated`. Another one, more than a second later, as some schedulers
+    send each twice, ends the process at once.
     """
 
-    def __init__(self) -> None:
-        self._came, self._listening = 0.0, False  # when it came, if it did
+    _came, _listening = 0.0, False  # when it came, if it did
 
     def before_train(self) -> None:
         self._listening = on_sigterm(self._note)
@@ -43,13 +41,10 @@ class EndOnSigterm(HookBase):
         trainer = self.trainer
         if trainer.iter + 1 == trainer.max_iter or not any(comm.all_gather(self._came)):
             return
-        name = f"model_{trainer.iter:07d}"
+        self._came, name = 0.0, f"model_{trainer.iter:07d}"
         trainer.checkpointer.save(name, iteration=trainer.iter)
-        self._came = 0.0
-        logger.warning(
-            f"SIGTERM: ended after iteration {trainer.iter}, whose checkpoint is {name}.pth; "
-            "--resume goes on there"
-        )
+        ended = f"SIGTERM: ended after iteration {trainer.iter}, whose checkpoint is {name}.pth"
+        logger.warning(f"{ended}; --resume goes on there")
         raise Terminated
 
     def after_train(self) -> None:
@@ -65,10 +60,7 @@ class EndOnSigterm(HookBase):
 
 
 def on_sigterm(handler: Callable[..., Any]) -> bool:
-    """
-    Have it called from now on, and return whether it is: a handler of somebody else's stays, and
-    only the main thread can have one.
-    """
+    """Call it from now on, unless there is another or this is not the main thread; whether so."""
     main_thread = threading.current_thread() is threading.main_thread()
     free = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if free:

@@ -9,7 +9,6 @@ from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.utils import comm
 from torch import nn
 
@@ -20,6 +19,7 @@ from ..data.mapper import TrainingMapper, map_record
 from ..data.records import training_records
 from ..data.unpickling import with_checked_proposals
 from ..errors import InputError
+from ..load_model import heads_class
 from . import run_folder
 from .batches import ResumableLoader
 from .checkpoints import Checkpointer
@@ -32,8 +32,7 @@ logger = logging.getLogger(__name__)
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, evaluates as the data set's metadata say, and can be
-    interrupted, as docs/safety.md has it. Weights and proposals run no code when they are read,
-    unless they are trusted (:mod:`ohem_d2.tools.trust`).
+    interrupted, as docs/safety.md has it. Weights and proposals run no code, unless trusted.
     """
 
     @property
@@ -42,10 +41,7 @@ class OHEMTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def train(self) -> Any:
-        """
-        See the parent. InputError names the image that cannot be read, or says that the training
-        diverged or the disk is full.
-        """
+        """See the parent. InputError for a bad image, a full disk, or when training diverges."""
         if getattr(self._trainer, "async_write_metrics", False):
             raise InputError("async_write_metrics = True loses scalars of mining; set it to False")
         log = logging.getLogger(TrainerBase.__module__)
@@ -53,9 +49,8 @@ class OHEMTrainer(DefaultTrainer):
         try:
             return super().train()
         except FloatingPointError as e:
-            raise InputError(
-                f"{e} Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
-            ) from e
+            remedy = "Lower SOLVER.BASE_LR or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            raise InputError(f"{e} {remedy}") from e
         except OSError as e:
             if not _is_full(e):
                 raise
@@ -109,15 +104,13 @@ class OHEMTrainer(DefaultTrainer):
     def build_model(cls, cfg: Any) -> nn.Module:
         """See the parent. InputError if OHEM is asked for, and the model has no ROI heads."""
         model, name = super().build_model(cfg), cfg.MODEL.ROI_HEADS.NAME
-        named = name in ROI_HEADS_REGISTRY and issubclass(ROI_HEADS_REGISTRY.get(name), OHEMMixin)
-        set_keys = OHEMSettings.from_cfg(cfg) != OHEMSettings()
         mines = any(isinstance(module, OHEMMixin) for module in model.modules())
-        if not mines and not hasattr(model, "roi_heads") and (named or set_keys):
+        named = issubclass(heads_class(name), OHEMMixin)
+        asked = named or OHEMSettings.from_cfg(cfg) != OHEMSettings()
+        if asked and not mines and not hasattr(model, "roi_heads"):
             what = f"NAME = {name!r}" if named else "OHEM has other values than its defaults"
-            raise InputError(
-                f"MODEL.ROI_HEADS.{what}, and MODEL.META_ARCHITECTURE "
-                f"{cfg.MODEL.META_ARCHITECTURE!r} has no ROI heads: OHEM is for two-stage detectors"
-            )
+            of = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} has no ROI heads"
+            raise InputError(f"MODEL.ROI_HEADS.{what}, and {of}: OHEM is for two-stage detectors")
         return model
 
     @classmethod
@@ -138,8 +131,7 @@ class OHEMTrainer(DefaultTrainer):
 
 def _is_full(error: BaseException | None) -> bool:
     """Whether a disk is full, in the middle of a file that is written as the training goes on."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, OSError) and error.errno in full
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:

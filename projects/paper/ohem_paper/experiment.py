@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
@@ -21,20 +20,17 @@ from . import loss_layer, voc  # noqa: F401  register heads, and VOC without dif
 from .accumulation import accumulating, add_accumulation_config
 from .bg_lo import add_bg_lo_config
 from .bootstrapping.trainer import BootstrapTrainer
-from .inference.model import with_test_time_extras
 from .networks.vgg import add_vgg_config
 from .proposals.files import check_proposal_file
-from .settings import BootstrapSettings, BoxVoting, MultiScale, TrainingLoss
+from .settings import add_settings, check_settings
 from .training_loss import TrainingLossHook
 
 
 def paper_cfg() -> CfgNode:
     """Detectron2's defaults with every key of the project."""
     cfg = default_cfg()
-    for add in (add_vgg_config, add_bg_lo_config, add_accumulation_config):
+    for add in (add_vgg_config, add_bg_lo_config, add_accumulation_config, add_settings):
         add(cfg)
-    for settings in (MultiScale, BoxVoting, BootstrapSettings, TrainingLoss):
-        settings.add_to(cfg)
     # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
     cfg.SOLVER.TRAINER = "online"
     return cfg
@@ -48,8 +44,7 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     cfg = merge(paper_cfg(), str(file), overrides)
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise InputError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
-    for settings in (MultiScale, BoxVoting, TrainingLoss):  # Some are not read before the test.
-        settings.from_cfg(cfg)
+    check_settings(cfg)
     import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
@@ -79,13 +74,9 @@ class _Experiment:
         super().__init__(cfg)
         self._trainer = accumulating(self._trainer, cfg.SOLVER.ACCUMULATION_STEPS)
 
-    @classmethod
-    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
-        return super().test(cfg, with_test_time_extras(cfg, model), evaluators)
-
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        if TrainingLoss.from_cfg(self.cfg).period > 0:
+        if self.cfg.TRAINING_LOSS.PERIOD > 0:
             hooks.insert(0, TrainingLossHook(self.cfg))  # before the timer of iterations
         return hooks
 

@@ -5,7 +5,6 @@ and memory are those of a step on all RoIs.
 """
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,17 +12,18 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ohem_d2 import OHEMCascadeROIHeads, OHEMMixin, OHEMRes5ROIHeads, OHEMROIHeads
+from ohem_d2 import OHEMROIHeads
 from ohem_d2.mining.candidates import candidates
 from ohem_d2.mining.losses import losses_to_rank_by
 from ohem_d2.mining.scoring import by_location, read_only
 from ohem_d2.tools.errors import InputError
 
 
-class LossLayerMixin(OHEMMixin):
+@ROI_HEADS_REGISTRY.register()
+class LossLayerROIHeads(OHEMROIHeads):
     """
-    ``mine`` lets all candidates through. Heads call :meth:`hard_rows_of` where the easy ones leave
-    the training pass, which is where ``select`` chooses. The keys of the read-only pass do nothing.
+    ``mine`` lets all candidates through. ``select`` chooses when the box predictor has seen them,
+    and the easy ones leave the training pass there. The keys of the read-only pass do nothing.
     """
 
     #: all candidates, in the list that the parent's ``forward`` holds; all labelled RoIs; targets
@@ -31,9 +31,9 @@ class LossLayerMixin(OHEMMixin):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.ohem.screening > 0 or self.ohem.cascade_stages != "first":
-            keys = "MODEL.ROI_HEADS.OHEM.SCREENING, and CASCADE_STAGES 'all',"
-            raise InputError(f"{keys} take a read-only pass, which {type(self).__name__} have not")
+        if self.ohem.screening > 0:
+            key, name = "MODEL.ROI_HEADS.OHEM.SCREENING", type(self).__name__
+            raise InputError(f"{key} takes a read-only pass, which {name} have not; allowed: 0")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -55,55 +55,24 @@ class LossLayerMixin(OHEMMixin):
             self._undecided = rois, *self._undecided
         return rois
 
-    def hard_rows_of(
-        self, output: Tensor | tuple[Tensor, ...], predict: Callable[[Any], tuple[nn.Module, Any]]
-    ) -> Any:
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        with self.box_predictor.register_forward_hook(self._cut):
+            return super()._forward_box(features, proposals)
+
+    def _cut(self, predictor: nn.Module, _: Any, predictions: tuple[Tensor, ...]) -> Any:
         """
-        The rows of the hard RoIs of a part's output for all candidates, (R, ...), from which
-        ``predict`` makes the box predictor and its predictions; the list of RoIs that the parent
-        holds is cut down likewise. All rows in a warm-up, in evaluation, and once all is chosen.
+        Predictions for the hard RoIs, of those for all candidates, (R, ...); the list of RoIs that
+        the parent holds is cut down likewise. All in a warm-up and in evaluation.
         """
         if self._undecided is None:
-            return output
+            return predictions
         (kept, rois, targets), self._undecided = self._undecided, None
         with torch.no_grad():
             with read_only(self):
-                losses = losses_to_rank_by(*predict(output), kept)
+                losses = losses_to_rank_by(predictor, predictions, kept)
             mining = self.select(losses, kept, rois, targets)
             self._call.ranked.append({name: loss[mining.hard] for name, loss in losses.items()})
             starts = itertools.accumulate(map(len, kept), initial=0)
             rows = torch.cat([x + start for x, start in zip(mining.hard_of_image, starts)])
             kept[:] = [roi[index] for roi, index in zip(kept, mining.hard_of_image)]
-        return output[rows] if isinstance(output, Tensor) else tuple(x[rows] for x in output)
-
-
-@ROI_HEADS_REGISTRY.register()
-class LossLayerROIHeads(LossLayerMixin, OHEMROIHeads):
-    """``OHEMROIHeads`` with the loss layer."""
-
-    def _forward_box(self, features, proposals):
-        def cut(predictor, inputs, predictions):
-            return self.hard_rows_of(predictions, lambda all_rows: (predictor, all_rows))
-
-        with self.box_predictor.register_forward_hook(cut):
-            return super()._forward_box(features, proposals)
-
-
-@ROI_HEADS_REGISTRY.register()
-class LossLayerCascadeROIHeads(LossLayerMixin, OHEMCascadeROIHeads):
-    """``OHEMCascadeROIHeads`` with the loss layer in the first stage."""
-
-    def _run_stage(self, features, proposals, stage):
-        predictions = super()._run_stage(features, proposals, stage)
-        return self.hard_rows_of(predictions, lambda x: (self.box_predictor[stage], x))
-
-
-@ROI_HEADS_REGISTRY.register()
-class LossLayerRes5ROIHeads(LossLayerMixin, OHEMRes5ROIHeads):
-    """``OHEMRes5ROIHeads`` with the loss layer. The mask head goes on with the output of res5."""
-
-    def _shared_roi_transform(self, features, boxes):
-        def predict(x):
-            return self.box_predictor, self.box_predictor(x.mean(dim=[2, 3]))
-
-        return self.hard_rows_of(super()._shared_roi_transform(features, boxes), predict)
+        return tuple(x[rows] for x in predictions)

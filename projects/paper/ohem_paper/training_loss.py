@@ -26,7 +26,6 @@ from ohem_d2.tools.data.records import records_of
 from ohem_d2.tools.errors import InputError
 
 from .box_branch import score_boxes
-from .settings import TrainingLoss
 
 
 def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
@@ -74,7 +73,7 @@ class TrainingImages:
         if not cfg.MODEL.LOAD_PROPOSALS:
             raise InputError("TRAINING_LOSS.PERIOD > 0 takes MODEL.LOAD_PROPOSALS = True")
         records = [r for name in cfg.DATASETS.TRAIN for r in records_of(cfg, name, "TRAIN")]
-        num = TrainingLoss.from_cfg(cfg).num_images or len(records)
+        num = cfg.TRAINING_LOSS.NUM_IMAGES or len(records)
         self.records = records[:: max(len(records) // num, 1)][:num]
         short = cfg.INPUT.MIN_SIZE_TRAIN
         resize = T.ResizeShortestEdge(short[len(short) // 2], cfg.INPUT.MAX_SIZE_TRAIN, "choice")
@@ -97,7 +96,7 @@ class TrainingLossHook(HookBase):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._images, self._period = TrainingImages(cfg), TrainingLoss.from_cfg(cfg).period
+        self._images, self._period = TrainingImages(cfg), cfg.TRAINING_LOSS.PERIOD
 
     def before_step(self) -> None:
         if self.trainer.iter % self._period == 0:

@@ -6,7 +6,6 @@ Importing this module registers Detectron2's VOC data sets a second time, as
 voc_2007_trainval_no_difficult and so on, for training. VOC evaluation reads annotations itself.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,21 +20,16 @@ def register_without_difficult(name: str) -> None:
     of_all = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
 
     def load() -> list[dict]:
-        return without_difficult(DatasetCatalog.get(name), of_all["dirname"])
+        out = []
+        for record in DatasetCatalog.get(name):
+            file = Path(of_all["dirname"]) / "Annotations" / f"{record['image_id']}.xml"
+            # Detectron2 has one annotation for each object, in their order.
+            pairs = zip(record["annotations"], read_voc(file).objects, strict=True)
+            out.append({**record, "annotations": [a for a, o in pairs if not o.difficult]})
+        return out
 
     DatasetCatalog.register(f"{name}_no_difficult", load)
-    MetadataCatalog.get(f"{name}_no_difficult").set(**of_all, without_difficult=True)
-
-
-def without_difficult(records: Sequence[dict], folder: str) -> list[dict]:
-    """Copies of records, read by Detectron2 from a folder, that lack the difficult objects."""
-    out = []
-    for record in records:
-        objects = read_voc(Path(folder) / "Annotations" / f"{record['image_id']}.xml").objects
-        # Detectron2 has one annotation for each object, in their order.
-        pairs = zip(record["annotations"], objects, strict=True)
-        out.append({**record, "annotations": [a for a, o in pairs if not o.difficult]})
-    return out
+    MetadataCatalog.get(f"{name}_no_difficult").set(**of_all)
 
 
 for year, splits in SPLITS.items():

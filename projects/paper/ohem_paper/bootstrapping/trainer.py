@@ -14,7 +14,6 @@ from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
 from ..bg_lo import BgLoMixin
-from ..settings import BootstrapSettings
 from .steps import round_of
 from .working_set import WorkingSet, WorkingSetLoader, sweep
 
@@ -57,7 +56,7 @@ class SweepBetweenRounds(HookBase):
 
     def _go_on_to(self, iteration: int) -> bool:
         """Whether a round begins with this iteration, and its set had to be found first."""
-        trainer, rounds = self.trainer, BootstrapSettings.from_cfg(self.trainer.cfg).rounds
+        trainer, rounds = self.trainer, self.trainer.cfg.BOOTSTRAP.ROUNDS
         here = round_of(iteration, trainer.max_iter, rounds)
         begins = iteration < trainer.max_iter and here > trainer.working_set.round
         if begins:
@@ -70,21 +69,15 @@ class BootstrapTrainer(OHEMTrainer):
     Trains in rounds, with a sweep between them. The working set is a part of every checkpoint.
 
     Under ``bootstrap/`` it logs for each round ``num_foreground`` and ``num_background`` RoIs of
-    the set, ``train_seconds``, and of the sweep after it ``sweep_seconds``,
-    ``num_false_positives`` and ``num_added``, which are in ``history``, too; at the end
-    ``sweep_share``, the part of the time that went into sweeps.
+    the set, and of the sweep after it ``sweep_seconds``, ``num_false_positives`` and ``num_added``.
     """
 
     def __init__(self, cfg: CfgNode):
         """Raises InputError if the configuration is not one to bootstrap with."""
         check_config(cfg)
-        self.history: list[dict[str, float]] = []
-        self._train_seconds = 0.0  # of this round
         super().__init__(cfg)
-        rounds, first = BootstrapSettings.from_cfg(cfg).rounds, self.working_set
-        of = f"{sum(map(len, first.labels))} proposals in {len(first.records)} images"
-        has = f"the first working set has {first.count()}, of {of}"
-        logger.info(f"Bootstrapping is active: {rounds} rounds; {has}")
+        has = f"the first working set has {self.working_set.count()}"
+        logger.info(f"Bootstrapping is active: {cfg.BOOTSTRAP.ROUNDS} rounds; {has}")
 
     @property
     def working_set(self) -> WorkingSet:
@@ -101,38 +94,22 @@ class BootstrapTrainer(OHEMTrainer):
         hooks.insert(writers[0] if writers else len(hooks), SweepBetweenRounds())
         return hooks
 
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        super().run_step()
-        self._train_seconds += time.perf_counter() - start
-
     def end_round(self, next_round: int | None = None) -> None:
         """Sweep if there is a next round, and log what this one was."""
-        numbers = {**self.working_set.count(), "train_seconds": self._train_seconds}
-        self._train_seconds = 0.0
+        numbers = self.working_set.count()
         if next_round is not None:
             start = time.perf_counter()
             model = self.checkpointer.model  # without the wrapper for several processes
             indices, counts = sweep(self.cfg, model, self.working_set)
-            numbers.update(counts, sweep_seconds=time.perf_counter() - start)
+            numbers |= {**counts, "sweep_seconds": time.perf_counter() - start}
+            self.working_set.indices, self.working_set.round = indices, next_round
         words = ", ".join(f"{name} {value:.6g}" for name, value in numbers.items())
-        logger.info(f"Bootstrapping, round {self.working_set.round + 1}: {words}")
-        self.history.append(numbers)
+        logger.info(f"Bootstrapping, end of a round: {words}")
         for name, value in numbers.items():
             self.storage.put_scalar(f"bootstrap/{name}", value, smoothing_hint=False)
-        if next_round is not None:
-            self.working_set.indices, self.working_set.round = indices, next_round
-            return
-        trained = sum(part["train_seconds"] for part in self.history)
-        swept = sum(part.get("sweep_seconds", 0.0) for part in self.history)
-        share = swept / (trained + swept)
-        self.storage.put_scalar("bootstrap/sweep_share", share, smoothing_hint=False)
-        words = f"{trained:.1f} s of training and {swept:.1f} s of sweeps"
-        logger.info(f"Bootstrapping: {words}, {share:.0%} of the time")
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"history": self.history, "train_seconds": self._train_seconds}
-        own["working_set"] = self.working_set.state_dict()
+        own = {"working_set": self.working_set.state_dict()}
         return {**super().state_dict(), "bootstrap": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -142,7 +119,4 @@ class BootstrapTrainer(OHEMTrainer):
             how = "Choose another OUTPUT_DIR, with that file as MODEL.WEIGHTS to start from it"
             raise InputError(f"{what}: it is of a run without bootstrapping. {how}")
         super().load_state_dict(state_dict)
-        state = state_dict["bootstrap"]
-        self.working_set.load_state_dict(state["working_set"])
-        self.history = state["history"]
-        self._train_seconds = state["train_seconds"]
+        self.working_set.load_state_dict(state_dict["bootstrap"]["working_set"])

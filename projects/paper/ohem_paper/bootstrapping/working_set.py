@@ -21,8 +21,6 @@ from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.batches import ResumableLoader
 
 from ..box_branch import score_boxes
-from ..proposals.recall import objects_of
-from ..settings import BootstrapSettings
 from . import steps
 
 
@@ -45,7 +43,7 @@ class WorkingSet(Dataset):
         self.labels = [steps.label_proposals(*pair, matcher, ioa_thresh) for pair in pairs]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         generator = torch.Generator().manual_seed(seed)
-        num_background = BootstrapSettings.from_cfg(cfg).initial_background
+        num_background = cfg.BOOTSTRAP.INITIAL_BACKGROUND
         self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
 
@@ -104,10 +102,17 @@ def _with_proposals_inside(record: dict, topk: int) -> dict:
 
 def _ground_truth(record: dict) -> Instances:
     """Objects and crowd regions of an image, before any transformation."""
-    objects, crowds = (Boxes(objects_of(record, crowds)) for crowds in (False, True))
+    objects, crowds = (Boxes(_boxes(record, crowds)) for crowds in (False, True))
     target = Instances((record["height"], record["width"]), gt_boxes=objects)
     target.ignore_regions = IgnoreRegions(crowds, len(target))
     return target
+
+
+def _boxes(record: dict, crowds: bool) -> np.ndarray:
+    """The boxes, float32 (m, 4), XYXY, of a record's objects, or of its crowd regions."""
+    annotations = [a for a in record.get("annotations", []) if a.get("iscrowd", 0) == crowds]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
 class WorkingSetLoader(ResumableLoader):
@@ -149,7 +154,7 @@ def sweep(
     processes share the images. Returns the indices of the next working set, and how many false
     positives there are and are added.
     """
-    settings = BootstrapSettings.from_cfg(cfg)
+    thresh, most = cfg.BOOTSTRAP.SCORE_THRESH, cfg.BOOTSTRAP.MAX_PER_IMAGE
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN
     loader = build_detection_test_loader(
         [{**record, "place": i} for i, record in enumerate(working_set.records)],
@@ -162,8 +167,8 @@ def sweep(
             for x, scores in zip(inputs, score_proposals(model, inputs)):
                 place, scores = x["place"], scores.cpu()
                 before, labels = working_set.indices[place], working_set.labels[place]
-                found = steps.find_false_positives(scores, labels, settings.score_thresh)
-                swept[place] = steps.merge(before, found, settings.max_per_image)
+                found = steps.find_false_positives(scores, labels, thresh)
+                swept[place] = steps.merge(before, found, most)
                 counts["num_false_positives"] += len(found)
                 counts["num_added"] += len(swept[place]) - len(before)
     totals = Counter()

@@ -1,25 +1,22 @@
 """Proposal files for a data set, by selective search or from MATLAB's files."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from ohem_d2.tools.data.datasets import register_datasets
+from ohem_d2.tools.data.datasets import FORMS, register_datasets
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.runs import fingerprint
 
-from .. import voc
-from .files import check_proposal_file, logits_of_order, select_boxes, write_proposal_file
+from .. import voc  # noqa: F401  registers VOC without difficult objects
+from .files import logits_of_order, select_boxes, write_proposal_file
 from .mat import read_mat
-from .recall import objects_of, recall_table
 from .selective_search import search_data_set
 
 
@@ -42,11 +39,11 @@ def by_selective_search(
     """
     _refuse_to_overwrite(output)
     records, how = load_records(data), {"mode": mode, "width": width, "seed": seed}
-    head = {"data": data, "min_size": min_size, "max_proposals": max_proposals, **how}
-    head["list of images"] = fingerprint(*(str(r["image_id"]) for r in records))
+    ids = (str(r["image_id"]) for r in records)
+    settings = fingerprint(data, str((how, min_size, max_proposals)), *ids)
     # What is found in an image has a file of its own, so that a search that is killed can go on.
-    parts = output.with_name(output.name + ".parts")
-    _compare(parts / "settings.json", head)
+    parts = output.with_name(f"{output.name}.{settings}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
     files = {str(r["image_id"]): parts / f"{i}.npy" for i, r in enumerate(records)}
     todo = [r for r in records if not files[str(r["image_id"])].exists()]
     try:
@@ -69,35 +66,6 @@ def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals:
     _write(output, records, [b[select_boxes(b, min_size, max_proposals)] for b in boxes])
 
 
-def print_recall(data: str, file: Path) -> None:
-    """Print a table of the recall of the objects that are not difficult."""
-    records = load_records(data, difficult=False)
-    print(recall_table(check_proposal_file(file, records), [objects_of(r) for r in records]))
-
-
-def check(data: str, file: Path) -> None:
-    """Raises InputError: see :func:`.files.check_proposal_file`."""
-    records = load_records(data)
-    check_proposal_file(file, records)
-    print(f"{file} has proposals for all {len(records)} images of {data}")
-
-
-def _compare(file: Path, head: dict[str, Any]) -> None:
-    """Raises InputError if an earlier run had other settings."""
-    if not file.exists():
-        write_atomically(file, json.dumps(head))
-        return
-    earlier = json.loads(file.read_text())
-    different = [
-        "another list of images" if key == "list of images" else f"{key} {before!r}, now {value!r}"
-        for key, value in head.items()
-        if (before := earlier.get(key)) != value
-    ]
-    if different:
-        how = "Go on with its settings, or remove the folder"
-        raise InputError(f"{file.parent}: the earlier run had {'; '.join(different)}. {how}")
-
-
 def _write(output: Path, records: Sequence[dict], boxes: Sequence[np.ndarray]) -> None:
     logits = [logits_of_order(len(of_image)) for of_image in boxes]
     write_proposal_file(output, [r["image_id"] for r in records], boxes, logits)
@@ -109,16 +77,14 @@ def _refuse_to_overwrite(output: Path) -> None:
         raise InputError(f"{output} exists; remove it to make it anew")
 
 
-def load_records(name: str, difficult: bool = True) -> list[dict]:
+def load_records(name: str) -> list[dict]:
     """
     The images of a data set that Detectron2 or ``voc.py`` knows, coco:ANNOTATIONS.json:IMAGE_FOLDER
-    or voc:FOLDER:SPLIT, with or without the difficult objects of VOC data. Raises InputError if
-    there is no such data set, or nothing in it.
+    or voc:FOLDER:SPLIT. Raises InputError if there is no such data set, or nothing in it.
     """
     register_datasets([name])
     if name not in DatasetCatalog.list():
-        forms = "coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT"
-        raise InputError(f"{name} is no data set that Detectron2 or voc.py knows, nor {forms}")
+        raise InputError(f"{name} is no data set that Detectron2 or voc.py knows, nor {FORMS}")
     try:
         records = DatasetCatalog.get(name)
     except FileNotFoundError as e:
@@ -127,8 +93,4 @@ def load_records(name: str, difficult: bool = True) -> list[dict]:
         raise InputError(message) from e
     if not records:
         raise InputError(f"{name} has no images")
-    meta = MetadataCatalog.get(name)
-    is_voc = meta.get("evaluator_type") == "pascal_voc"
-    if not difficult and is_voc and not meta.get("without_difficult"):
-        return voc.without_difficult(records, meta.dirname)
     return records

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.io import loadmat
 
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.files import must_exist
@@ -21,10 +22,6 @@ def read_mat(path: Path, records: Sequence[dict]) -> list[np.ndarray]:
     be those of the data set, in its order. InputError names the file and image, and what is wrong.
     """
     must_exist(path, "a file with a cell array 'boxes'")
-    try:
-        from scipy.io import loadmat  # needed here only
-    except ImportError as e:
-        raise InputError("Reading .mat files takes SciPy: pip install scipy") from e
     try:
         data = loadmat(path, variable_names=["boxes", "images"])
     except NotImplementedError as e:
