@@ -25,7 +25,7 @@ SNIPPETS = [snippet for page in PAGES for snippet in snippets(ROOT, page)]
 # longest beginning counts.
 TESTED = {
     "pip install .": "test_package.py::test_installed_wheel_finds_its_files",
-    "pip install .[tools]": "test_package.py::test_installing_changes_nothing_else",
+    "pip install '.[tools]'": "test_package.py::test_installing_changes_nothing_else",
     "pip install git+": "test_package.py::test_installs_from_git",
     "DETECTRON2_ENV_MODULE=ohem_d2.env python yours.py --config-file yours.yaml": (
         "test_other_scripts.py::test_by_an_environment_variable"

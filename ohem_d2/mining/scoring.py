@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import random
 import zlib
 from collections.abc import Callable, Iterator
@@ -131,6 +132,5 @@ def chunk_size_for(network: nn.Module, feature: Tensor, num_trained: int) -> int
     pooler = next((m for m in network.modules() if isinstance(m, ROIPooler)), None)
     if pooler is None:
         return num_trained
-    height, width = pooler.output_size
-    roi_bytes = feature.shape[1] * height * width * feature.element_size()
+    roi_bytes = feature.shape[1] * math.prod(pooler.output_size) * feature.element_size()
     return max(num_trained, _CHUNK_BYTES.get(feature.device.type, 2**25) // roi_bytes)

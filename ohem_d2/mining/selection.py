@@ -44,8 +44,8 @@ def select_hard_examples(
 
 def order_by_loss(losses: Tensor) -> Tensor:
     """Sort (R,) from high to low. NaN and infinity come first; ties keep their order."""
-    ranked = torch.where(torch.isfinite(losses), losses, float("inf"))
-    return torch.sort(ranked, descending=True, stable=True).indices
+    losses = torch.where(torch.isfinite(losses), losses, float("inf"))
+    return torch.sort(losses, descending=True, stable=True).indices
 
 
 def nms_by_loss(
@@ -78,8 +78,8 @@ def nms_by_loss(
     if boxes.device.type == "cpu":  # where one call compares all pairs, of whatever groups
         group, index = torch.sort(group, stable=True)
         parts = index.split(torch.unique_consecutive(group, return_counts=True)[1].tolist())
-        kept = [part[nms(boxes[part], scores[part], nms_thresh)] for part in parts]
-        return order[torch.cat(kept).sort().values]
+        kept = torch.cat([part[nms(boxes[part], scores[part], nms_thresh)] for part in parts])
+        return order[kept.sort().values]
     return order[nms(separated(boxes, group), scores, nms_thresh)]
 
 
