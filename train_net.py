@@ -22,22 +22,16 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ohem_d2.tools.check import check_data, check_output, check_whole
+from ohem_d2.tools.cli import add_shared_arguments
 from ohem_d2.tools.data.datasets import FORMS, name_of_negatives, register_datasets
 from ohem_d2.tools.errors import errors_in_one_line, input_errors
 from ohem_d2.tools.keys import check_config, config_notes
-from ohem_d2.tools.load_model import (
-    add_classes_argument,
-    add_import_argument,
-    default_cfg,
-    find_config_file,
-    merge,
-    set_num_classes,
-)
+from ohem_d2.tools.load_model import default_cfg, find_config_file, merge, set_num_classes
 from ohem_d2.tools.training.checkpoints import load_to_evaluate, weights_of
 from ohem_d2.tools.training.processes import launch
-from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
+from ohem_d2.tools.training.run_folder import claim
 from ohem_d2.tools.training.trainer import OHEMTrainer
-from ohem_d2.tools.trust import add_trust_argument, trusting
+from ohem_d2.tools.trust import trusting
 
 
 def configuration(args: argparse.Namespace) -> CfgNode:
@@ -114,10 +108,7 @@ if __name__ == "__main__":
         ("--negatives", f"images to train on without objects: their folder, or {FORMS}"),
     ):
         parser.add_argument(flag, action="append", metavar="DATA", help=what)
-    add_classes_argument(parser)
-    add_import_argument(parser)
-    add_trust_argument(parser)
-    add_overwrite_argument(parser)
+    add_shared_arguments(parser, "--classes", "--import", "--trust", "--overwrite")
     whole = "check the configuration, all annotations and all images, and do nothing else"
     parser.add_argument("--check", action="store_true", help=whole)
     given = parser.parse_args()

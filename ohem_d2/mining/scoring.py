@@ -25,8 +25,7 @@ Score = Callable[[list[Instances]], tuple[nn.Module, Any]]
 _CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 200 * 2**20}
 TILE, _MAX_TILES = 128, 2**12  # pixels of a side, and more than there are in a row
 
-DROPOUTS = nn.modules.dropout._DropoutNd
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+DROPOUTS, BATCH_NORMS = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm
 
 
 def losses_of_all(

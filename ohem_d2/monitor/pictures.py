@@ -13,8 +13,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from ..mining.record import Mining
 
-# RGB
-FOREGROUND, BACKGROUND, GROUND_TRUTH = (0, 158, 255), (255, 64, 32), (120, 255, 60)
+FOREGROUND, BACKGROUND, GROUND_TRUTH = (0, 158, 255), (255, 64, 32), (120, 255, 60)  # RGB
 PROPOSAL, SURVIVOR = (200, 200, 200), (255, 214, 0)
 NUM_LABELS = 25  # more would hide each other
 

@@ -4,6 +4,7 @@ of each run, and with all images by ``train_net.py --check``.
 """
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections import defaultdict
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultTrainer
 
 from .data.contents import go_over, image_faults
 from .data.datasets import file_faults, is_own, must_be_registered, register_datasets
@@ -168,7 +170,7 @@ def _build(cfg: CfgNode, training: bool, resume: bool) -> list[str]:
     """
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    with input_errors("The model cannot be built"):
+    with input_errors("The model cannot be built"), _without_architecture():
         model = OHEMTrainer.build_model(cfg)
     if not training:
         load_to_evaluate(cfg, model, resume)
@@ -178,6 +180,18 @@ def _build(cfg: CfgNode, training: bool, resume: bool) -> list[str]:
         OHEMTrainer.build_lr_scheduler(cfg, optimizer)
     resumed = resumption_notes(cfg, model, optimizer) if resume else ()
     return [*config_notes(cfg), *resumed]
+
+
+@contextlib.contextmanager
+def _without_architecture() -> Iterator[None]:
+    """DefaultTrainer logs the model that it builds, in hundreds of lines."""
+    log = logging.getLogger(DefaultTrainer.__module__)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _load(cfg: CfgNode, training: bool) -> None:

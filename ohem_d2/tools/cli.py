@@ -42,6 +42,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         command.run(args)
 
 
+def _names(text: str) -> list[str]:
+    if all(found := [name.strip() for name in text.split(",")]):
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} has an empty name; allowed: cat,traffic light")
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Add those of these flags that several commands have."""
+    classes = "of Pascal VOC data that may not have all, in the order of their ids"
+    modules = "registers parts of the model or data sets; its add_..._config(cfg) are called"
+    anew = "begin anew in an OUTPUT_DIR that has a run, which is set aside in earlier_1 or so"
+    trust = "configuration, weights and proposals may run code: they come from where you trust"
+    several = {"action": "append", "default": [], "dest": "modules", "metavar": "MODULE"}
+    options = {
+        "--classes": {"type": _names, "default": [], "metavar": "NAME,NAME...", "help": classes},
+        "--import": {**several, "help": modules},
+        "--overwrite": {"action": "store_true", "help": anew},
+        "--trust": {"action": "store_true", "help": trust},
+    }
+    for flag in flags:
+        parser.add_argument(flag, **options[flag])
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """The type of an argument that is a whole number, ``least`` or more."""
 

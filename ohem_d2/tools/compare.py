@@ -23,13 +23,11 @@ from detectron2.config import CfgNode
 
 from . import runs
 from .check import check_whole
-from .cli import at_least
+from .cli import add_shared_arguments, at_least
 from .comparison import one_run, paired, plan
 from .comparison.page import write_page
 from .data.datasets import FORMS, name_of_negatives
 from .files import write_atomically
-from .load_model import add_classes_argument, add_import_argument
-from .trust import add_trust_argument
 
 # Columns of the table: a key of a run's result, and what it is called
 COLUMNS = {
@@ -62,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devices = "a run at a time on each, as cuda:0 cuda:1 or cpu cpu"
     add("--devices", nargs="+", default=plan.default_devices(), help=devices)
     add("--threads", type=int, help="of each process")
-    add_import_argument(parser)
-    add_trust_argument(parser)
-    add_classes_argument(parser)
+    add_shared_arguments(parser, "--import", "--trust", "--classes")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides for all samplers")
 
 

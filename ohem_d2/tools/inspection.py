@@ -5,12 +5,12 @@ trained or not. ::
     python -m ohem_d2 inspect --config-file output/config.yaml --weights output/model_final.pth \\
         --dataset coco:train.json:images/ --num 4
     python -m ohem_d2 inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
-        --weights model.pkl --image photo.jpg --annotations photo.xml
+        --weights model.pkl --image photo.jpg --annotations photo.json
 
-A loss needs labels, so an image comes with its annotations, in COCO or Pascal VOC format, or with
---no-objects. Plain heads are replaced by their OHEM counterpart. For each image FOLDER/NAME.png
-shows the mined RoIs, with rank and loss at the hardest, and FOLDER/NAME.csv has a row for each
-candidate; its hardest rows are printed.
+A loss needs labels, so an image comes with its annotations, in COCO format, or with --no-objects.
+Plain heads are replaced by their OHEM counterpart. For each image FOLDER/NAME.png shows the mined
+RoIs, with rank and loss at the hardest, and FOLDER/NAME.csv has a row for each candidate; its
+hardest rows are printed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if args.image and not labelled:
         raise InputError(
             f"--image {args.image} has no labels, and the loss of a RoI needs them. Add "
-            "--annotations FILE (.json or .xml), or --no-objects if it shows none, or use --dataset"
+            "--annotations FILE (COCO format), or --no-objects if it shows none, or use --dataset"
         )
     if args.dataset and labelled:
         own = "--dataset has its own labels"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         records = spread(load_records(cfg, [args.dataset], args.classes), args.num)
         classes = MetadataCatalog.get(args.dataset).get("thing_classes")
     else:
-        record, classes = load_image_record(cfg, args.image, args.annotations, args.classes)
+        record, classes = load_image_record(cfg, args.image, args.annotations)
         records = [record]
     model, notes = load_model(cfg)
     to_inputs, ohem = image_mapper(cfg), model.roi_heads.ohem
@@ -88,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--image", type=Path, metavar="FILE")
     what.add_argument("--dataset", metavar="DATA", help=f"{FORMS}, or a registered name")
     labels, add = parser.add_mutually_exclusive_group(), parser.add_argument
-    of_image = "of --image: COCO format (.json), or Pascal VOC format (.xml)"
-    labels.add_argument("--annotations", type=Path, metavar="FILE", help=of_image)
+    labels.add_argument("--annotations", type=Path, metavar="FILE", help="of --image: COCO format")
     labels.add_argument("--no-objects", action="store_true", help="--image is all background")
     add("--num", type=at_least(1), default=4, help="of --dataset: so many images (4)")
     add("--top", type=at_least(0), default=20, help="so many rows are printed (20)")

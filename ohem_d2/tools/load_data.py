@@ -13,7 +13,6 @@ from detectron2.data.detection_utils import build_augmentation
 from .data.datasets import check_class_names, register_datasets
 from .data.mapper import TrainingMapper, map_record
 from .data.records import check_records, records_of, with_file
-from .data.voc import read_voc, voc_annotation
 from .errors import InputError, input_errors
 from .files import must_exist
 
@@ -51,23 +50,22 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
 
 
 def load_image_record(
-    cfg: CfgNode, image: Path, annotations: Path | None, classes: Sequence[str] = ()
+    cfg: CfgNode, image: Path, annotations: Path | None
 ) -> tuple[dict, Sequence[str] | None]:
     """
     Load one image with its ground truth, in Detectron2's format, and the names of the classes as
-    far as they are known. ``annotations`` is a file in COCO format (``.json``) that has the image,
-    or the image's in Pascal VOC format (``.xml``), or None if it shows no object; ``classes`` are
-    those of VOC format in the order of their ids, else those of DATASETS.TRAIN.
+    far as they are known. ``annotations`` is a file in COCO format that has the image, or None if
+    it shows no object.
     """
-    _check_classes(cfg, "--classes", classes or None)
     if cfg.MODEL.LOAD_PROPOSALS:
         of_data = "proposals are given for data sets: use --dataset"
         raise InputError(f"MODEL.LOAD_PROPOSALS is True, and {of_data}")
     must_exist(image, "the image")
-    if annotations is None or annotations.suffix.lower() == ".xml":
-        classes = classes or _training_classes(cfg)
-        objects = _voc_annotations(annotations, classes) if annotations else []
-        return {"file_name": str(image), "image_id": image.stem, "annotations": objects}, classes
+    if annotations is None:
+        return {"file_name": str(image), "image_id": image.stem, "annotations": []}, None
+    if annotations.suffix.lower() == ".xml":
+        voc = f"{annotations} is in Pascal VOC format: use --dataset voc:FOLDER:SPLIT"
+        raise InputError(f"{voc}, or annotations in COCO format")
     name = f"coco:{annotations}:{image.parent}"
     classes = register_datasets([name])
     _check_classes(cfg, name, classes)
@@ -102,24 +100,3 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
             "the model was trained with, as OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS."
             f"NUM_CLASSES {len(classes)}; VOC data that lacks some of the classes takes --classes"
         )
-
-
-def _training_classes(cfg: CfgNode) -> list[str] | None:
-    """Those of the configuration's data sets that can be read and have as many as the model."""
-    try:
-        found = [register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))]
-    except InputError:  # The configuration may come from another machine.
-        return None
-    found += [MetadataCatalog.get(name).get("thing_classes", []) for name in cfg.DATASETS.TRAIN]
-    return next((c for c in found if len(c) == cfg.MODEL.ROI_HEADS.NUM_CLASSES), None)
-
-
-def _voc_annotations(path: Path, classes: Sequence[str] | None) -> list[dict]:
-    must_exist(path, "the annotations")
-    if not classes:
-        how = "give their names in the order of their ids with --classes"
-        raise InputError(f"{path} is in Pascal VOC format, which does not number classes: {how}")
-    objects = read_voc(path).objects
-    if foreign := [found.name for found in objects if found.name not in classes]:
-        raise InputError(f"{path}: class {foreign[0]!r} is none of {', '.join(classes)}")
-    return [voc_annotation(found, classes) for found in objects]

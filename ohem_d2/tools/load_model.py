@@ -19,11 +19,12 @@ from torch import nn
 from ..config import NODE, add_ohem_config
 from ..heads import OHEMMixin
 from ..mining.scoring import BATCH_NORMS
+from .cli import add_shared_arguments
 from .earlier_versions import check_moved, earlier_keys
 from .errors import InputError, in_words, input_errors
 from .files import must_be_file
 from .training.checkpoints import Checkpointer
-from .trust import OWN_KEY, add_trust_argument, merge_file
+from .trust import OWN_KEY, merge_file
 
 logger = logging.getLogger(__name__)
 
@@ -34,30 +35,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
     files = "in YAML, as OUTPUT_DIR/config.yaml of a run, or a name in the model zoo; no LazyConfig"
     add("--config-file", required=config_required, metavar="FILE", help=files)
     add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
-    add_import_argument(parser)
-    add_trust_argument(parser)
-    add_classes_argument(parser)
+    add_shared_arguments(parser, "--import", "--trust", "--classes")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
-
-
-def add_import_argument(parser: argparse.ArgumentParser) -> None:
-    """--import MODULE, ``modules`` of :func:`default_cfg`."""
-    help_ = "registers parts of the model or data sets; its add_..._config(cfg) are called"
-    how = {"action": "append", "default": [], "metavar": "MODULE", "help": help_}
-    parser.add_argument("--import", dest="modules", **how)
-
-
-def add_classes_argument(parser: argparse.ArgumentParser) -> None:
-    """--classes NAME,NAME: a list."""
-
-    def names(text: str) -> list[str]:
-        if all(found := [name.strip() for name in text.split(",")]):
-            return found
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; allowed: cat,traffic light")
-
-    help_ = "of Pascal VOC data that may not have all, in the order of their ids"
-    how = {"type": names, "default": [], "metavar": "NAME,NAME...", "help": help_}
-    parser.add_argument("--classes", **how)
 
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:

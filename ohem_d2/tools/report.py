@@ -20,25 +20,56 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from torch import nn
 
 from ..config import NODE, OHEMSettings
 from .cli import at_least
 from .curves import AVERAGE_PRECISION, Series, curves, metrics_notes, read_series
 from .data.datasets import FORMS
+from .drawing import encode, mined_picture
 from .errors import InputError, in_words
+from .explain import mine
 from .files import write_output
-from .load_data import load_records, spread
+from .load_data import image_mapper, load_records, spread
 from .load_model import add_model_arguments, load_cfg, load_model
-from .sweep import ClassCount, HardImage, sweep_images
 
 logger = logging.getLogger(__name__)
 
 
+_NUM_LABELS = 10  # of RoIs whose loss is written on a picture
+
+
+@dataclasses.dataclass
+class ClassCount:
+    """Counts for one class or background, over the images gone over."""
+
+    name: str
+    foreground: bool  #: whether it is a class, which may be called "background" too
+    objects: int = 0  #: in the ground truth
+    candidates: int = 0  #: RoIs of this label
+    mined: int = 0  #: likewise
+    loss: float = 0.0  #: sum of the ranking losses of the mined ones
+
+
+@dataclasses.dataclass
+class HardImage:
+    """An image, and what was mined on it."""
+
+    file: str  #: its name
+    loss: float  #: mean ranking loss of the mined RoIs
+    foreground: int  #: how many of these were mined
+    background: int  #: likewise
+    objects: int  #: in the ground truth
+    picture: bytes = b""  #: of the mined RoIs, as a JPEG file; empty where none was drawn
+
+
 @dataclasses.dataclass
 class Sweep:
-    """The data of a run, gone over by :func:`ohem_d2.tools.sweep.sweep_images`."""
+    """The data of a run, gone over by :func:`sweep_images`."""
 
     what: str  #: was gone over, in words
     facts: dict[str, object]  #: see :func:`facts`
@@ -99,6 +130,51 @@ def sweep_run(args: argparse.Namespace) -> tuple[Sweep, list[str]]:
         notes.append(f"{why}. {remedy}")
     of_data = f"{len(gone_over)} of {len(records)} images of {', '.join(names)}"
     return Sweep(f"{of_data}, with {cfg.MODEL.WEIGHTS}", facts(cfg), counts, hardest), notes
+
+
+def sweep_images(
+    cfg: CfgNode,
+    model: nn.Module,
+    records: Sequence[dict],
+    classes: Sequence[str] | None,
+    num_hardest: int,
+) -> tuple[list[ClassCount], list[HardImage]]:
+    """
+    Mine on each image, in a cascade at its first stage. Returns the counts of all classes that
+    occur, from the most to the least mined, and so many images with the highest mean ranking loss
+    of mined RoIs, with pictures. InputError names an image that cannot be mined on. Without
+    ``classes`` their numbers are the names.
+    """
+    to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    names = [*(classes or map(str, range(num_classes))), "background"]
+    totals = torch.zeros(4, num_classes + 1, dtype=torch.float64)
+    images = []
+    for i, record in enumerate(records):
+        mining = mine(model, to_inputs(record))[0]
+        hard, labels = mining.hard.cpu(), mining.rois[0].gt_classes.cpu()
+        losses, mined = mining.ranking.cpu().double()[hard], labels[hard]
+        for total, kind in zip(totals, (mining.targets[0].gt_classes.cpu(), labels, mined)):
+            total += torch.bincount(kind, minlength=num_classes + 1)
+        totals[3].index_add_(0, mined, losses)
+        foreground, mean = int((mined < num_classes).sum()), losses.sum().item() / max(len(hard), 1)
+        counted = foreground, len(hard) - foreground, len(mining.targets[0])
+        images.append((HardImage(record["file_name"], mean, *counted), record))
+        if (i + 1) % 10 == 0:
+            logger.info(f"Mined on {i + 1} of {len(records)} images")
+    counts = [
+        ClassCount(names[i], i < num_classes, *map(int, numbers), loss)
+        for i, (*numbers, loss) in enumerate(totals.T.tolist())
+        if any(numbers)
+    ]
+    counts.sort(key=lambda count: -count.mined)
+    # A mean that is not finite is the hardest.
+    images.sort(key=lambda pair: -pair[0].loss if math.isfinite(pair[0].loss) else -math.inf)
+    for image, record in images[:num_hardest]:
+        mining = mine(model, to_inputs(record))[0]  # the same again
+        labels = [f"{loss:.2f}" for loss in mining.ranking[mining.hard[:_NUM_LABELS]].tolist()]
+        picture = mined_picture(mining, read_image(record["file_name"], "RGB"), labels)
+        image.picture = encode(picture, ".jpg")
+    return counts, [image for image, _ in images[:num_hardest]]
 
 
 def find_checkpoint(run: Path) -> str:

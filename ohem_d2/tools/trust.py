@@ -1,6 +1,5 @@
 """Whether configurations, weights and proposals may run code that they hold, when they are read."""
 
-import argparse
 import contextlib
 import os
 import re
@@ -32,12 +31,6 @@ def trusting(trust: bool = True) -> Iterator[None]:
 def trusted() -> bool:
     """Whether they may."""
     return _TRUSTED.get()
-
-
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """--trust, of a command that does all its work within :func:`trusting`."""
-    help_ = "configuration, weights and proposals may run code: they come from where you trust"
-    parser.add_argument("--trust", action="store_true", help=help_)
 
 
 def merge_file(cfg: CfgNode, file: str | Path) -> None:

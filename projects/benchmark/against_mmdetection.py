@@ -1,8 +1,9 @@
 """
-Does BUDGET "quota" choose the RoIs that mmdetection's OHEMSampler chooses? ::
+Does BUDGET "quota" choose what mmdetection's OHEMSampler chooses, and what do both cost? ::
 
     pip install --no-deps -r projects/benchmark/requirements-mmdetection.txt
     PYTHONPATH=. python projects/benchmark/against_mmdetection.py
+    PYTHONPATH=. python projects/benchmark/against_mmdetection.py --time --images 2 --rois 2000
 
 Both get the same parameters, feature maps, proposals and objects. mmdetection's own code runs:
 ``StandardRoIHead`` with its assigner, its sampler, and a box head like Detectron2's. The package of
@@ -12,8 +13,9 @@ take torchvision's.
 
 import argparse
 import importlib.util
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
@@ -21,7 +23,8 @@ from typing import Any
 import torch
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.utils.events import EventStorage
-from heads import FPN, MMDETECTIONS, Inputs, config_of, shapes_of
+from heads import FPN, MMDETECTIONS, Inputs, clear_gradients, config_of, shapes_of, training_step
+from measure import in_words, interleaved, machine, peak_bytes
 from torch import nn
 
 from ohem_d2.tools.runs import markdown_table
@@ -48,8 +51,13 @@ def main(argv: Sequence[str] | None = None) -> list[tuple[str, int, float]]:
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 512], help="B/N")
     parser.add_argument("--images", type=int, default=3, help="the last one shows no object")
     parser.add_argument("--rois", type=int, default=1000, help="of an image")
+    parser.add_argument("--time", action="store_true", help="of a step, and its memory, instead")
     args = parser.parse_args(argv)
     inputs, found = Inputs("fpn", args.images, args.rois, "cpu"), []
+    print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    if args.time:
+        compare_cost(inputs, f"{args.images} images of {args.rois} proposals, B/N = 128")
+        return []
     inputs.targets[-1] = inputs.targets[-1][:0]
     for what, settings, arguments in ROWS:
         for budget in args.budgets:
@@ -57,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> list[tuple[str, int, float]]:
             choice, theirs = our_choice(ours, inputs), their_choice(ours, inputs, arguments)
             shared = sum(len(a & b) for a, b in zip(choice, theirs))
             found.append((what, budget, shared / sum(len(a | b) for a, b in zip(choice, theirs))))
-    print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     size = f"{args.images} images of {args.rois} proposals, the last one without objects"
     print(f"{size}; RoIs that both choose, of those that either does\n")
     shares = {key: {b: f"{share:.1%}" for k, b, share in found if k == key} for key, *_ in ROWS}
@@ -117,12 +124,57 @@ def their_heads(ours: nn.Module, arguments: dict[str, Any]) -> nn.Module:
     ious = {"pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.5, "match_low_quality": False}
     sampler = {"type": "OHEMSampler", "num": ours.batch_size_per_image, "pos_fraction": 0.25}
     training = {"assigner": {"type": "MaxIoUAssigner", **ious}, "sampler": sampler | arguments}
+    training["pos_weight"] = -1  # none
     theirs = StandardRoIHead(extractor, head, train_cfg=ConfigDict(training))
     layers = [x for x in ours.box_head if isinstance(x, nn.Linear)]
     their_layers = *theirs.bbox_head.shared_fcs, theirs.bbox_head.fc_cls
     for a, b in zip((*layers, ours.box_predictor.cls_score), their_layers, strict=True):
         b.load_state_dict(a.state_dict())
     return theirs.train()
+
+
+def compare_cost(inputs: Inputs, size: str) -> None:
+    """Seconds and peak memory of a step of both, forward and backward, in five rounds."""
+    paper = {"OHEM.BUDGET": "image", "OHEM.NMS_SCOPE": "class", "OHEM.RANK_LOC_WEIGHT": 1.0}
+    heads = {"OHEM": our_heads(128, paper), "OHEM, quota": our_heads(128, {})}
+    theirs = their_heads(heads["OHEM"], {})
+    steps = {name: training_step(ours, inputs) for name, ours in heads.items()}
+    steps["mmdetection"] = their_step(theirs, inputs, heads["OHEM"].box_in_features)
+
+    def reset() -> None:
+        for each in (*heads.values(), theirs):
+            clear_gradients(each, inputs)
+
+    with EventStorage():
+        times, memory = interleaved(steps, 5, "cpu", reset), {}
+        for name, step in steps.items():
+            reset()
+            memory[name] = peak_bytes(step, "cpu")
+    print(f"{machine('cpu')}; {size}\n")
+    header, rows = ["", "seconds", "over mmdetection", "peak memory over mmdetection's"], []
+    for name, of in times.items():
+        over = in_words(of, times["mmdetection"])
+        rows.append([name, f"{statistics.median(of):.2f}", over])
+        rows[-1].append(f"{memory[name] / memory['mmdetection']:.2f}")
+    print("\n".join(markdown_table(header, rows)))
+
+
+def their_step(theirs: nn.Module, inputs: Inputs, names: Sequence[str]) -> Callable[[], None]:
+    """Forward and backward of a ``StandardRoIHead``."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    def step() -> None:
+        samples, proposals = [], []
+        for target, image in zip(inputs.targets, inputs.proposals):
+            objects = InstanceData(bboxes=target.gt_boxes.tensor, labels=target.gt_classes)
+            samples.append(DetDataSample(gt_instances=objects))
+            boxes, scores = image.proposal_boxes.tensor, image.objectness_logits
+            proposals.append(InstanceData(bboxes=boxes, scores=scores))
+        losses = theirs.loss([inputs.features[f] for f in names], proposals, samples)
+        (losses["loss_cls"] + losses["loss_bbox"]).backward()
+
+    return step
 
 
 class _NoOps(ModuleType):

@@ -30,14 +30,11 @@ from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, tra
 from measure import Step, interleaved, machine, parts, peak_bytes
 from whole_step import Whole, model_steps
 
+from ohem_d2.mining.scoring import chunk_size_for
 from ohem_d2.tools.files import write_atomically
 
-# The ways to score of which the bound takes the fastest: RoIs in an order, so many at a time
-SCORING = {
-    f"scoring, {order}, {size or 'all'} at a time": (order, size)
-    for order in ("as they come", "tile by tile")
-    for size in (256, 640, 0)
-}
+# The ways to score of which the bound takes the faster. OHEM takes the RoIs in the same order.
+ALL, CHUNKS = "scoring, all at a time", "scoring, OHEM's chunks"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -99,9 +96,10 @@ def measure(point: Point, rounds: int, device: str) -> dict:
     inputs = Inputs(point.head, point.N, point.R, device, point.precision)
     steps = {variant: training_step(h, inputs) for variant, h in heads.items()}
     readonly = heads["readonly"]
-    for name, (order, size) in SCORING.items():
-        ordered = inputs if order == "as they come" else inputs.tile_by_tile()
-        steps[name] = scoring_forward(readonly, ordered, size or 10**9)
+    some_map = next(iter(inputs.features.values()))
+    sizes = {ALL: 10**9, CHUNKS: chunk_size_for(readonly, some_map, point.N * point.B)}
+    for name, size in sizes.items():
+        steps[name] = scoring_forward(readonly, inputs, size)
 
     reset = functools.partial(clear_gradients, readonly, inputs)
     names = ("box_pooler", "pooler", "box_head", "res5", "box_predictor")
@@ -110,7 +108,7 @@ def measure(point: Point, rounds: int, device: str) -> dict:
     with EventStorage():
         times, peaks = times_and_peaks(steps, reset, rounds, device)
         # Not the fastest of each round, which would be lower than what any way can do.
-        ways = {name: times.pop(name) for name in SCORING}
+        ways = {name: times.pop(name) for name in sizes}
         fastest = min(ways, key=lambda name: statistics.median(ways[name]))
         for variant in heads:
             args = steps[variant], modules, device

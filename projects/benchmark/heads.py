@@ -6,7 +6,6 @@ Shape shorthand: R RoIs and B/N mined ones an image, N images, C channels.
 """
 
 import contextlib
-import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +52,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "bfloat16": ("OHEM", {"OHEM.READONLY_PRECISION": "bfloat16"}),
     "loss_layer": ("LossLayer", {}),
     "all RoIs": ("", {"BATCH_SIZE_PER_IMAGE": 10**6, "POSITIVE_FRACTION": 1.0}),
-    "quota": ("OHEM", MMDETECTIONS),
+    "quota": ("OHEM", {"OHEM.BUDGET": "quota"}),
 }
 
 
@@ -110,12 +109,6 @@ class Inputs:
         self.targets = [random_target(generator).to(device) for _ in range(num_images)]
         self._proposals = [_proposals(t, num_rois, generator, device) for t in self.targets]
 
-    def tile_by_tile(self) -> "Inputs":
-        """The same, the proposals in the order in which the read-only pass scores them."""
-        ordered, own = copy.copy(self), self._proposals
-        ordered._proposals = [p[by_location(p.proposal_boxes.get_centers())] for p in own]
-        return ordered
-
     @property
     def proposals(self) -> list[Instances]:
         """New ones for each use, as heads add fields to them."""
@@ -135,12 +128,16 @@ def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
 
 
 def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callable[[], None]:
-    """What no read-only pass can do without: the head's forward over all R RoIs, and no more."""
+    """
+    What no read-only pass can do without: the head's forward over all R RoIs, tile by tile, and no
+    more.
+    """
+    rois = [p[by_location(p.proposal_boxes.get_centers())] for p in inputs.proposals]
 
     @torch.no_grad()
     def forward() -> None:
         with mixed(inputs.precision, inputs.images.device.type):
-            for chunk in in_chunks(inputs.proposals, chunk_size):
+            for chunk in in_chunks(rois, chunk_size):
                 heads.score_rois(inputs.features, chunk)
 
     return forward

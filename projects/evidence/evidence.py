@@ -29,7 +29,7 @@ from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
 
 ROOT = prepare_data.ROOT
-MODULES = ("projects.focal", "projects.evidence.iou_balanced")  # which register heads
+MODULES = ("projects.focal",)  # which register heads
 QUICK = "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0"
 QUICK += " MODEL.ROI_HEADS.OHEM.WARMUP_ITERS 0"
 METRICS = ("AP", "AP50", "AP75", "false_alarms", "seconds")

@@ -54,11 +54,6 @@ TWICE = "SOLVER.MAX_ITER 800 SOLVER.STEPS (640,)"
 LONG = "SOLVER.MAX_ITER 1600 SOLVER.STEPS (1280,)"
 LONGEST = "SOLVER.MAX_ITER 3200 SOLVER.STEPS (2560,)"
 BETA_0 = "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA 0.0"
-# Normalized as the recipe's pyramid is: without, its heads learn nothing in so few iterations.
-RETINANET = (
-    "MODEL.META_ARCHITECTURE RetinaNet MODEL.RETINANET.IN_FEATURES ['p3','p4','p5'] "
-    "MODEL.RETINANET.NORM GN MODEL.RETINANET.SCORE_THRESH_TEST 0.01"
-)
 
 
 def both(iterations: str, warmup: int) -> dict[str, Setup]:
@@ -85,9 +80,7 @@ TABLES = {
     "references": {
         "random 128": Setup(RANDOM),
         "OHEM 128": Setup(OHEM),
-        "IoU-balanced 128": Setup(f"{HEADS}.NAME IoUBalancedHeads"),
         "focal loss 512": Setup(f"{HEADS}.NAME FocalROIHeads {HEADS}.BATCH_SIZE_PER_IMAGE 512"),
-        "RetinaNet": Setup(RETINANET),
     },
     "settings": {
         "OHEM 128": Setup(OHEM),

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
+from ohem_d2.tools.cli import add_shared_arguments
 from ohem_d2.tools.errors import errors_in_one_line
 from ohem_d2.tools.files import write_atomically
-from ohem_d2.tools.trust import add_trust_argument, trusting
+from ohem_d2.tools.trust import trusting
 from projects.paper.ohem_paper.networks.convert import NETWORKS, convert
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
-    add_trust_argument(parser)
+    add_shared_arguments(parser, "--trust")
     args = parser.parse_args(argv)
     with errors_in_one_line("convert_weights.py"), trusting(args.trust):
         weights = convert(args.network, args.source)

@@ -18,8 +18,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ohem_d2.tools.cli import add_shared_arguments
 from ohem_d2.tools.errors import errors_in_one_line
-from ohem_d2.tools.trust import add_trust_argument
 from projects.paper.ohem_paper.rows import PROJECT, find_rows, on_data, run_table
 
 
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--devices", nargs="+", default=["cuda:0"], help="cuda:0 cuda:1, cpu cpu")
     parser.add_argument("--threads", type=int, help="of each process")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
-    add_trust_argument(parser)
+    add_shared_arguments(parser, "--trust")
     for split in ("train", "test"):
         parser.add_argument(f"--{split}-data", nargs="+", help="instead of the configurations'")
         parser.add_argument(f"--{split}-proposals", nargs="+", help="a file for each of them")

@@ -13,12 +13,13 @@ import argparse
 from detectron2.engine import default_argument_parser, default_setup
 
 from ohem_d2.tools.check import check_output
+from ohem_d2.tools.cli import add_shared_arguments
 from ohem_d2.tools.errors import errors_in_one_line, input_errors
 from ohem_d2.tools.runs import end_with_parent, write_result
 from ohem_d2.tools.training.checkpoints import Checkpointer
 from ohem_d2.tools.training.processes import launch
-from ohem_d2.tools.training.run_folder import add_overwrite_argument, claim
-from ohem_d2.tools.trust import add_trust_argument, trusting
+from ohem_d2.tools.training.run_folder import claim
+from ohem_d2.tools.trust import trusting
 from projects.paper.ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
 from projects.paper.ohem_paper.rows import result_of
 
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> dict:
 if __name__ == "__main__":
     parser = default_argument_parser()
     parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
-    add_trust_argument(parser)
-    add_overwrite_argument(parser)
+    add_shared_arguments(parser, "--trust", "--overwrite")
     a = parser.parse_args()
     with errors_in_one_line("train.py"):
         launch(run, a.num_gpus, a.num_machines, a.machine_rank, a.dist_url, args=(a,))

@@ -5,7 +5,6 @@ import sys
 
 import processes
 import pytest
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from models import ROOT
@@ -14,7 +13,6 @@ from ohem_d2.tools.load_model import default_cfg
 from ohem_d2.tools.trust import merge_file
 from projects.evidence import evidence
 from projects.evidence.experiments import Setup
-from projects.evidence.iou_balanced import balanced
 
 HEADS = "MODEL.ROI_HEADS"
 
@@ -132,15 +130,6 @@ def test_every_variant_of_every_table_can_be_set_up(boards, tmp_path, monkeypatc
     assert len(asked) > 40
     # plates have no images without objects: such variants are left out
     assert with_negatives == {"boards"}
-
-
-def test_background_is_balanced_over_the_overlap():
-    iou = torch.cat([torch.zeros(900), torch.full((50,), 0.25), torch.full((5,), 0.45)])
-    chosen = balanced(iou, 96)
-    assert len(set(chosen.tolist())) == len(chosen) == 96
-    parts = [int((iou[chosen] == value).sum()) for value in (0.0, 0.25, 0.45)]
-    assert parts[2] == 5 and parts[1] >= 32 and parts[0] >= 32
-    assert len(balanced(iou[:10], 96)) == 10 and len(balanced(iou[:0], 96)) == 0
 
 
 def test_unknown_data_is_refused():

@@ -784,7 +784,6 @@ cases(
     {
         "a pipe": ("images/p.jpg is no file", pipe_at("images/p.jpg"), "images/p.jpg --no-objects"),
         "a bomb": ("p.png: DecompressionBomb", bomb("images/p.png"), "images/p.png --no-objects"),
-        "a number": ("b.xml .*'²'", xmin("²"), f"images/b.jpg --annotations {XML} --classes cat"),
         "images/a.jpg --no-objects MODEL.MINE 1": "Non-existent key: MODEL.MINE",
         "images/a.jpg --no-objects --output c.yaml/x": "c.yaml.* cannot be written: .*--output",
     },

@@ -27,7 +27,6 @@ from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.explain import mine
 from ohem_d2.tools.load_data import image_mapper, load_records, spread
 from ohem_d2.tools.load_model import load_cfg, load_model
-from ohem_d2.tools.sweep import ClassCount, sweep_images
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
 CLASSES = ["narrow", "wide"]
@@ -446,8 +445,8 @@ def test_a_class_called_background_is_counted_as_a_class(finished, data):
     cfg = load_cfg(str(finished / "config.yaml"), weights=str(finished / "model_final.pth"))
     model, _ = load_model(cfg)
     records = spread(load_records(cfg, [data]), 2)
-    expected, _ = sweep_images(cfg, model, records, CLASSES, 0)
-    found, _ = sweep_images(cfg, model, records, ["background", "wide"], 0)
+    expected, _ = report.sweep_images(cfg, model, records, CLASSES, 0)
+    found, _ = report.sweep_images(cfg, model, records, ["background", "wide"], 0)
     assert {count.name: count.foreground for count in expected} == {
         **dict.fromkeys(CLASSES, True),
         "background": False,
@@ -458,7 +457,8 @@ def test_a_class_called_background_is_counted_as_a_class(finished, data):
 
 
 def test_a_class_may_be_called_background(tmp_path):
-    counts = [ClassCount("background", True, 3, 9, 4), ClassCount("background", False, 0, 9, 4)]
+    given = ((True, 3, 9, 4), (False, 0, 9, 4))
+    counts = [report.ClassCount("background", *numbers) for numbers in given]
     sweep = report.Sweep("an image", {}, counts, [])
     page = report.render(tmp_path, {"total_loss": (STEP, [1.0, 2.0])}, [], sweep)
     (tmp_path / "page").write_text(page)

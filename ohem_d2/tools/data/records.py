@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
@@ -15,7 +15,6 @@ from detectron2.data.detection_utils import check_metadata_consistency
 
 from ..errors import InputError, input_errors, printable
 from ..files import must_be_file
-from .coco import coco_faults, read_coco
 from .contents import Needs, go_over, image_faults
 from .datasets import NEGATIVES, file_faults, is_own, must_be_registered
 from .rules import Fault, faults_of, stop_at_first
@@ -93,27 +92,12 @@ def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
     must_be_registered(name)
     proposals = proposal_file(cfg, name, split)
     what = f"Data set {with_file(name)}{f' with proposals of {proposals}' if proposals else ''}"
-    with input_errors(what), _blaming_file(name):
+    with input_errors(what):
         return get_detection_dataset_dicts(
             [name],
             filter_empty=False,
             proposal_files=checked([proposals]) if proposals else None,
         )
-
-
-@contextlib.contextmanager
-def _blaming_file(name: str) -> Iterator[None]:
-    """What Detectron2's own reader fails at may be a fault of its file that is known."""
-    try:
-        yield
-    except Exception as e:
-        file = str(MetadataCatalog.get(name).get("json_file", ""))
-        if is_own(name) or not os.path.isfile(file):
-            raise
-        for fault in coco_faults(read_coco(file)):
-            if fault.then in ("stops", "mended"):
-                raise InputError(f"{file} is read by Detectron2, which fails: {fault}") from e
-        raise
 
 
 def check_records(

@@ -50,7 +50,9 @@ def _reconstruct(kind, shape, code):
     return np.empty(0, "b")  # load_build fills it
 
 
-def frombuffer(data: object, dtype: np.dtype, shape: tuple, order: str, axes: tuple = ()) -> object:
+def _frombuffer(
+    data: object, dtype: np.dtype, shape: tuple, order: str, axes: tuple = ()
+) -> object:
     array = np.frombuffer(_memory(data, dtype, shape), dtype)
     array = array.reshape(shape, order="F" if order == "F" else "C")
     return array.transpose(axes) if axes else array
@@ -60,8 +62,8 @@ _FUNCTIONS = {
     "numpy.ndarray": _NDARRAY,
     "numpy.dtype": _dtype,
     "numpy.core.multiarray._reconstruct": _reconstruct,
-    "numpy.core.multiarray.scalar": lambda dtype, data: frombuffer(data, dtype, (1,), "C")[0],
-    "numpy.core.numeric._frombuffer": frombuffer,  # NumPy 1 gives no axes
+    "numpy.core.multiarray.scalar": lambda dtype, data: _frombuffer(data, dtype, (1,), "C")[0],
+    "numpy.core.numeric._frombuffer": _frombuffer,  # NumPy 1 gives no axes
     "_codecs.encode": lambda s, how: _need(how == "latin1", "_codecs.encode") or s.encode(how),
     "__builtin__.bytes": lambda: b"",
     "collections.OrderedDict": lambda pairs=(): OrderedDict((_key(k), v) for k, v in pairs),

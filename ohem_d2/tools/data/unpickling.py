@@ -1,21 +1,17 @@
 """Pickles of strangers, Detectron2's and Caffe2's weights and proposals, read without a risk."""
 
-import importlib
 import io
 import pickle
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from ..errors import InputError, UntrustedFile, in_words
 from ..trust import trusted
-from .restricted_unpickler import HarmfulPickle, RestrictedUnpickler, frombuffer
+from .restricted_unpickler import HarmfulPickle, RestrictedUnpickler
 
 #: Detectron2 reads ``checked://FILE`` without a risk, where it would run the program in FILE.
 CHECKED = "checked://"
@@ -27,36 +23,23 @@ def read_pickle(file: str | Path) -> Any:
     may hold arrays of numbers, containers and text; UntrustedFile names it and what else it holds,
     InputError one that cannot be read.
     """
-    with _open(file) as opened:
-        try:
-            if trusted():
+    try:
+        with PathManager.open(str(file), "rb") as opened:
+            try:
+                return RestrictedUnpickler(opened, encoding="latin1").load()
+            except Exception:
+                if not trusted():
+                    raise
+                opened.seek(0)
                 return pickle.load(opened, encoding="latin1")
-            return RestrictedUnpickler(opened, encoding="latin1").load()
-        except HarmfulPickle as e:
-            raise UntrustedFile(file, f"holds {e}, which may run code or crash") from None
-        except Exception as e:  # which may be any
-            raise _unreadable(file, e) from e
+    except HarmfulPickle as e:
+        raise UntrustedFile(file, f"holds {e}, which may run code or crash") from None
+    except Exception as e:  # which may be any
+        raise _unreadable(file, e) from e
 
 
 def _unreadable(file: str | Path, error: Exception) -> InputError:
     return InputError(f"{file} is no pickle that can be read: {in_words(error)}")
-
-
-def _open(file: str | Path) -> IO[bytes]:
-    if trusted():
-        _find_parts_of_numpy_2()
-    return PathManager.open(str(file), "rb")
-
-
-def _find_parts_of_numpy_2() -> None:
-    """Where pickles name them, NumPy 1 has none of them, or not all."""
-    try:
-        importlib.import_module("numpy._core.numeric")
-    except ModuleNotFoundError:
-        numeric = types.ModuleType("numpy._core.numeric")
-        numeric._frombuffer = frombuffer
-        sys.modules["numpy._core.numeric"] = numeric
-        sys.modules["numpy._core.multiarray"] = np.core.multiarray
 
 
 class _CheckedFiles(PathHandler):
@@ -67,8 +50,6 @@ class _CheckedFiles(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[bytes]:
         file = path[len(CHECKED) :]
-        if trusted():
-            return _open(file)
         content = read_pickle(file)
         try:
             return io.BytesIO(pickle.dumps(content, protocol=5))

@@ -142,23 +142,18 @@ def voc_records(
         file = file if file.exists() else found.get(image_id, file)
         size = annotation.size
         sides = dict(zip(("width", "height"), size)) if size else size_of_file(file)
-        annotations = [voc_annotation(o, classes, first, difficult) for o in annotation.objects]
+        annotations = [
+            {
+                "bbox": [o.box[0] - first, o.box[1] - first, *o.box[2:]],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": classes.index(o.name),
+                "iscrowd": int(o.difficult and not difficult),
+            }
+            for o in annotation.objects
+        ]
         record = {"file_name": str(file), "image_id": image_id, **sides}
         records.append({**record, "annotations": annotations})
     return records
-
-
-def voc_annotation(
-    found: VOCObject, classes: Sequence[str], first: int = 1, difficult: bool = False
-) -> dict:
-    """An object in Detectron2's format; see :func:`voc_records`."""
-    x0, y0, x1, y1 = found.box
-    return {
-        "bbox": [x0 - first, y0 - first, x1, y1],
-        "bbox_mode": BoxMode.XYXY_ABS,
-        "category_id": classes.index(found.name),
-        "iscrowd": int(found.difficult and not difficult),
-    }
 
 
 def voc_faults(folder: str, split: str, first: int, difficult: bool) -> list[Fault]:

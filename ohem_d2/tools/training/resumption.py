@@ -113,6 +113,6 @@ def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> It
     seed = content.get("trainer", {}).get("hooks", {}).get("ExactResumption", {}).get("seed")
     if seed is not None and cfg.SEED not in (seed, -1):
         yield f"--resume: SEED stays as in the checkpoint, {seed}; {cfg.SEED} has no effect"
-    if (done := trainer.get("iteration", -1) + 1) >= (most := cfg.SOLVER.MAX_ITER):
-        on = f"a larger SOLVER.MAX_ITER than {most} trains on"
+    if (done := trainer.get("iteration", -1) + 1) >= cfg.SOLVER.MAX_ITER:
+        on = f"a larger SOLVER.MAX_ITER than {done} trains on"
         yield f"--resume: the run in {folder} is complete, with {done} iterations; {on}"

@@ -1,6 +1,5 @@
 """The folder of a run, OUTPUT_DIR: one run at a time, and no new one over an old one."""
 
-import argparse
 import contextlib
 import itertools
 import logging
@@ -68,12 +67,6 @@ def left_as_it_was(folder: str | Path) -> Iterator[None]:
         for path in new:
             with contextlib.suppress(OSError, ValueError):  # it cannot be made, or another uses it
                 path.unlink() if path == lock else path.rmdir()
-
-
-def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    """``--overwrite``, of a command that trains."""
-    what = "begin anew in an OUTPUT_DIR that has a run, which is set aside in earlier_1 or so"
-    parser.add_argument("--overwrite", action="store_true", help=what)
 
 
 def _locked(folder: Path) -> BaseFileLock:
