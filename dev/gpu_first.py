@@ -25,10 +25,9 @@ import heads as benchmarked
 import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
-from heads import Inputs, build, clear_gradients, training_step
+from heads import Inputs, Whole, build, clear_gradients, models_and_batch, step_of, training_step
 from measure import Step, machine, peak_bytes, profiled
 from torch.autograd import DeviceType
-from whole_step import Whole, models_and_batch, step_of
 
 from ohem_d2.tools.runs import read_metrics
 

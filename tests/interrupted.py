@@ -23,8 +23,8 @@ from PIL import Image
 from processes import meet
 from torch import nn
 
+from ohem_d2.tools.training.processes import Terminated
 from ohem_d2.tools.training.run_folder import claim
-from ohem_d2.tools.training.signals import Terminated
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -1,7 +1,4 @@
-"""
-Look for what would stop a run, perhaps after hours, in a configuration and its data: at the start
-of each run, and with all images by ``train_net.py --check``.
-"""
+"""Look for what would stop a run: at its start, and with all images by ``--check``."""
 
 import contextlib
 import logging
@@ -52,9 +49,8 @@ def check_output(output_dir: str) -> None:
 
 def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
-    Check registered data sets at the start of a run; those to train on are looked into when they
-    are loaded. Returns what of the test data is odd, in words. Raises InputError for the first
-    fault that would stop the run.
+    Check registered data sets at the start of a run, but for what is checked when they are loaded
+    to train on. Returns what of the test data is odd; InputError for what would stop the run.
     """
     notes, splits = [], ("TRAIN", "TEST") if training else ("TEST",)
     for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
@@ -81,9 +77,8 @@ def check_whole(
 ) -> None:
     """
     Print what is wrong with the configuration, which is not changed, and with all of its data;
-    InputError if something would stop a run: a training, or an evaluation alone, which takes less.
-    With ``resume``, or to ``overwrite`` it, OUTPUT_DIR may have a run. For ``classes`` see
-    :func:`ohem_d2.tools.data.datasets.register_datasets`.
+    InputError if something would stop a training, or an evaluation alone. With ``resume``, or to
+    ``overwrite`` it, OUTPUT_DIR may have a run. ``classes`` are those of ``register_datasets``.
     """
     cfg, found = cfg.clone(), _Found()
     train, test = cfg.DATASETS.TRAIN if training else (), cfg.DATASETS.TEST
@@ -164,10 +159,7 @@ class _Found:
 
 
 def _build(cfg: CfgNode, training: bool, resume: bool) -> list[str]:
-    """
-    Build what a run builds before it reads data, on the CPU, which is always there. Returns what is
-    odd about it.
-    """
+    """Build on the CPU what a run builds before it reads data. Returns what is odd about it."""
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     with input_errors("The model cannot be built"), _without_architecture():

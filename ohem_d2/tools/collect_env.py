@@ -17,12 +17,9 @@ from tabulate import tabulate
 import ohem_d2
 
 _HOW_TO_REPORT = """\
-Report a bug with all of the above, and with
-  - the command, and the configuration: OUTPUT_DIR/config.yaml has every key;
-  - OUTPUT_DIR/log.txt, or at least its line "OHEM is active", its warnings and the whole traceback;
-  - of a result that you did not expect: metrics.json, and that of the same run with Detectron2's
-    own heads;
-  - if you can, a few images and annotations, or a random model, that show it."""
+Report a bug with all of the above, the command, and of OUTPUT_DIR config.yaml and log.txt; of a
+result that you did not expect metrics.json, and that of the same run with Detectron2's own heads;
+and, if you can, a few images and annotations, or a random model, that show it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """Pictures with captions and boxes, for people to look at."""
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
@@ -55,3 +56,9 @@ def encode(picture: np.ndarray, suffix: str) -> bytes:
     kind = Image.registered_extensions()[suffix]
     Image.fromarray(picture).save(file, kind, quality=92)  # PNG has no use for it
     return file.getvalue()
+
+
+def data_uri(content: str | bytes, kind: str) -> str:
+    """The content, of that MIME type, as an address that has it all."""
+    content = content.encode() if isinstance(content, str) else content
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -13,9 +13,8 @@ def write_atomically(
     path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]
 ) -> None:
     """
-    Write a file, or call what writes to the open one. It has its name only when it is complete: a
-    process or machine that is killed leaves the old one, or none. Makes folders; OSError names the
-    file.
+    Write a file, or call what writes to the open one. It has its name only when it is complete, and
+    a kill leaves the old one, or none. Makes folders; OSError names the file.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")

@@ -13,9 +13,8 @@ from PIL import Image
 from ..config import NODE, OHEMSettings
 from ..heads import OHEMMixin
 from .collect_env import has_compiled_ops
-from .earlier_versions import check_moved
 from .errors import InputError
-from .load_model import check_weights, heads_class
+from .load_model import check_moved, check_weights, heads_class
 
 
 def is_text(value: Any) -> bool:

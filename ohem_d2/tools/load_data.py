@@ -14,16 +14,14 @@ from .data.datasets import check_class_names, register_datasets
 from .data.mapper import TrainingMapper, map_record
 from .data.records import check_records, records_of, with_file
 from .errors import InputError, input_errors
-from .files import must_exist
 
 logger = logging.getLogger(__name__)
 
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
     """
-    Load images of data sets with ground truth, in Detectron2's format, and with proposals if
-    MODEL.LOAD_PROPOSALS; of DATASETS.TRAIN those that a training takes. InputError names what is
-    wrong. For ``names`` and ``classes`` see :func:`.data.datasets.register_datasets`.
+    Load data sets with ground truth, and with proposals if MODEL.LOAD_PROPOSALS; of DATASETS.TRAIN
+    the images that a training takes. InputError names what is wrong.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     # Data sets of the configuration belong together, as they did when it was trained.
@@ -53,19 +51,14 @@ def load_image_record(
     cfg: CfgNode, image: Path, annotations: Path | None
 ) -> tuple[dict, Sequence[str] | None]:
     """
-    Load one image with its ground truth, in Detectron2's format, and the names of the classes as
-    far as they are known. ``annotations`` is a file in COCO format that has the image, or None if
-    it shows no object.
+    Load one image with its ground truth, in Detectron2's format, and the names of the classes if
+    they are known. ``annotations`` are in COCO format, None if the image shows no object.
     """
     if cfg.MODEL.LOAD_PROPOSALS:
         of_data = "proposals are given for data sets: use --dataset"
         raise InputError(f"MODEL.LOAD_PROPOSALS is True, and {of_data}")
-    must_exist(image, "the image")
     if annotations is None:
         return {"file_name": str(image), "image_id": image.stem, "annotations": []}, None
-    if annotations.suffix.lower() == ".xml":
-        voc = f"{annotations} is in Pascal VOC format: use --dataset voc:FOLDER:SPLIT"
-        raise InputError(f"{voc}, or annotations in COCO format")
     name = f"coco:{annotations}:{image.parent}"
     classes = register_datasets([name])
     _check_classes(cfg, name, classes)

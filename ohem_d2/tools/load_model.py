@@ -1,18 +1,20 @@
 """From what a command line names to a model that mines."""
 
 import argparse
+import contextlib
+import functools
 import importlib
 import itertools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import ROI_HEADS_REGISTRY, build_model
+from detectron2.modeling import ROI_HEADS_REGISTRY, ROI_KEYPOINT_HEAD_REGISTRY, build_model
 from detectron2.modeling.roi_heads import RROIHeads
 from torch import nn
 
@@ -20,13 +22,22 @@ from ..config import NODE, add_ohem_config
 from ..heads import OHEMMixin
 from ..mining.scoring import BATCH_NORMS
 from .cli import add_shared_arguments
-from .earlier_versions import check_moved, earlier_keys
 from .errors import InputError, in_words, input_errors
 from .files import must_be_file
 from .training.checkpoints import Checkpointer
 from .trust import OWN_KEY, merge_file
 
 logger = logging.getLogger(__name__)
+
+_FOCAL, _KEYPOINTS = "add --import projects.focal", "add --import projects.keypoints"
+# Keys of earlier versions: the value that asked for nothing, and what to do about another one
+_KEYS = {
+    "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_TYPE": ("softmax", _FOCAL),
+    "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA": (2.0, _FOCAL),
+    "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_ALPHA": (-1.0, _FOCAL),
+    "MODEL.ROI_KEYPOINT_HEAD.OHKM_TOPK": (8, _KEYPOINTS),
+    "SOLVER.ACCUMULATION_STEPS": (1, "delete it, or train with projects/paper/train.py"),
+}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
@@ -84,6 +95,39 @@ def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgN
             merge_file(cfg, path)
         _merge_overrides(cfg, overrides)
     return cfg
+
+
+@contextlib.contextmanager
+def earlier_keys(cfg: CfgNode) -> Iterator[None]:
+    """
+    Within the context, where files and overrides are merged, the configuration takes keys that were
+    moved to projects, unless it has them from there. InputError for one that asks for something.
+    """
+    places = {key: key.rpartition(".") for key in _KEYS}
+    added = [key for key, (node, _, name) in places.items() if name not in _node(cfg, node)]
+    for node, _, name in map(places.get, added):
+        _node(cfg, node)[name] = _KEYS[f"{node}.{name}"][0]
+    yield
+    for key in added:  # in new nodes, if a file was of an earlier version of Detectron2
+        node, _, name = places[key]
+        value, (nothing, remedy) = _node(cfg, node).pop(name), _KEYS[key]
+        if value != nothing:
+            raise InputError(f"{key} = {value!r}: this key was moved out of ohem_d2; {remedy}")
+
+
+def _node(cfg: CfgNode, path: str) -> CfgNode:
+    return functools.reduce(dict.__getitem__, path.split("."), cfg)
+
+
+def check_moved(cfg: CfgNode) -> None:
+    """Raises InputError for a part of the model that was moved to projects and is not imported."""
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if name in ("FocalROIHeads", "OHEMFocalROIHeads") and name not in ROI_HEADS_REGISTRY:
+        raise InputError(f"MODEL.ROI_HEADS.NAME = {name!r} was moved out of ohem_d2; {_FOCAL}")
+    key, name = "MODEL.ROI_KEYPOINT_HEAD.NAME", cfg.MODEL.ROI_KEYPOINT_HEAD.NAME
+    is_used = cfg.MODEL.KEYPOINT_ON and name not in ROI_KEYPOINT_HEAD_REGISTRY
+    if is_used and name == "OHKMKeypointHead":
+        raise InputError(f"{key} = {name!r} was moved out of ohem_d2; {_KEYPOINTS}")
 
 
 def load_cfg(

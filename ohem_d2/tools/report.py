@@ -10,7 +10,6 @@ the share of each class, and the hardest images with pictures.
 """
 
 import argparse
-import base64
 import dataclasses
 import logging
 import math
@@ -30,7 +29,7 @@ from ..config import NODE, OHEMSettings
 from .cli import at_least
 from .curves import AVERAGE_PRECISION, Series, curves, metrics_notes, read_series
 from .data.datasets import FORMS
-from .drawing import encode, mined_picture
+from .drawing import data_uri, encode, mined_picture
 from .errors import InputError, in_words
 from .explain import mine
 from .files import write_output
@@ -69,7 +68,7 @@ class HardImage:
 
 @dataclasses.dataclass
 class Sweep:
-    """The data of a run, gone over by :func:`sweep_images`."""
+    """The images of a run, gone over."""
 
     what: str  #: was gone over, in words
     facts: dict[str, object]  #: see :func:`facts`
@@ -141,9 +140,8 @@ def sweep_images(
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
     Mine on each image, in a cascade at its first stage. Returns the counts of all classes that
-    occur, from the most to the least mined, and so many images with the highest mean ranking loss
-    of mined RoIs, with pictures. InputError names an image that cannot be mined on. Without
-    ``classes`` their numbers are the names.
+    occur, the most mined first, and the hardest images, with pictures. InputError names an image
+    that cannot be mined on. Without ``classes`` their numbers are the names.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
@@ -204,12 +202,6 @@ def render(run: Path, series: Series, notes: Sequence[str], sweep: Sweep | None)
         panels=list(curves(series)),
         sweep=sweep,
     )
-
-
-def data_uri(content: str | bytes, kind: str) -> str:
-    """The content, of that MIME type, as an address that has it all."""
-    content = content.encode() if isinstance(content, str) else content
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def facts(cfg: CfgNode) -> dict[str, object]:

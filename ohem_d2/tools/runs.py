@@ -1,12 +1,10 @@
 """
 Runs of a comparison, each a process of its own, in the folder ``OUTPUT/VARIANT/seedN``, which has
-``settings``, the fingerprint of what it is made with; ``output.txt``, what it printed; and
-``result.json``, which only a finished run has.
+``settings``, a fingerprint; ``output.txt``; and, once it is finished, ``result.json``.
 
-A comparison that was killed goes on where it was when the same command is given again. What was
-made with other settings is neither taken for a result nor overwritten: that run fails until the
-folder is removed. All variants of a seed come before the next seed, so that a machine that slows
-down slows all alike.
+The same command again goes on with what was killed. What was made with other settings is neither
+taken for a result nor overwritten: that run fails until the folder is removed. All variants of a
+seed come before the next seed, so that a machine that slows down slows all alike.
 """
 
 import contextlib
@@ -68,11 +66,10 @@ def run_all(
     without: Container[tuple[str, int]] = (),
 ) -> list[Path]:
     """
-    Do what is missing, and show how far it is. Each device has one run at a time; one that is named
-    twice, as ``cpu cpu``, has two. ``threads`` are those of PyTorch in each process; ``without``
-    has names of variants, each with a seed, that are not run. Returns where to look for each run
-    that failed: its ``output.txt``, or the folder that is of other settings. All others are
-    finished, but for those that no device was left for.
+    Do what is missing, one run at a time on each device; one that is named twice has two. Processes
+    have so many ``threads``; ``without`` has names of variants, each with a seed, to leave out.
+    Returns where to look for each run that failed: its ``output.txt``, or the folder that is of
+    other settings. All others are finished, but for those that no device was left for.
     """
     everything = [(variant, seed) for seed in seeds for variant in variants]
     todo = deque((v, seed) for v, seed in everything if (v.name, seed) not in without)

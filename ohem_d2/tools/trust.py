@@ -36,8 +36,7 @@ def trusted() -> bool:
 def merge_file(cfg: CfgNode, file: str | Path) -> None:
     """
     ``cfg.merge_from_file``, with tags of YAML that call functions only in trusted files and in
-    Detectron2's own. UntrustedFile names the file, or its ``_BASE_``, and the line; InputError the
-    file, and what is wrong.
+    Detectron2's own. UntrustedFile and InputError name the file and what is wrong.
     """
     own = Path(os.path.abspath(file)).is_relative_to(Path(detectron2.__file__).parent)
     try:

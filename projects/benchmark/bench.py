@@ -19,16 +19,23 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from bench_settings import DEMO, FULL, GPU, GPU_STEPS, QUICK, R50, SMOKE, Point
-from bench_tables import plot, point_table, step_table
 from detectron2.utils.events import EventStorage
-from heads import VARIANTS, Inputs, build, clear_gradients, scoring_forward, training_step
-from measure import Step, interleaved, machine, parts, peak_bytes
-from whole_step import Whole, model_steps
+from heads import (
+    VARIANTS,
+    Inputs,
+    Whole,
+    build,
+    clear_gradients,
+    model_steps,
+    scoring_forward,
+    training_step,
+)
+from matplotlib.figure import Figure
+from measure import Step, in_words, interleaved, machine, parts, peak_bytes
 
 from ohem_d2.mining.scoring import chunk_size_for
 from ohem_d2.tools.files import write_atomically
@@ -36,6 +43,46 @@ from ohem_d2.tools.files import write_atomically
 # The ways to score of which the bound takes the faster. OHEM takes the RoIs in the same order.
 ALL, CHUNKS = "scoring, all at a time", "scoring, OHEM's chunks"
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting to measure: head, RoIs and mined RoIs of an image, images."""
+
+    head: str
+    R: int
+    N: int = 1
+    B: int = 128  # of each image: B/N in the paper
+    precision: str = "float32"
+
+    def __str__(self) -> str:
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{self.head} head, R = {self.R}, N = {self.N}, B/N = {self.B}{precision}"
+
+
+QUICK = [Point("fpn", R) for R in (300, 1000, 2000, 4000)]
+FULL = [
+    *QUICK,
+    *(Point("fpn", R, N=N) for R in (1000, 2000) for N in (2, 4)),
+    *(Point("fpn", 2000, B=B) for B in (64, 512)),
+    *(Point("vgg16", R) for R in (300, 1000, 2000, 4000)),
+    *(Point("vgg16", 1000, B=B) for B in (64, 512)),
+    *(Point("c4", R) for R in (300, 1000, 2000)),  # 4,000 would take tens of GB to train on all
+    *(Point("vgg16", 1000, N=2), Point("c4", 300, N=2), Point("c4", 300, B=64)),
+]
+PRECISIONS = ("float32", "float16", "bfloat16")
+GPU = [
+    *QUICK,
+    *(Point("fpn", R, N, precision=p) for R in (1000, 2000) for N in (2, 16) for p in PRECISIONS),
+    *(Point("vgg16", 2000, 2, precision=p) for p in PRECISIONS),
+    *(Point("c4", 1000, 2, precision=p) for p in PRECISIONS),
+]
+SMOKE = [Point("fpn", 300, B=64)]
+R50, DEMO = Whole("R50-FPN", 1000), Whole("demo", 500)
+GPU_STEPS = [
+    *(Whole("R50-FPN", R, N, p) for N in (2, 16) for R in (1000, 2000) for p in PRECISIONS),
+    DEMO,
+]
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -141,6 +188,55 @@ def times_and_peaks(steps: dict[str, Step], reset: Step, rounds: int, device: st
         reset()
         peaks[name] = peak_bytes(step, device)
     return times, peaks
+
+
+def point_table(result: dict) -> str:
+    bases = {"readonly": result["times"]["readonly"], "bound": result["bound"]}
+    rows = [str(Point(**result["point"])), *variants_table(result, bases)]
+    for name, taken in result["scoring"].items():
+        rows.append(f"  {name}: {statistics.median(taken):.3f}")
+    rows.append(f"  bound: {result['fastest']}, and plain")
+    for variant, found in result["parts"].items():
+        shares = (f"{key} {1e3 * value:.1f}" for key, value in sorted(found.items()))
+        rows.append(f"  {variant}, in ms: {', '.join(shares)}")
+    return "\n".join(rows) + "\n"
+
+
+def step_table(result: dict) -> str:
+    first, times = next(iter(result["times"].items()))
+    whole, rois = Whole(**result["step"]), f"{result['rois']:.0f} candidates an image"
+    head = f"Whole training step, {whole}; {rois}"
+    return "\n".join([head, *variants_table(result, {first: times})]) + "\n"
+
+
+def variants_table(result: dict, bases: dict[str, list[float]]) -> list[str]:
+    """Seconds, their ratios to those of the bases, and the peak, of each variant."""
+    ratios = "".join(f"{'/ ' + base:>16}" for base in bases)
+    rows = [f"  {'':24} {'s':>8} {ratios} {'peak MB':>9}"]
+    for variant, taken in result["times"].items():
+        cells = "".join(f"{in_words(taken, base):>16}" for base in bases.values())
+        peak = result["peak"][variant] / 2**20
+        rows.append(f"  {variant:24} {statistics.median(taken):8.3f} {cells} {peak:9.0f}")
+    return rows
+
+
+def plot(report: dict, path: Path) -> None:
+    """Time and memory against the number of RoIs: FPN head, one image, 128 mined RoIs."""
+    same = {"head": "fpn", "N": 1, "B": 128, "precision": "float32"}
+    points = [p for p in report["points"] if p["point"].items() >= same.items()]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rois = [p["point"]["R"] for p in points]
+    for variant in points[0]["times"] if points else ():
+        times = [statistics.median(p["times"][variant]) for p in points]
+        left.plot(rois, times, marker="o", label=variant)
+        right.plot(rois, [p["peak"][variant] / 2**20 for p in points], marker="o")
+    left.plot(rois, [statistics.median(p["bound"]) for p in points], "k--", label="bound")
+    left.set(xlabel="RoIs of an image", ylabel="seconds of the RoI part of a step")
+    right.set(xlabel="RoIs of an image", ylabel="peak of tensors in the step, MB")
+    left.legend()
+    figure.suptitle(f"{report['machine']}, {report['date']}", fontsize=9)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from ohem_d2.tools.errors import errors_in_one_line
 from ohem_d2.tools.files import write_atomically
 from projects.paper.ohem_paper.proposals.making import by_selective_search
-from projects.paper.ohem_paper.rows import PROJECT, find_rows, on_data, run_table
+from projects.paper.run_table import PROJECT, find_rows, on_data, run_table
 from projects.tree_crowns.prepare_data import DATA, ROOT, prepare
 
 CONFIGS = PROJECT / "configs/mini"

@@ -9,24 +9,27 @@ Data sets may be named by where they lie, as in ``train_net.py`` of the project'
 """
 
 import argparse
+import resource
+from collections.abc import Sequence
+from typing import Any
 
-from detectron2.engine import default_argument_parser, default_setup
+import torch
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 
+from ohem_d2.tools import runs
 from ohem_d2.tools.check import check_output
 from ohem_d2.tools.cli import add_shared_arguments
 from ohem_d2.tools.errors import errors_in_one_line, input_errors
-from ohem_d2.tools.runs import end_with_parent, write_result
 from ohem_d2.tools.training.checkpoints import Checkpointer
 from ohem_d2.tools.training.processes import launch
 from ohem_d2.tools.training.run_folder import claim
 from ohem_d2.tools.trust import trusting
 from projects.paper.ohem_paper.experiment import TRAINERS, PaperTrainer, check_files, load_config
-from projects.paper.ohem_paper.rows import result_of
 
 
 def main(args: argparse.Namespace) -> dict:
     if args.result:
-        end_with_parent()
+        runs.end_with_parent()
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     check_output(cfg.OUTPUT_DIR)
@@ -44,8 +47,36 @@ def main(args: argparse.Namespace) -> dict:
     trainer.resume_or_load(resume=args.resume)
     results = trainer.train()
     if args.result:
-        write_result(cfg.OUTPUT_DIR, result_of(trainer))
+        runs.write_result(cfg.OUTPUT_DIR, result_of(trainer))
     return results
+
+
+def result_of(trainer: DefaultTrainer) -> dict[str, Any]:
+    """What a run leaves for the table, whose trainer has trained and tested."""
+    cfg = trainer.cfg
+    boxes = trainer.last_results.get("bbox", {})  # nothing where the test's objects are not public
+    records = runs.read_metrics(cfg.OUTPUT_DIR)
+    sweeps = logged(records, "bootstrap/sweep_seconds")
+    return {
+        "metrics": {key: boxes[key] for key in ("AP", "AP50", "AP75") if key in boxes},
+        "seconds": runs.seconds_per_iteration(records),
+        # Bootstrapping's, spread over the iterations; their own timer rests meanwhile.
+        "sweep_seconds": sum(sweeps.values()) / cfg.SOLVER.MAX_ITER,
+        "peak_bytes": peak_memory(cfg.MODEL.DEVICE),
+        "training_loss": logged(records, "training_loss/loss"),
+    }
+
+
+def peak_memory(device: str) -> int:
+    """The most that this process had, in bytes: of the GPU where it runs on one."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def logged(records: Sequence[dict], name: str) -> dict[int, float]:
+    """By iteration; the last value where a resumed run came by an iteration again."""
+    return {record["iteration"]: record[name] for record in records if name in record}
 
 
 def run(args: argparse.Namespace) -> dict:

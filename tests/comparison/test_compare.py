@@ -57,6 +57,7 @@ def test_killed_and_given_again_it_loses_nothing_and_answers(data, tmp_path):
     finished = {path: path.stat().st_mtime_ns for path in output.glob("*/seed1/result.json")}
 
     printed = processes.run(arguments)
+    assert "(backbone)" not in printed  # the architecture, which Detectron2 logs
     content = json.loads((output / "compare.json").read_text())
     assert list(content["results"]) == ["random 128", "ohem 128"]
     for path, before in reached.items():

@@ -23,12 +23,11 @@ from ohem_d2 import IgnoreRegions
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.training.trainer import OHEMTrainer
 from ohem_d2.tools.trust import UntrustedFile
-from projects.paper.ohem_paper.bootstrapping import steps
-from projects.paper.ohem_paper.bootstrapping import trainer as training
-from projects.paper.ohem_paper.bootstrapping.trainer import BootstrapTrainer
-from projects.paper.ohem_paper.bootstrapping.working_set import WorkingSet, score_proposals, sweep
-from projects.paper.ohem_paper.experiment import load_config
-from projects.paper.ohem_paper.settings import add_settings, check_settings
+from projects.paper.ohem_paper import bootstrapping as training
+from projects.paper.ohem_paper import working_set as steps
+from projects.paper.ohem_paper.bootstrapping import BootstrapTrainer
+from projects.paper.ohem_paper.experiment import add_settings, check_settings, load_config
+from projects.paper.ohem_paper.working_set import WorkingSet, score_proposals, sweep
 
 
 def overlap(a, b):
@@ -381,7 +380,7 @@ def test_sweep_counts_and_leaves_no_trace(tiny):
         return found
 
     with pytest.MonkeyPatch.context() as patch, EventStorage() as storage:
-        patch.setattr("projects.paper.ohem_paper.bootstrapping.working_set.score_proposals", record)
+        patch.setattr("projects.paper.ohem_paper.working_set.score_proposals", record)
         after, counts = sweep(cfg, model, working_set)
         assert not storage.latest()
 

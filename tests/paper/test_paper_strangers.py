@@ -10,9 +10,9 @@ from models import ROOT, config
 from ohem_d2.tools.data.datasets import register_datasets
 from ohem_d2.tools.errors import InputError, UntrustedFile
 from ohem_d2.tools.trust import trusting
-from projects.paper.ohem_paper.bootstrapping.working_set import WorkingSet
-from projects.paper.ohem_paper.settings import add_settings
+from projects.paper.ohem_paper.experiment import add_settings
 from projects.paper.ohem_paper.training_loss import TrainingImages
+from projects.paper.ohem_paper.working_set import WorkingSet
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 import run_table
 import torch
 from models import ROOT
+from run_table import PAPER_MAP, find_rows, settings_of
 
 from ohem_d2.tools import runs
-from projects.paper.ohem_paper.report import PAPER_MAP
-from projects.paper.ohem_paper.rows import find_rows, logged, peak_memory, settings_of
+from projects.paper.train import logged, peak_memory
 
 MINI = ROOT / "projects/paper/configs/mini"
 MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]

@@ -10,7 +10,7 @@ from models import batch, config, detector
 from torch import nn
 
 from projects.paper.ohem_paper import training_loss
-from projects.paper.ohem_paper.settings import add_settings
+from projects.paper.ohem_paper.experiment import add_settings
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from convert_weights import main
+from convert_weights import NETWORKS, convert, layer_shapes, main
 from torch import nn
 
 from projects.paper.ohem_paper.networks import vgg
-from projects.paper.ohem_paper.networks.convert import NETWORKS, convert, layer_shapes
 
 SMALL = {"fc6": (12, 512 * 4), "fc7": (8, 12)}
 

@@ -414,7 +414,7 @@ def test_wrong_files_are_named(run, tiles, photograph, tmp_path):
         (("--image", tmp_path / "gone.png", "--no-objects"), "gone.png does not exist"),
         (("--image", image, "--annotations", "gone.json"), "gone.json does not exist"),
         (("--image", image, "--annotations", other), "0 images called"),
-        (("--image", image, "--annotations", "a.xml"), "a.xml is in Pascal VOC .*--dataset voc:"),
+        (("--image", image, "--annotations", torn), "torn.pth is not in COCO format"),
         (("--image", image, "--no-objects", "--weights", torn), "cannot be loaded"),
         (("--image", image, "--no-objects", "--import", "no_such_module"), "PYTHONPATH"),
         (("--image", image, "--no-objects", "--config-file", "gone.yaml"), "gone.yaml"),

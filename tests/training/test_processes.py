@@ -15,8 +15,7 @@ from detectron2.engine import launch as detectron2_launch
 from interrupted import ended, wait_until
 
 from ohem_d2.tools.training.checkpoints import Checkpointer
-from ohem_d2.tools.training.processes import launch
-from ohem_d2.tools.training.signals import on_sigterm
+from ohem_d2.tools.training.processes import launch, on_sigterm
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available()

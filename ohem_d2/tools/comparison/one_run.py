@@ -21,7 +21,7 @@ from ..data.evaluation import labels_file
 from ..errors import errors_in_one_line
 from ..load_model import default_cfg
 from ..trust import merge_file, trusting
-from .detections import score_that_finds
+from .page import score_that_finds
 from .proxy import trainer_for
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -69,10 +69,7 @@ def results_of(cfg: CfgNode, found: dict[str, float]) -> dict[str, Any]:
 
 
 def false_alarms(cfg: CfgNode, model: nn.Module, negatives: str) -> float:
-    """
-    Detections in an image without objects, at the score that finds 80 % of the objects of the test
-    data; NaN if no score does.
-    """
+    """Mean detections in an image, at the score that finds 80 % of the test objects, or NaN."""
     register_datasets([negatives])
     loader = build_detection_test_loader(cfg, negatives)
     with inference_context(model), torch.no_grad():

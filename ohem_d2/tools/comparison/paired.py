@@ -33,10 +33,7 @@ def critical(n: int) -> float:
 
 
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """
-    Student's t on the differences of the seeds that both have, values by seed. None without one; of
-    one seed the interval is infinite.
-    """
+    """Student's t on the differences of shared seeds: None without one, infinite with one."""
     values = np.array([one[seed] - other[seed] for seed in one if seed in other])
     if len(values) == 0:
         return None
@@ -48,10 +45,9 @@ def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference |
 
 def seeds_needed(spread: float, difference: float = DIFFERENCE, most: int = 1000) -> int:
     """
-    The seeds with which a paired t-test at 5 % tells a difference with a probability of 80 %, where
-    paired differences have this standard deviation: the least n for which the t distribution that
-    is not central, with parameter difference / spread * sqrt(n), is that often beyond the critical
-    value (Cohen, 1988, ch. 2).
+    The seeds with which a paired t-test at 5 % has a power of 80 %, where paired differences have
+    this standard deviation: by the noncentral t distribution, whose parameter is
+    difference / spread * sqrt(n) (Cohen, 1988, ch. 2).
     """
     for n in range(2, most):
         shift = difference / max(spread, 1e-9) * math.sqrt(n)

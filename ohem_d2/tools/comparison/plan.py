@@ -110,29 +110,24 @@ def _fit(cfg: CfgNode) -> None:
 
 
 def split(names: Sequence[str], folder: Path) -> tuple[str, str]:
-    """
-    Data to train and test on, of images of these data sets, drawn by a fixed seed: files in COCO
-    format in the folder.
-    """
+    """Files to train and test on, of images of these data sets drawn by a fixed seed."""
     content: dict = {"images": [], "annotations": []}
     for name in names:
         registered = convert_to_coco_dict(name)
-        new = {image["id"]: f"{name}/{image['id']}" for image in registered["images"]}
         for image in registered["images"]:
             file = os.path.abspath(image["file_name"])
-            content["images"].append({**image, "id": new[image["id"]], "file_name": file})
+            content["images"].append({**image, "id": f"{name}/{image['id']}", "file_name": file})
         for a in registered["annotations"]:
-            number = len(content["annotations"]) + 1
-            content["annotations"].append({**a, "id": number, "image_id": new[a["image_id"]]})
+            new = {"id": len(content["annotations"]) + 1, "image_id": f"{name}/{a['image_id']}"}
+            content["annotations"].append({**a, **new})
         content["categories"] = registered["categories"]
     order = sorted(image["id"] for image in content["images"])
     random.Random(0).shuffle(order)
     tests, files = set(order[: round(TEST_SHARE * len(order))]), []
     for kind in ("train", "test"):
-        part = {**content}
-        part["images"] = [i for i in content["images"] if (i["id"] in tests) == (kind == "test")]
-        ids = {image["id"] for image in part["images"]}
-        part["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+        part, is_test = {**content}, kind == "test"
+        for rows, key in (("images", "id"), ("annotations", "image_id")):
+            part[rows] = [row for row in content[rows] if (row[key] in tests) == is_test]
         write_atomically(folder / f"{kind}.json", json.dumps(part))
         files.append(f"coco:{folder / f'{kind}.json'}:{folder}")
     return files[0], files[1]

@@ -1,7 +1,6 @@
 """
-The detector that samplers are compared with if no other is named: a Faster R-CNN on
-EfficientNet-Lite0 with FPN, which two CPU cores train in minutes. ``proxy.yaml`` is its
-configuration.
+A Faster R-CNN on EfficientNet-Lite0 with FPN, which two CPU cores train in minutes: the detector
+that samplers are compared with if no other is named. ``proxy.yaml`` is its configuration.
 """
 
 from collections.abc import Sequence
@@ -42,10 +41,7 @@ class EfficientNetLite0(Backbone):
     """
 
     def __init__(self, freeze_at: int = 0):
-        """
-        So many stages from the input are not trained: 1 is the stem and what follows at stride 2, 2
-        adds res2, and so on.
-        """
+        """So many stages are not trained: 1 is the stem and stride 2, 2 adds res2, ..."""
         super().__init__()
         net = _pretrained()
         self.stem = nn.Sequential(net._conv_stem, net._bn0, net._swish)

@@ -39,11 +39,10 @@ _VOC = ("voc", "voc0")
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
     """
     Register data sets that belong together, as in training and test: those whose names are of a
-    form above; others and known ones are left alone. VOC data that may not have all classes, as a
-    test set alone, takes their names, ``classes``, in the order of their ids; else those are taken
-    that its annotations name. Returns the names of the classes in the order of their ids in the
-    model, or an empty list if no name is of a form above. InputError names the file or data set and
-    what is expected.
+    form above and new. VOC data that may not have all classes, as a test set alone, takes their
+    names, ``classes``, in the order of their ids; else those that its annotations name. Returns the
+    classes in the order of their ids in the model, or an empty list if no name is of a form above.
+    InputError names the file or data set and what is expected.
     """
     check_class_names(classes, "the classes that were given")
     if twice := [name for i, name in enumerate(classes) if name in classes[:i]]:

@@ -93,10 +93,7 @@ def build_evaluator(cfg: CfgNode, name: str) -> DatasetEvaluator:
 
 
 def _with_labels(cfg: CfgNode, name: str, folder: Path) -> str:
-    """
-    The name of a data set, the same or another, whose json_file is what pycocotools can evaluate
-    on: in ``folder``, if it has to be made.
-    """
+    """The name of a data set with a json_file that can be evaluated on, made if need be."""
     meta = MetadataCatalog.get(name)
     if given := meta.get("json_file"):
         content, _ = _mended(cfg, meta)
@@ -138,10 +135,7 @@ def _classes_of(meta: Any) -> dict[str, Any]:
 
 
 def labels_of(cfg: CfgNode, name: str) -> list[dict]:
-    """
-    The records of a data set without what is left out. In Detectron2's own VOC data, too, objects
-    that are difficult are crowds.
-    """
+    """Records without what is left out. VOC's difficult objects are crowds, Detectron2's too."""
     meta, records = MetadataCatalog.get(name), None
     if meta.get("evaluator_type") == "pascal_voc" and not is_own(name):
         records = voc_records(meta.dirname, meta.split, meta.thing_classes)
@@ -152,8 +146,7 @@ class VOCEvaluator(DatasetEvaluator):
     """
     Average precision by the rule of Pascal VOC (Everingham et al., IJCV 2015): a detection is right
     if its IoU with the object that it overlaps most is above 0.5 and it is the first to; difficult
-    objects do not count. AP is the area under the curve of precision made monotone; for 2007 the
-    mean of 11 points. Detections of one score stay in the order of the images.
+    objects do not count. AP is the area below monotone precision; for 2007 the mean of 11 points.
     """
 
     def __init__(self, name: str, labels: Sequence[dict]):

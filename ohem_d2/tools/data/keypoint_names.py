@@ -1,7 +1,4 @@
-"""
-Find the names of keypoints, and which of them trade places in a mirrored image: Detectron2 has to
-know both to train a Keypoint R-CNN.
-"""
+"""Names of keypoints, and which trade places in a mirrored image, as Detectron2 needs them."""
 
 import re
 from collections.abc import Sequence

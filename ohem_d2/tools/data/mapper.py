@@ -33,10 +33,7 @@ class TrainingMapper(CrowdDatasetMapper):
 
 
 def map_record(mapper: Callable[[dict], Any], record: dict) -> Any:
-    """
-    ``mapper(record)``, without annotations whose boxes are not finite. InputError names the image,
-    if it or its annotations cannot be read.
-    """
+    """``mapper(record)``, without boxes that are not finite. InputError names the image."""
     name = str(record["file_name"])
     if "://" not in name:
         must_be_file(name, "an image")

@@ -85,10 +85,7 @@ def _with_keypoints(records: list[dict], least: int) -> list[dict]:
 
 
 def records_of(cfg: CfgNode, name: str, split: str) -> list[dict]:
-    """
-    Load all images of a data set of the configuration, "TRAIN" or "TEST". InputError names the data
-    set, or its file, and what is wrong.
-    """
+    """Load a data set of the configuration, "TRAIN" or "TEST". InputError names it."""
     must_be_registered(name)
     proposals = proposal_file(cfg, name, split)
     what = f"Data set {with_file(name)}{f' with proposals of {proposals}' if proposals else ''}"
@@ -133,10 +130,7 @@ def with_file(name: str) -> str:
 
 
 def proposal_file(cfg: CfgNode, name: str, split: str) -> str:
-    """
-    The proposal file of a data set of the configuration, "TRAIN" or "TEST"; "" unless
-    MODEL.LOAD_PROPOSALS. InputError if it has none, or there is no such file.
-    """
+    """Its file, "" unless MODEL.LOAD_PROPOSALS. InputError if there is none."""
     if not cfg.MODEL.LOAD_PROPOSALS:
         return ""
     files = dict(zip(cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]))

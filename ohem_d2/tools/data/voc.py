@@ -131,9 +131,8 @@ def voc_records(
     folder: str, split: str, classes: Sequence[str], *, first: int = 1, difficult: bool = False
 ) -> list[dict]:
     """
-    The images of a split in Detectron2's format. Pixels count from ``first``. Objects that are
-    marked as difficult are regions to ignore, unless ``difficult`` ones are to be trained on.
-    InputError names a file that cannot be read.
+    The images of a split in Detectron2's format; pixels count from ``first``. Difficult objects are
+    regions to ignore, unless ``difficult``. InputError names a file that cannot be read.
     """
     images, records = Path(folder, "JPEGImages"), []
     found = {file.stem: file for file in images.glob("[!.]*") if file.suffix.lower() != ".xml"}

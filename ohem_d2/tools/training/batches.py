@@ -21,17 +21,14 @@ from .seeds import IMAGE, SAMPLER, run_seed, seed_at, seeded
 class ResumableLoader:
     """
     Endless batches with the data, sampler and grouping of Detectron2's loader. They follow from the
-    seed and the number of images before them, so they can go on anywhere without loading those. The
-    order, and what is random in the mapper, do not depend on the number of workers; but an image
-    of unknown size goes with the one before it. Whoever iterates again gets the batches after the
-    last one that was taken.
+    seed and the number of images before them, whatever the number of workers, so they can go on
+    anywhere, as who iterates again does. An image of unknown size goes with the one before it.
     """
 
     def __init__(self, cfg: CfgNode, mapper: Callable[[dict], Any], dataset: Any = None):
         """
-        ``mapper`` makes what the model takes of a record; ``dataset`` has records, a list or a
-        map-style data set, by default those of DATASETS.TRAIN. InputError if they can only be
-        iterated over. A negative SEED stands for a random one.
+        ``dataset`` has records, a list or a map-style data set, by default those of DATASETS.TRAIN.
+        InputError if they can only be iterated over.
         """
         self._cfg = with_checked_proposals(cfg)
         self._mapper, self._records = mapper, dataset

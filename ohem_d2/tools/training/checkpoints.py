@@ -136,10 +136,7 @@ def _whole(file: Path) -> Path:
 
 
 def load_torch(file: str) -> Any:
-    """
-    ``torch.load`` onto the CPU, with ``weights_only`` unless it is trusted. UntrustedFile names the
-    file and what it holds; InputError one that cannot be read.
-    """
+    """``torch.load`` onto the CPU, of tensors and plain values only unless it is trusted."""
     try:
         if not trusted():
             _refuse_programs(file)

@@ -72,10 +72,7 @@ class Evaluation(EvalHook):
 
 
 def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
-    """
-    What ``--resume`` does that the command does not say. InputError if the checkpoint does not go
-    with the configuration, of which model and optimizer are made.
-    """
+    """What ``--resume`` ignores. InputError if the checkpoint is not of this configuration."""
     folder, checkpointer = cfg.OUTPUT_DIR, Checkpointer(model, cfg.OUTPUT_DIR)  # unwraps the model
     if not checkpointer.has_checkpoint():
         yield f"--resume: there is no checkpoint in {folder}, and the training begins anew"

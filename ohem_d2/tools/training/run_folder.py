@@ -24,11 +24,9 @@ _claimed: dict[Path, BaseFileLock] = {}
 
 def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """
-    Take the folder for a run of this process, before anything is written there, until
-    :func:`release` or its end, by a kill too; only the main process of a run does. The run goes on
-    with what is there, ``resume``, or sets it aside in ``earlier_1`` or so, ``overwrite``.
-    InputError if another run has the folder, it has a run and is given neither, or cannot be
-    written to.
+    Take the folder for a run, in its main process, until :func:`release` or its end. The run goes
+    on with what is there, ``resume``, or sets it aside, ``overwrite``. InputError if another run
+    has the folder, it has a run and is given neither, or cannot be written to.
     """
     folder = Path(folder).absolute()
     if not comm.is_main_process() or folder in _claimed:

@@ -23,8 +23,8 @@ from ..load_model import heads_class
 from . import run_folder
 from .batches import ResumableLoader
 from .checkpoints import Checkpointer
+from .processes import EndOnSigterm, Terminated
 from .resumption import Evaluation, ExactResumption, resumption_notes
-from .signals import EndOnSigterm, Terminated
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 
 from ohem_d2.tools.check import check_data
 from ohem_d2.tools.data.datasets import register_datasets
-from ohem_d2.tools.data.records import proposal_file
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.keys import check_config
 from ohem_d2.tools.load_model import default_cfg, merge
@@ -19,10 +17,10 @@ from ohem_d2.tools.training.trainer import OHEMTrainer
 from . import loss_layer, voc  # noqa: F401  register heads, and VOC without difficult objects
 from .accumulation import accumulating, add_accumulation_config
 from .bg_lo import add_bg_lo_config
-from .bootstrapping.trainer import BootstrapTrainer
+from .bootstrapping import BootstrapTrainer
+from .networks import small  # noqa: F401  registers backbones
 from .networks.vgg import add_vgg_config
-from .proposals.files import check_proposal_file
-from .settings import add_settings, check_settings
+from .proposals.files import check_proposals
 from .training_loss import TrainingLossHook
 
 
@@ -31,9 +29,29 @@ def paper_cfg() -> CfgNode:
     cfg = default_cfg()
     for add in (add_vgg_config, add_bg_lo_config, add_accumulation_config, add_settings):
         add(cfg)
-    # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping/
+    # "online": a sampler chooses RoIs in every iteration. "bootstrapping": see bootstrapping.py
     cfg.SOLVER.TRAINER = "online"
     return cfg
+
+
+def add_settings(cfg: CfgNode) -> None:
+    """Add the nodes ``BOOTSTRAP`` and ``TRAINING_LOSS`` with their defaults, in place."""
+    cfg.BOOTSTRAP, cfg.TRAINING_LOSS = CfgNode(), CfgNode()
+    # Rounds of training on a fixed working set; between them are ROUNDS - 1 sweeps.
+    cfg.BOOTSTRAP.ROUNDS = 4
+    # So many background proposals of each image, chosen at random, are in the first working set;
+    # all foreground ones are.
+    cfg.BOOTSTRAP.INITIAL_BACKGROUND = 64
+    # A background RoI is a false positive if its highest score of an object class is above this.
+    cfg.BOOTSTRAP.SCORE_THRESH = 0.1
+    # At most so many false positives of an image are added in a sweep, those with the highest
+    # scores. 0: all.
+    cfg.BOOTSTRAP.MAX_PER_IMAGE = 100
+    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
+    # the training set is taken. 0: never.
+    cfg.TRAINING_LOSS.PERIOD = 0
+    # So many images, spread evenly over the data set, instead of all. 0: all.
+    cfg.TRAINING_LOSS.NUM_IMAGES = 0
 
 
 def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
@@ -45,17 +63,29 @@ def load_config(file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     if cfg.SOLVER.TRAINER not in TRAINERS:
         raise InputError(f"SOLVER.TRAINER = {cfg.SOLVER.TRAINER!r}; allowed: {list(TRAINERS)}")
     check_settings(cfg)
-    import_networks(cfg)
     classes = register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if classes:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
     return cfg
 
 
-def import_networks(cfg: CfgNode) -> None:
-    """Register what the configuration names and few need: it takes what the demo takes."""
-    if cfg.MODEL.BACKBONE.NAME.startswith("build_lite"):
-        from .networks import small  # noqa: F401
+def check_settings(cfg: CfgNode) -> None:
+    """Raises InputError for an impossible value, which it names with what is allowed."""
+    least = {
+        "BOOTSTRAP": {"ROUNDS": 1, "INITIAL_BACKGROUND": 0, "MAX_PER_IMAGE": 0},
+        "TRAINING_LOSS": {"PERIOD": 0, "NUM_IMAGES": 0},
+    }
+    for node, keys in least.items():
+        for key, number in keys.items():
+            if type(value := cfg[node][key]) is not int or value < number:
+                allowed = f"a whole number >= {number}"
+                raise InputError(f"{node}.{key} = {value!r}; allowed: {allowed}")
+    thresh, rounds, most = cfg.BOOTSTRAP.SCORE_THRESH, cfg.BOOTSTRAP.ROUNDS, cfg.SOLVER.MAX_ITER
+    if not (type(thresh) in (int, float) and 0 <= thresh < 1):
+        raise InputError(f"BOOTSTRAP.SCORE_THRESH = {thresh!r}; allowed: a score, 0 to below 1")
+    if cfg.SOLVER.get("TRAINER") == "bootstrapping" and rounds > most:
+        allowed = f"up to SOLVER.MAX_ITER, which is {most}"
+        raise InputError(f"BOOTSTRAP.ROUNDS = {rounds!r}; allowed: {allowed}")
 
 
 def check_files(cfg: CfgNode, training: bool = True) -> None:
@@ -64,7 +94,7 @@ def check_files(cfg: CfgNode, training: bool = True) -> None:
     check_data(cfg, training)
     for split in ("TRAIN", "TEST") if training else ("TEST",):
         for name in cfg.DATASETS[split] if cfg.MODEL.LOAD_PROPOSALS else ():
-            check_proposal_file(Path(proposal_file(cfg, name, split)), DatasetCatalog.get(name))
+            check_proposals(cfg, name, split)
 
 
 class _Experiment:

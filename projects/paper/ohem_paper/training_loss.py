@@ -16,16 +16,15 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ohem_d2 import per_roi_losses
+from ohem_d2 import OHEMMixin, per_roi_losses
 from ohem_d2.mining.candidates import labels_of_all
 from ohem_d2.tools.data.records import records_of
 from ohem_d2.tools.errors import InputError
-
-from .box_branch import score_boxes
 
 
 def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
@@ -38,6 +37,21 @@ def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Ins
     fields = {"gt_classes": labels_of_all(matched, labels, targets.gt_classes, num_classes)}
     fields["gt_boxes"] = targets.gt_boxes[matched] if len(targets) else boxes
     return Instances(proposals.image_size, proposal_boxes=boxes, **fields)
+
+
+def score_boxes(
+    heads: nn.Module, features: dict[str, Tensor], proposals: list[Instances]
+) -> tuple[nn.Module, Any]:
+    """
+    The box predictor and its predictions for all RoIs: an ``Instances`` with ``proposal_boxes`` for
+    each image. Features are maps by name. Raises TypeError unless the heads score boxes as
+    ``StandardROIHeads`` or OHEM's heads do, in one stage.
+    """
+    standard = getattr(type(heads), "_forward_box", None) is StandardROIHeads._forward_box
+    if not (standard or isinstance(heads, OHEMMixin)) or isinstance(heads, CascadeROIHeads):
+        name, allowed = type(heads).__name__, "StandardROIHeads or heads of ohem_d2, no cascade"
+        raise TypeError(f"{name} scores boxes in another way; allowed: {allowed}")
+    return getattr(type(heads), "score_rois", OHEMMixin.score_rois)(heads, features, proposals)
 
 
 @torch.no_grad()

@@ -9,14 +9,13 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from tqdm import tqdm
 
-from ohem_d2.tools.data.datasets import FORMS, register_datasets
-from ohem_d2.tools.errors import InputError
+from ohem_d2.tools.data.datasets import must_be_registered, register_datasets
+from ohem_d2.tools.errors import InputError, input_errors
 from ohem_d2.tools.files import write_atomically
 from ohem_d2.tools.runs import fingerprint
 
 from .. import voc  # noqa: F401  registers VOC without difficult objects
-from .files import logits_of_order, select_boxes, write_proposal_file
-from .mat import read_mat
+from .files import read_mat, select_boxes, write_proposal_file
 from .selective_search import search_data_set
 
 
@@ -59,7 +58,7 @@ def by_selective_search(
 
 
 def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals: int) -> None:
-    """The same from a file for :func:`.mat.read_mat`, at once."""
+    """The same from a file for :func:`.files.read_mat`, at once."""
     _refuse_to_overwrite(output)
     records = load_records(data)
     boxes = read_mat(mat, records)
@@ -67,8 +66,7 @@ def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals:
 
 
 def _write(output: Path, records: Sequence[dict], boxes: Sequence[np.ndarray]) -> None:
-    logits = [logits_of_order(len(of_image)) for of_image in boxes]
-    write_proposal_file(output, [r["image_id"] for r in records], boxes, logits)
+    write_proposal_file(output, [r["image_id"] for r in records], boxes)
     print(f"{output}: {sum(map(len, boxes))} proposals for {len(boxes)} images")
 
 
@@ -83,14 +81,9 @@ def load_records(name: str) -> list[dict]:
     or voc:FOLDER:SPLIT. Raises InputError if there is no such data set, or nothing in it.
     """
     register_datasets([name])
-    if name not in DatasetCatalog.list():
-        raise InputError(f"{name} is no data set that Detectron2 or voc.py knows, nor {FORMS}")
-    try:
+    must_be_registered(name)
+    with input_errors(name):
         records = DatasetCatalog.get(name)
-    except FileNotFoundError as e:
-        where = "in the folder that DETECTRON2_DATASETS names, else in datasets/"
-        message = f"{name}: {e.filename} does not exist. Detectron2 looks for its data {where}"
-        raise InputError(message) from e
     if not records:
         raise InputError(f"{name} has no images")
     return records

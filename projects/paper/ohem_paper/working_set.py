@@ -1,4 +1,10 @@
-"""Which proposals are trained on, and the sweep that finds the next ones."""
+"""
+Which proposals are trained on, and the sweep that finds the next ones.
+
+The R proposals of an image have ``labels``, of shape (R,): each is FOREGROUND, BACKGROUND or
+IGNORED; ``scores``, of shape (R,), are the highest of an object class. A working set of an image is
+the indices of proposals, int64, ascending.
+"""
 
 import zlib
 from collections import Counter
@@ -11,8 +17,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import inference_context
 from detectron2.modeling.matcher import Matcher
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_ioa, pairwise_iou
 from detectron2.utils import comm
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ohem_d2 import CrowdDatasetMapper, IgnoreRegions
@@ -20,16 +27,57 @@ from ohem_d2.tools.data.records import training_records
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.batches import ResumableLoader
 
-from ..box_branch import score_boxes
-from . import steps
+from .training_loss import score_boxes
+
+IGNORED, BACKGROUND, FOREGROUND = -1, 0, 1
+
+
+def label_proposals(boxes: Boxes, target: Instances, matcher: Matcher, ioa_thresh: float) -> Tensor:
+    """
+    int8 of shape (R,): what the heads' matcher makes of the IoUs of R boxes, in absolute XYXY
+    pixels, with the ``gt_boxes`` of the target. Background that lies in one of its
+    ``ignore_regions``, crowds, by this share of its area is ignored.
+    """
+    labels = matcher(pairwise_iou(target.gt_boxes, boxes))[1]
+    if target.has("ignore_regions") and len(target.ignore_regions.boxes) > 0:
+        in_crowd = pairwise_ioa(target.ignore_regions.boxes, boxes).amax(dim=0) >= ioa_thresh
+        labels = torch.where((labels == BACKGROUND) & in_crowd, IGNORED, labels)
+    return labels.to(torch.int8)
+
+
+def initial_set(labels: Tensor, num_background: int, generator: torch.Generator) -> Tensor:
+    """All foreground and ``num_background`` random background proposals, all if there are fewer."""
+    background = torch.nonzero(labels == BACKGROUND).squeeze(1)
+    order = torch.randperm(len(background), generator=generator)
+    foreground = torch.nonzero(labels == FOREGROUND).squeeze(1)
+    return torch.cat([foreground, background[order[:num_background]]]).sort().values
+
+
+def find_false_positives(scores: Tensor, labels: Tensor, score_thresh: float) -> Tensor:
+    """int64: background that scores above ``score_thresh``, highest scores first."""
+    found = torch.nonzero((labels == BACKGROUND) & (scores > score_thresh)).squeeze(1)
+    return found[torch.sort(scores[found], descending=True, stable=True).indices]
+
+
+def merge(indices: Tensor, found: Tensor, max_added: int) -> Tensor:
+    """
+    The working set with what was found, most important first, and is not in it yet: at most
+    ``max_added`` of these, 0: all.
+    """
+    new = found[~torch.isin(found, indices)]
+    return torch.cat([indices, new[: max_added or None]]).sort().values
+
+
+def round_of(iteration: int, max_iter: int, rounds: int) -> int:
+    """The round, from 0, that an iteration belongs to; lengths of rounds differ by at most 1."""
+    return iteration * rounds // max_iter
 
 
 class WorkingSet(Dataset):
     """
     The images in Detectron2's format, with the proposals that are trained on in this ``round``,
     from 0. ``records`` have all proposals, float32 in absolute XYXY pixels, none empty; for each
-    image there are the ``labels`` of all, see ``steps.py``, and the ``indices`` of those in the
-    set, int64, ascending.
+    image there are the ``labels`` of all, and the ``indices`` of those in the set.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -40,11 +88,11 @@ class WorkingSet(Dataset):
         ioa_thresh = heads.OHEM.IGNORE_IOA_THRESH  # as the miner's
         self.records = [_with_proposals_inside(record, topk) for record in records]
         pairs = ((Boxes(r["proposal_boxes"]), _ground_truth(r)) for r in self.records)
-        self.labels = [steps.label_proposals(*pair, matcher, ioa_thresh) for pair in pairs]
+        self.labels = [label_proposals(*pair, matcher, ioa_thresh) for pair in pairs]
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         generator = torch.Generator().manual_seed(seed)
         num_background = cfg.BOOTSTRAP.INITIAL_BACKGROUND
-        self.indices = [steps.initial_set(part, num_background, generator) for part in self.labels]
+        self.indices = [initial_set(part, num_background, generator) for part in self.labels]
         self.round = 0
 
     def __len__(self) -> int:
@@ -56,7 +104,7 @@ class WorkingSet(Dataset):
     def count(self) -> dict[str, int]:
         """``num_foreground`` and ``num_background`` RoIs in the set."""
         labels = torch.cat([part[i] for part, i in zip(self.labels, self.indices)])
-        kinds = {"num_foreground": steps.FOREGROUND, "num_background": steps.BACKGROUND}
+        kinds = {"num_foreground": FOREGROUND, "num_background": BACKGROUND}
         return {name: int((labels == kind).sum()) for name, kind in kinds.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,7 +182,7 @@ class WorkingSetLoader(ResumableLoader):
                     break
 
 
-def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Tensor]:
+def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[Tensor]:
     """
     The highest score of an object class of each of the ``proposals`` of each image, (R,), by a
     ``GeneralizedRCNN`` in evaluation mode.
@@ -148,7 +196,7 @@ def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[torch.Te
 
 def sweep(
     cfg: CfgNode, model: torch.nn.Module, working_set: WorkingSet
-) -> tuple[list[torch.Tensor], dict[str, int]]:
+) -> tuple[list[Tensor], dict[str, int]]:
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
     processes share the images. Returns the indices of the next working set, and how many false
@@ -167,8 +215,8 @@ def sweep(
             for x, scores in zip(inputs, score_proposals(model, inputs)):
                 place, scores = x["place"], scores.cpu()
                 before, labels = working_set.indices[place], working_set.labels[place]
-                found = steps.find_false_positives(scores, labels, thresh)
-                swept[place] = steps.merge(before, found, most)
+                found = find_false_positives(scores, labels, thresh)
+                swept[place] = merge(before, found, most)
                 counts["num_false_positives"] += len(found)
                 counts["num_added"] += len(swept[place]) - len(before)
     totals = Counter()

@@ -1,4 +1,12 @@
-"""Rounds of training, with sweeps between them."""
+"""
+Classic bootstrapping, which OHEM takes the place of (paper Sec. 1 and 2): train on a fixed working
+set of RoIs, freeze the model, run it over the whole data set, add its false positives to the
+set, and go on (Sung and Poggio 1994; Felzenszwalb et al. 2010, Sec. 4).
+
+It takes a Fast R-CNN with precomputed proposals and Detectron2's own heads. SOLVER.MAX_ITER is
+split evenly over BOOTSTRAP.ROUNDS rounds, with one learning rate schedule and one optimizer
+throughout; between them are sweeps. The heads sample from the working set and the objects.
+"""
 
 import logging
 import time
@@ -13,9 +21,8 @@ from ohem_d2 import OHEMMixin
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
-from ..bg_lo import BgLoMixin
-from .steps import round_of
-from .working_set import WorkingSet, WorkingSetLoader, sweep
+from .bg_lo import BgLoMixin
+from .working_set import WorkingSet, WorkingSetLoader, round_of, sweep
 
 logger = logging.getLogger("detectron2.ohem_paper")
 
