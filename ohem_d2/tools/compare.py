@@ -30,18 +30,10 @@ from .data.datasets import FORMS, name_of_negatives
 from .files import write_atomically
 
 # Columns of the table: a key of a run's result, and what it is called
-COLUMNS = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "AP75": "AP75",
-    "APs": "small",
-    "APm": "medium",
-    "APl": "large",
-    "false_alarms": "false alarms",
-}
+COLUMNS = {name: name for name in ("AP", "AP50", "AP75")}
+COLUMNS |= {"APs": "small", "APm": "medium", "APl": "large", "false_alarms": "false alarms"}
 
-# by variant and seed
-Results = dict[str, dict[int, dict]]
+Results = dict[str, dict[int, dict]]  # by variant and seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +77,7 @@ def run(args: argparse.Namespace) -> None:
     content = {"command": command, "answer": answer, "results": results}
     write_atomically(args.output / "compare.json", json.dumps(content, indent=1))
     if shared := set.intersection(*map(set, results.values())):
-        folders = {
-            name: runs.folder_of(v, min(shared), args.output) for name, v in variants.items()
-        }
+        folders = {n: runs.folder_of(v, min(shared), args.output) for n, v in variants.items()}
         page = write_page(args.output / "compare.html", compared, folders, content, table(results))
         print(f"\n{page} has the curve, classes and pictures")
     if failed:
