@@ -125,7 +125,7 @@ def test_where_a_curve_first_has_an_ap(target, share):
 
 
 def test_the_head_start():
-    ours = {1: [(50, 30.0), (100, 33.0)], 2: [(50, 20.0), (100, 40.0)], 3: [(100, 9.0)]}
+    ours = {1: [(50, 30.0), (100, 33.0)], 2: [(50, 20.0), (100, 40.0)], 3: [(50, 5.0), (100, 9.0)]}
     random = {1: [(50, 5.0), (100, 30.0)], 2: [(100, 30.0)], 3: [(100, 10.0)]}
     what = "a reaches the final AP of b"
     assert head_start("a", "b", ours, random) == (
@@ -135,3 +135,11 @@ def test_the_head_start():
     assert head_start("a", "b", *late) == f"{what} after 75 % of the iterations."
     assert head_start("a", "b", {3: ours[3]}, random) == f"{what} in 0 of 1 seeds only."
     assert head_start("a", "b", {}, random) == ""
+
+
+def test_a_run_without_evaluations_along_the_way_has_no_head_start():
+    """Its curve is one point: nothing is known of when it got there."""
+    last, curve = [(400, 40.0)], [(200, 20.0), (400, 40.0)]
+    assert head_start("a", "b", {1: last}, {1: [(400, 30.0)]}) == ""
+    found = head_start("a", "b", {1: last, 2: curve}, {1: last, 2: [(400, 30.0)]})
+    assert found == "a reaches the final AP of b after 75 % of the iterations."

@@ -95,7 +95,7 @@ def reached(curve: Curve, target: float) -> float:
 
 def head_start(one: str, other: str, ones: Mapping[int, Curve], others: Mapping[int, Curve]) -> str:
     """After which share of the iterations one sampler has the AP that another has in the end."""
-    seeds = [seed for seed in ones if seed in others]
+    seeds = [s for s, curve in ones.items() if s in others and len(curve) > 1]
     shares = [100 * reached(ones[seed], others[seed][-1][1]) for seed in seeds]
     there = [share for share in shares if not math.isnan(share)]
     what, of_seeds = f"the final AP of {other}", f"in {len(there)} of {len(seeds)} seeds"
