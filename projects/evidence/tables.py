@@ -21,7 +21,8 @@ def overview(by_data: Mapping[str, Results], tested: str) -> list[str]:
         for name in names:
             of_all = results.get(name, {}).values()
             cells = (mean_and_spread([r[key] for r in of_all], 1) for key in ("AP", "AP75"))
-            column.append(" / ".join(filter(None, cells)))
+            fewer = f" ({len(of_all)} seeds)" * (0 < len(of_all) < len(first))
+            column.append(" / ".join(filter(None, cells)) + fewer)
         of_tested = results.get(tested, {})
         column += [difference(of_tested, first, key) for key in ("AP", "AP75")]
         columns.append(column)
