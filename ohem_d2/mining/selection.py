@@ -11,6 +11,7 @@ from torchvision.ops import nms
 # From losses, is_foreground and image_index of S RoIs, hardest first, num_images N and num_samples
 # B/N to a bool of shape (S,): those that are mined
 Budget = Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
+GROUP_BY_GROUP = ("cpu",)  # where one NMS compares all pairs of boxes, of whatever groups
 
 
 def select_hard_examples(
@@ -75,7 +76,7 @@ def nms_by_loss(
         group = torch.unique(group, return_inverse=True)[1]
         return order[batched_nms_rotated(boxes, scores.to(boxes.dtype), group, nms_thresh)]
     boxes = boxes.double()  # in float32 IoUs next to the threshold would tip over
-    if boxes.device.type == "cpu":  # where one call compares all pairs, of whatever groups
+    if boxes.device.type in GROUP_BY_GROUP:
         group, index = torch.sort(group, stable=True)
         parts = index.split(torch.unique_consecutive(group, return_counts=True)[1].tolist())
         kept = torch.cat([part[nms(boxes[part], scores[part], nms_thresh)] for part in parts])
@@ -91,8 +92,7 @@ def nms_groups(gt_classes: Tensor, image_index: Tensor, nms_scope: str) -> Tenso
 
 def separated(boxes: Tensor, group: Tensor) -> Tensor:
     """Float64 boxes (R, 4), each group moved by whole pixels to where no other's box reaches."""
-    extent = torch.ceil(boxes.max() - boxes.min()) + 1
-    return boxes + (group * extent)[:, None]
+    return boxes + group[:, None] * (torch.ceil(boxes.max() - boxes.min()) + 1)
 
 
 def per_image(

@@ -153,8 +153,7 @@ def compare_cost(inputs: Inputs, size: str) -> None:
     print(f"{machine('cpu')}; {size}\n")
     header, rows = ["", "seconds", "over mmdetection", "peak memory over mmdetection's"], []
     for name, of in times.items():
-        over = in_words(of, times["mmdetection"])
-        rows.append([name, f"{statistics.median(of):.2f}", over])
+        rows.append([name, f"{statistics.median(of):.2f}", in_words(of, times["mmdetection"])])
         rows[-1].append(f"{memory[name] / memory['mmdetection']:.2f}")
     print("\n".join(markdown_table(header, rows)))
 

@@ -130,7 +130,7 @@ def test_the_schedule_grows_with_the_data(num, iterations, monkeypatch):
     monkeypatch.setattr(plan, "fit_anchors", lambda *_: {"SIZES": [[32]]})
     cfg = merge(default_cfg(), str(plan.CONFIG))
     cfg.DATASETS.TRAIN = ("some",)
-    plan._fit(cfg)
+    plan.fit_to_data(cfg)
     solver = cfg.SOLVER
     assert (solver.MAX_ITER, solver.STEPS) == (iterations, (int(0.8 * iterations),))
     assert solver.WARMUP_ITERS == iterations // 10

@@ -561,7 +561,7 @@ cases(
             registered(each(data(categories=TWO), annotation(category_id=2))),
         ),
         "no file": ("train.json does not exist", registered(remove("train.json"))),
-        "no JSON": ("train.json is not in COCO format", registered(write("train.json", "{"))),
+        "no JSON": ("mine .train.json.: Expecting prop", registered(write("train.json", "{"))),
         "bbox of 3": ("mine .train.json.: .*images/b.jpg", registered(box(1, 2, 3))),
         "no bbox": (
             r"mine .train.json.: 1 annotations whose bbox is not four .* images/b.jpg: None",

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ohem_d2 import select_hard_examples
+from ohem_d2.mining import selection
 from ohem_d2.mining.selection import nms_by_loss, per_image, quota
 
 SCOPES = ("class", "agnostic", "none")
@@ -160,6 +161,23 @@ def test_same_on_cuda(data, scope):
     on_cpu = select_hard_examples(*args, 20, nms_scope=scope)
     on_gpu = select_hard_examples(*(a.cuda() for a in args), 20, nms_scope=scope)
     assert on_gpu.tolist() == on_cpu.tolist()
+
+
+@pytest.mark.parametrize("scope", ["class", "agnostic"])
+def test_group_by_group_is_all_at_once(scope, monkeypatch):
+    """On a CPU each group has an NMS of its own, elsewhere all have one: the same survivors."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(600, 2, generator=generator) * 60
+    boxes = torch.cat([corners, corners + 5 + 30 * torch.rand(600, 2, generator=generator)], dim=1)
+    losses = torch.rand(600, generator=generator)
+    losses[::50] = float("nan")
+    boxes[7] = float("inf")
+    classes, images = torch.arange(600) % 4, torch.arange(600) // 200
+    args = losses, boxes, classes, images, 0.5, scope
+    apart = selection.nms_by_loss(*args)
+    monkeypatch.setattr(selection, "GROUP_BY_GROUP", ())
+    assert torch.equal(apart, selection.nms_by_loss(*args))
+    assert len(apart) < 550
 
 
 def test_a_misspelt_scope_is_refused():

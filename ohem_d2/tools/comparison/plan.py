@@ -88,14 +88,14 @@ def shared_cfg(args: argparse.Namespace) -> CfgNode:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (test,)
         register_datasets([train, test])
     if not args.config_file:
-        _fit(cfg)
+        fit_to_data(cfg)
         merge(cfg, "", args.opts)
     cfg.TEST.EVAL_PERIOD = max(cfg.SOLVER.MAX_ITER // EVALUATIONS, 1)
     cfg.SOLVER.CHECKPOINT_PERIOD = min(cfg.SOLVER.CHECKPOINT_PERIOD, 2 * cfg.TEST.EVAL_PERIOD)
     return cfg
 
 
-def _fit(cfg: CfgNode) -> None:
+def fit_to_data(cfg: CfgNode) -> None:
     records = []
     for name in cfg.DATASETS.TRAIN:
         records += check_records(cfg, name, records_of(cfg, name, "TRAIN"), training=True)[0]
