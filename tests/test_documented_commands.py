@@ -115,7 +115,7 @@ def arguments(command):
     elif len(args) <= 4:  # named in running text
         args += ["--help"]
     elif args[3] == "compare":
-        args += ["--seeds", "1", "--devices", "cpu", "DATALOADER.NUM_WORKERS", "0"]
+        args += ["--devices", "cpu", "--seeds", "1", "DATALOADER.NUM_WORKERS", "0"]
         args += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "1"]
     elif args[3] == "report":
         args += ["--images", "2"]

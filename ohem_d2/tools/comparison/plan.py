@@ -96,14 +96,14 @@ def shared_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def fit_to_data(cfg: CfgNode) -> None:
+    """Set the anchors, and a schedule that grows with the number of images, by the data."""
     records = []
     for name in cfg.DATASETS.TRAIN:
         records += check_records(cfg, name, records_of(cfg, name, "TRAIN"), training=True)[0]
     if not any(r["annotations"] for r in records):
         raise InputError(f"{', '.join(cfg.DATASETS.TRAIN)}: there is no object to train on")
-    cfg.MODEL.ANCHOR_GENERATOR.merge_from_other_cfg(
-        CfgNode(fit_anchors(records, cfg.INPUT.MIN_SIZE_TEST))
-    )
+    anchors = CfgNode(fit_anchors(records, cfg.INPUT.MIN_SIZE_TEST))
+    cfg.MODEL.ANCHOR_GENERATOR.merge_from_other_cfg(anchors)
     iterations = min(max(round(0.4 * len(records), -2), LEAST), MOST)
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = int(iterations), (int(0.8 * iterations),)
     cfg.SOLVER.WARMUP_ITERS = int(WARMUP * iterations)
