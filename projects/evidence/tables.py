@@ -23,8 +23,7 @@ def overview(by_data: Mapping[str, Results], tested: str) -> list[str]:
             cells = (mean_and_spread([r[key] for r in of_all], 1) for key in ("AP", "AP75"))
             fewer = f" ({len(of_all)} seeds)" * (0 < len(of_all) < len(first))
             column.append(" / ".join(filter(None, cells)) + fewer)
-        of_tested = results.get(tested, {})
-        column += [difference(of_tested, first, key) for key in ("AP", "AP75")]
+        column += [difference(results.get(tested, {}), first, key) for key in ("AP", "AP75")]
         columns.append(column)
     last = [f"{key} difference ({tested} minus {names[0]}), 95 %" for key in ("AP", "AP75")]
     return markdown_table(header, zip([*names, *last], *columns))
@@ -49,7 +48,8 @@ def plot(by_data: Mapping[str, Results], path: Path) -> None:
             how = {"fmt": "o", "capsize": 4, "color": f"C{index}", "label": label}
             axes.errorbar(found.mean, place, xerr=error, **how)
             label = None
-    seeds = [f"{data}\n{len(next(iter(r.values())))} seeds" for data, r in by_data.items()]
+    numbers = {data: sorted({*map(len, found.values())}) for data, found in by_data.items()}
+    seeds = [f"{data}\n{' to '.join(map(str, n))} seeds" for data, n in numbers.items()]
     axes.set_yticks(range(len(by_data)), seeds)
     axes.set_ylim(len(by_data) - 0.5, -0.5)
     first = next(iter(next(iter(by_data.values()))))
