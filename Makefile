@@ -61,4 +61,4 @@ docs:
 
 test:
 	@$(RUN) -m ruff check . && "$$python" -m ruff format --check . && \
-		"$$python" -m pytest -q -n auto --durations 10
+		"$$python" -m pytest -q -n auto --dist worksteal --durations 10

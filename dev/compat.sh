@@ -5,6 +5,7 @@
 #     dev/compat.sh [NAME...]      rows of the table below; all of them unless named
 #     COMPAT_DIR=FOLDER            where to work (6 GB at a time); output/compat unless set
 #     KEEP=1                       leave the environments there
+#     PYTEST_ADDOPTS="tests/heads" only these tests, or other options of pytest
 #
 # The interpreters are found as python3.10 to python3.13 (pyenv: `pyenv shell 3.10 3.11 3.12 3.13`).
 # What cannot be had here, an interpreter or a package, is reported as "not run". A row's log lies
@@ -23,7 +24,7 @@ v0.6              3.11    pinned                              v0.6
 2024-3.10         3.10    pinned                              wheel
 2024              3.11    pinned                              wheel
 2024-3.12         3.12    pinned                              wheel
-2024-newest       3.13    torch,torchvision                   wheel
+newest            3.13    newest                              wheel
 main              3.12    pinned                              git@main
 "
 # v0.6's Python sources as they were released. There are none of its compiled part with them.
@@ -53,12 +54,18 @@ build() {
     command -v "python$version" >&2 && "python$version" -c "" >&2 || skip "no python$version here"
     rm -rf "$env"
     "python$version" -m venv "$env" >&2 || skip "python$version makes no environment"
-    if [ "$torch" = pinned ]; then
-        cp requirements.txt "$env"
-    else
+    case $torch in
+    pinned) cp requirements.txt "$env" ;;
+    # Of everything, but for what Detectron2 does not work with, and the style.
+    newest)
+        grep -oE "^((setuptools|ruff)[^#]*|[a-z][a-z0-9-]*)" requirements.txt | sort -u \
+            >"$env/requirements.txt"
+        ;;
+    *)
         grep -vE "^torch(vision)?\b" requirements.txt >"$env/requirements.txt"
         args+=(${torch//,/ })
-    fi
+        ;;
+    esac
     # It uses names that later ones of these dropped.
     if [ "$detectron2" = v0.6 ]; then args+=("numpy<1.24" "pillow<10"); fi
     "$python" -m pip install --quiet "${args[@]}" >&2 || skip "pip has no such packages for it"
@@ -108,11 +115,12 @@ while read -r -u 3 name version torch detectron2; do
             "import platform as p, numpy, torch
 print(p.python_version(), torch.__version__.split('+')[0], numpy.__version__)")
         ran=$((ran + 1))
-        PYTEST_ADDOPTS=$(options "$torch") make PYTHON="$env/bin/python" test \
+        PYTEST_ADDOPTS="$(options "$torch") ${PYTEST_ADDOPTS:-}" make PYTHON="$env/bin/python" test \
             </dev/null >>"$log" 2>&1
         passed=$?
         result=$(grep -E "^[0-9].* in [0-9.]+s" "$log" | tail -n 1 | sed -E "s/ in [0-9.]+s.*//")
         case $torch in torch==*) result="$result (without \`projects/\`)" ;; esac
+        result+=${PYTEST_ADDOPTS:+ (\`$PYTEST_ADDOPTS\`)}
         if [ $passed != 0 ]; then
             failed=$((failed + 1)) result="**failed**: ${result:-see the log}"
         fi

@@ -12,8 +12,8 @@ from ohem_d2.tools.data import rules
 THEN = {
     "stops": "stops the run",
     "left out": "is left out",
-    "mended": "is mended in memory",
-    "told": "is told",
+    "mended": "is repaired in memory",
+    "told": "is reported",
 }
 
 

@@ -19,12 +19,14 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ohem_d2.tools.compare import Results, table
-from ohem_d2.tools.comparison.paired import verdict
-from projects.evidence import tables
+from matplotlib.figure import Figure
+
+from ohem_d2.tools.compare import Results, difference, table
+from ohem_d2.tools.comparison.paired import paired, verdict
+from ohem_d2.tools.runs import markdown_table, mean_and_spread
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, PICTURE = ROOT / "docs/evidence.json", ROOT / "docs/evidence.png"
@@ -60,7 +62,7 @@ def lines(kind: str, spec: str, records: Sequence[dict]) -> list[str]:
     }
     out = [""]
     if kind == "overview":
-        return out + tables.overview(by_data, TESTED) + [""] if by_data else out
+        return out + overview(by_data, TESTED) + [""] if by_data else out
     for found in by_data.values():
         out += [*table(found), "", *verdicts(found)]
     return out
@@ -89,6 +91,54 @@ def verdicts(results: Results) -> Iterator[str]:
         yield from (*textwrap.wrap(verdict(TESTED, first, *aps), 100), "")
 
 
+def overview(by_data: Mapping[str, Results], tested: str) -> list[str]:
+    """AP and AP75 of all variants on all data sets, and ``tested`` minus the first."""
+    header, columns = ["AP / AP75"], []
+    names = list(dict.fromkeys(name for results in by_data.values() for name in results))
+    for data, results in by_data.items():
+        first = next(iter(results.values()))
+        header.append(f"{data}, {len(first)} seeds")
+        column = []
+        for name in names:
+            of_all = results.get(name, {}).values()
+            cells = (mean_and_spread([r[key] for r in of_all], 1) for key in ("AP", "AP75"))
+            fewer = f" ({len(of_all)} seeds)" * (0 < len(of_all) < len(first))
+            column.append(" / ".join(filter(None, cells)) + fewer)
+        column += [difference(results.get(tested, {}), first, key) for key in ("AP", "AP75")]
+        columns.append(column)
+    last = [f"{key} difference ({tested} minus {names[0]}), 95 %" for key in ("AP", "AP75")]
+    return markdown_table(header, zip([*names, *last], *columns))
+
+
+def plot(by_data: Mapping[str, Results], path: Path) -> None:
+    """AP differences of each variant from the first, with intervals of 95 %."""
+    figure = Figure(figsize=(8, 1 + 0.9 * len(by_data)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="grey", linewidth=2)
+    names = list(dict.fromkeys(name for results in by_data.values() for name in results))[1:]
+    for index, name in enumerate(names):
+        label = name
+        for row, results in enumerate(by_data.values()):
+            aps = [
+                {s: r["AP"] for s, r in results.get(n, {}).items()} for n in (name, [*results][0])
+            ]
+            if (found := paired(*aps)) is None or found.n < 2:
+                continue
+            place = row + 0.2 * (index - (len(names) - 1) / 2)
+            error = [[found.mean - found.low], [found.high - found.mean]]
+            how = {"fmt": "o", "capsize": 4, "color": f"C{index}", "label": label}
+            axes.errorbar(found.mean, place, xerr=error, **how)
+            label = None
+    numbers = {data: sorted({*map(len, found.values())}) for data, found in by_data.items()}
+    seeds = [f"{data}\n{' to '.join(map(str, n))} seeds" for data, n in numbers.items()]
+    axes.set_yticks(range(len(by_data)), seeds)
+    axes.set_ylim(len(by_data) - 0.5, -0.5)
+    first = next(iter(next(iter(by_data.values()))))
+    axes.set_xlabel(f"AP difference from {first}: mean over seeds, interval of 95 %")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     records = json.loads(RECORDS.read_text())
     for file in sys.argv[1:]:
@@ -99,7 +149,7 @@ def main() -> None:
     for page in pages():
         page.write_text(fill(page.read_text(), records))
     by_data = {data: select(records, data, DRAWN) for data in MAIN}
-    tables.plot({data: found for data, found in by_data.items() if found}, PICTURE)
+    plot({data: found for data, found in by_data.items() if found}, PICTURE)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ if importlib.util.find_spec("detectron2") is None:
     how = "pip install 'git+https://github.com/facebookresearch/detectron2.git'"
     raise ModuleNotFoundError(message + how, name="detectron2")
 
-import detectron2  # noqa: F401, E402, before ours: it imports ohem_d2.env where that is asked for
+import detectron2  # noqa: F401, E402, first: DETECTRON2_ENV_MODULE makes it import ohem_d2.env
 
 from .config import OHEMSettings, add_ohem_config
 from .heads import (
@@ -26,5 +26,5 @@ from .model_zoo import get_config, get_config_file
 
 __version__ = "0.4.0"
 
-# What the package logs goes where Detectron2's lines go, in every script that sets those up.
+# Our log lines go where Detectron2's go, in every script that sets up Detectron2's logger.
 logging.getLogger(__name__).parent = logging.getLogger("detectron2")

@@ -1,4 +1,4 @@
-"""Which heads OHEM can mine for, checked when they are built."""
+"""Check that OHEM can mine for heads, when they are built."""
 
 import contextlib
 import inspect
@@ -14,7 +14,7 @@ from .mining.screening import BINS, can_screen
 
 
 def check_roi_heads(heads: nn.Module, own_score_rois: bool) -> None:
-    """CannotMine if heads or their predictor cannot be ranked by; ValueError for settings."""
+    """Raises CannotMine if these heads cannot rank RoIs, ValueError for wrong settings."""
     settings, name, budget = heads.ohem, type(heads).__name__, heads.batch_size_per_image
     if budget < 1:
         key = "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"
@@ -31,7 +31,7 @@ def check_roi_heads(heads: nn.Module, own_score_rois: bool) -> None:
     if settings.screening > 0 and (own_score_rois and not is_cascade or not can_screen(heads)):
         raise ValueError(
             f"{NODE}.SCREENING = {settings.screening} needs a box head that begins with a linear "
-            f"layer on more than {BINS} x {BINS} bins, which {name} has not; allowed: 0.0"
+            f"layer on more than {BINS} x {BINS} bins, which {name} lacks; allowed: 0.0"
         )
     if settings.cascade_stages == "all" and not (
         is_cascade and _takes(heads._create_proposals_from_boxes, None, None)
@@ -41,7 +41,7 @@ def check_roi_heads(heads: nn.Module, own_score_rois: bool) -> None:
 
 
 def _lacks(heads: nn.Module) -> str:
-    """What keeps pooler, box head and predictor from being called one after another; or ""."""
+    """Why pooler, box head and predictor cannot be called one after another, or ""."""
     parts = {n: getattr(heads, n, None) for n in ("box_pooler", "box_head", "box_predictor")}
     usable = all(callable(p) and not isinstance(p, nn.ModuleList) for p in parts.values())
     if not usable or not hasattr(heads, "box_in_features"):

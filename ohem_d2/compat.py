@@ -2,7 +2,7 @@
 
 import torch
 
-# Run as plain Python where torch.compile comes by. PyTorch 2.0 has it elsewhere.
+# Makes torch.compile run a function as plain Python. PyTorch 2.0 has it elsewhere.
 if hasattr(torch, "compiler"):
     not_compiled = torch.compiler.disable
 else:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 NODE = "MODEL.ROI_HEADS.OHEM"
 
-# What keys allow: a condition on a number, and its words; or values.
+# What each key allows: a condition on a number and its description, or a list of values.
 _ALLOWED = {
     "rank_cls_weight": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "rank_loc_weight": (lambda v: 0 <= v < math.inf, "a number >= 0"),
@@ -27,7 +27,7 @@ _ALLOWED = {
     "ignore_ioa_thresh": (lambda v: 0 < v <= 1, "a share above 0, up to 1"),
     "verify": (True, False),
 }
-# Keys of earlier versions: the value that asked for nothing, and what to do about another one
+# Keys of earlier versions: the value that had no effect, and what to do about other values
 _REMOVED = {
     "MAX_NEG_PER_POS": (-1, "delete it; RANK_LOC_WEIGHT shifts the balance"),
     "MIN_NEG_PER_IMAGE": (0, "delete it; RANK_LOC_WEIGHT shifts the balance"),
@@ -40,7 +40,7 @@ _REMOVED = {
 
 @dataclasses.dataclass(frozen=True)
 class OHEMSettings:
-    """The keys in lower case; ValueError for a value that is not allowed."""
+    """The keys, in lower case. Raises ValueError for a value that is not allowed."""
 
     # RoIs are ranked by rank_cls_weight * loss_cls + rank_loc_weight * loss_box_reg, the losses
     # that the model trains on (Sec. 4.1; the paper's weights are 1 : 1). 0 leaves a term out.
@@ -48,33 +48,33 @@ class OHEMSettings:
     rank_loc_weight: float = 1.0
     # NMS by loss drops a RoI whose IoU with a harder one is above this (Sec. 4.2; the paper: 0.7).
     nms_thresh: float = 0.7
-    # RoIs that may suppress each other: those of one "class", background being a class (the
-    # authors' release); "agnostic": all of an image; "none": no NMS.
+    # Which RoIs may suppress each other. "class": those of the same class, or both background (the
+    # authors' release); "agnostic": all RoIs of an image; "none": no NMS.
     nms_scope: str = "class"
-    # RoIs kept after NMS: of each "image" the BATCH_SIZE_PER_IMAGE hardest (the paper's B/N);
-    # "quota": POSITIVE_FRACTION of them foreground (mmdetection's OHEMSampler); from Python also a
-    # function, see mining/selection.py.
+    # Which RoIs are kept after NMS. "image": the BATCH_SIZE_PER_IMAGE hardest of each image (the
+    # paper's B/N); "quota": as many, at most POSITIVE_FRACTION of them foreground (mmdetection's
+    # OHEMSampler). Python code can also set a function, see mining/selection.py.
     budget: Any = "image"
-    # RoIs at a time in the read-only pass, which bounds its memory. 0: as many as are trained on,
-    # or more while their pooled features fit 32 MiB (a GPU: 200 MiB).
+    # RoIs per chunk of the read-only pass, which bounds its memory. 0: as many as are trained on,
+    # or more if their pooled features fit in 32 MiB (on a GPU: 200 MiB).
     chunk_size: int = 0
     # Dropout is active in the read-only pass, with its own masks (the authors' release).
     readonly_dropout: bool = True
-    # Precision of the read-only pass, "bfloat16" or "float16" by autocast; "": that of training.
+    # Precision of the read-only pass: "bfloat16" or "float16", by autocast; "": as in training.
     readonly_precision: str = ""
-    # Score all RoIs with a cheap stand-in for the box head, and exactly only the hardest of each
-    # image by that, this many times B/N. 0: all are scored exactly (the paper).
+    # Score all RoIs with a cheap stand-in for the box head. Then score only the hardest of each
+    # image exactly: this many times B/N. 0: score all RoIs exactly (the paper).
     screening: float = 0.0
     # For this many iterations Detectron2's random sampling comes first.
     warmup_iters: int = 0
-    # Cascades: the "first" stage mines, and its hard RoIs go through the later ones; or "all" do,
-    # each among all RoIs as refined by those before it.
+    # Cascades only. "first": the first stage mines, and its hard RoIs go through the later stages;
+    # "all": each stage mines, among all RoIs as refined by the stages before it.
     cascade_stages: str = "first"
-    # Background with this share of its area in a crowd region, which needs
-    # ohem_d2.CrowdDatasetMapper, is no candidate.
+    # Background RoIs with at least this share of their area in a crowd region are not mined. Needs
+    # ohem_d2.CrowdDatasetMapper.
     ignore_ioa_thresh: float = 0.5
-    # Compare the losses that RoIs are ranked by with those that are trained on, in the mined
-    # iterations 1, 2, 4, 8, ..., and stop if they differ.
+    # Compare the losses that RoIs are ranked by with the losses trained on, and stop if they
+    # differ. This is done in the mined iterations 1, 2, 4, 8, ...
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class OHEMSettings:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode | DictConfig) -> "OHEMSettings":
-        """Read ``cfg.MODEL.ROI_HEADS.OHEM``; raises what :meth:`from_dict` raises."""
+        """Read ``cfg.MODEL.ROI_HEADS.OHEM``. Raises the errors of :meth:`from_dict`."""
         settings, most = cls.from_dict(cfg.MODEL.ROI_HEADS.get("OHEM", {})), cfg.SOLVER.MAX_ITER
         holds = settings.warmup_iters == 0 or settings.warmup_iters < most
         settings._require("warmup_iters", holds, f"below SOLVER.MAX_ITER, which is {most}")
@@ -108,7 +108,7 @@ class OHEMSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OHEMSettings":
-        """By name, upper or lower case; KeyError for a name that is none, or of a removed key."""
+        """Keys in any case. KeyError for an unknown or removed key, ValueError for a bad value."""
         if not isinstance(values, Mapping):
             how = "set MODEL.ROI_HEADS.NAME, and leave the node to ohem_d2.add_ohem_config(cfg)"
             raise ValueError(f"{NODE} = {values!r}; it is a node of keys: {how}")
@@ -120,13 +120,13 @@ class OHEMSettings:
         for name in values.keys() - {*names}:
             close = "".join(difflib.get_close_matches(name, names, n=1))
             hint = f"did you mean {close}? allowed: " if close else "allowed: "
-            raise KeyError(f"{NODE}.{name} = {values[name]!r} is no key; {hint}{', '.join(names)}")
+            raise KeyError(f"{NODE}.{name} = {values[name]!r} is unknown; {hint}{', '.join(names)}")
         return cls(**{name.lower(): value for name, value in values.items()})
 
 
 def add_ohem_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.ROI_HEADS.OHEM`` with its defaults to a config; what it has already stays."""
+    """Add ``MODEL.ROI_HEADS.OHEM`` with its defaults to a config. Keys already set are kept."""
     node = cfg.MODEL.ROI_HEADS.get("OHEM", {})
-    if isinstance(node, Mapping):  # else from_cfg says what is wrong; misspelt keys, too
+    if isinstance(node, Mapping):  # else from_cfg reports it, and misspelt keys too
         defaults = {name.upper(): value for name, value in vars(OHEMSettings()).items()}
         cfg.MODEL.ROI_HEADS.OHEM = CfgNode({**defaults, **node}, new_allowed=True)

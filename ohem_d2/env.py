@@ -1,6 +1,6 @@
-"""OHEM in scripts that do not know of it, by ``DETECTRON2_ENV_MODULE=ohem_d2.env``."""
+"""OHEM in scripts that do not import it: set ``DETECTRON2_ENV_MODULE=ohem_d2.env``."""
 
-# Detectron2 imports this when it is half imported itself: so modules are imported one by one.
+# Detectron2 imports this while it is half imported itself, so we import single modules.
 from ohem_d2 import heads  # noqa: F401, registers
 from ohem_d2.config import add_ohem_config
 

@@ -1,7 +1,7 @@
 """
 OHEM as ROI heads (paper Sec. 4). A step, in the order of this file: ``forward`` keeps the feature
-maps; the sampler hook has the parent label all RoIs; ``mine`` gives each its loss in a read-only
-pass; ``select`` ranks them, and NMS by loss and the budget choose; the parent trains on these.
+maps. The sampler hook lets the parent label all RoIs. ``mine`` computes their losses in a read-only
+pass. ``select`` ranks them, and NMS and budget choose the hard ones. The parent trains on these.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ register = roi_heads.ROI_HEADS_REGISTRY.register
 
 class OHEMMixin:
     """
-    Makes OHEM heads of ROI heads, ``class MyOHEMHeads(OHEMMixin, MyHeads)``; those that do not
-    predict through ``box_pooler``, ``box_head``, ``box_predictor`` override :meth:`score_rois`.
+    Adds OHEM to ROI heads: ``class MyOHEMHeads(OHEMMixin, MyHeads)``. Heads that do not predict
+    through ``box_pooler``, ``box_head`` and ``box_predictor`` override :meth:`score_rois`.
     """
 
     ohem = OHEMSettings()
-    #: ``show(mining)``, of a :class:`Mining <ohem_d2.mining.record.Mining>`, is called if ``due()``
+    #: its ``show`` is called with a :class:`Mining <ohem_d2.mining.record.Mining>` if ``due()``
     watcher: Any = None
-    #: fields of these types are copied for the mined RoIs alone; () if a sampler reads them
+    #: fields of these types are copied to mined RoIs only; set () if a sampler reads them
     left_out: tuple[type, ...] = (BitMasks, PolygonMasks)
     #: False: sample as the parent does, see :func:`sampling_at_random`
     mines = True
@@ -54,7 +54,7 @@ class OHEMMixin:
     _past_warmup, _num_mined = False, 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "OHEMMixin":
-        """Takes the settings of a configuration, which not every ``__init__`` is given."""
+        """Reads the settings here, because not every ``__init__`` is given the configuration."""
         heads = super().__new__(cls)
         heads._monitor = MiningMonitor()
         cfg = kwargs.get("cfg", args[0] if args else None)
@@ -63,7 +63,7 @@ class OHEMMixin:
         return heads
 
     def __init__(self, *args: Any, ohem: Any = None, watcher: Any = None, **kwargs: Any):
-        """The parent's arguments; OHEMSettings, or a dict of some, instead of those of its cfg."""
+        """The parent's arguments, and ``ohem``: OHEMSettings or a dict, in place of cfg's keys."""
         super().__init__(*args, **kwargs)
         if ohem is not None:
             self.ohem = ohem if isinstance(ohem, OHEMSettings) else OHEMSettings.from_dict(ohem)
@@ -73,7 +73,7 @@ class OHEMMixin:
         logger.info(f"OHEM is active: {name}, the {budget} hardest RoIs per image, {self.ohem}")
 
     def forward(self, images: Any, features: Any, proposals: Any, *args: Any, **kwargs: Any) -> Any:
-        """The parent's. In training the feature maps are kept for the sampler hook."""
+        """Calls the parent. In training it keeps the feature maps for the sampler hook."""
         if not self.training:
             return super().forward(images, features, proposals, *args, **kwargs)
         outer, self._call = self._call, Call(images, features, torch.is_grad_enabled())
@@ -92,8 +92,8 @@ class OHEMMixin:
         self, proposals: list[Instances], targets: list[Instances], *args: Any, **kwargs: Any
     ) -> list[Instances]:
         """
-        The hard ones of all labelled proposals, hardest first, with the parent's fields; in a
-        warm-up and in evaluation mode what the parent samples.
+        Label all proposals and return the hard ones, hardest first, with the parent's fields. In
+        the warm-up and in evaluation mode, return what the parent samples.
         """
         call, sample, name = self._call, super().label_and_sample_proposals, type(self).__name__
         if call is not None:
@@ -101,9 +101,9 @@ class OHEMMixin:
         if not self._mines_now():
             return sample(proposals, targets, *args, **kwargs)
         if call is None:
-            raise RuntimeError(f"{name} scores RoIs on feature maps, and mines only in forward()")
+            raise RuntimeError(f"{name} mines only in forward(), where it has the feature maps")
         with record_function("ohem/mine"):
-            # A storage of its own: the parent logs how many RoIs it labels, which are all of them.
+            # In its own storage, because the parent logs how many RoIs it labels: here all of them.
             with record_function("ohem/label"), EventStorage(get_event_storage().iter):
                 call.num_labelled = 0
                 light = [without_masks(target, self.left_out) for target in targets]
@@ -119,11 +119,11 @@ class OHEMMixin:
         past_warmup = get_event_storage().iter >= self.ohem.warmup_iters
         if self._call is None or self._call.is_iteration:
             self._past_warmup = past_warmup
-        # Passes that are no iterations have storages of their own, and do as the training does.
+        # Passes that are not iterations have their own storages, so they follow the training.
         return self.training and self.mines and (past_warmup or self._past_warmup)
 
     def _sample_proposals(self, matched_idxs, matched_labels, gt_classes, *args, **kwargs):
-        """What the parent draws at random; while it labels RoIs to be mined, all of them."""
+        """All RoIs while the parent labels them for mining, else the parent's random sample."""
         matched, call = (matched_idxs, matched_labels, gt_classes), self._call
         if call is None or call.num_labelled is None:
             return super()._sample_proposals(*matched, *args, **kwargs)
@@ -132,7 +132,7 @@ class OHEMMixin:
         return index, labels_of_all(*matched, self.num_classes)
 
     def mine(self, rois: list[Instances], targets: list[Instances]) -> list[Instances]:
-        """From all RoIs of each image, labelled, to the hard ones, hardest first."""
+        """Choose the hard RoIs among all labelled RoIs of each image, hardest first."""
         ohem, call, num_samples = self.ohem, self._call, self.batch_size_per_image
         keep = candidates(rois, targets, self.num_classes, ohem.ignore_ioa_thresh)
         kept = [roi[index] for roi, index in zip(rois, keep)]
@@ -153,20 +153,20 @@ class OHEMMixin:
 
     def score_rois(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
         """
-        The box predictor, and what it predicts for R labelled RoIs: scores (R, K + 1) and deltas
+        The box predictor and its predictions for R labelled RoIs: scores (R, K + 1) and deltas
         (R, 4 or 4K), or what its ``per_roi_losses`` take. Heads that predict in another way
-        override this, so that in evaluation mode it gives what their training pass predicts.
-        ``features`` are the maps by name that ``forward`` was given, ``proposals`` a chunk of RoIs.
+        override this. In evaluation mode it must return what their training pass predicts.
+        ``features`` are the maps that ``forward`` was given; ``proposals`` are a chunk of RoIs.
         """
         maps = [features[f] for f in self.box_in_features]
         pooled = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
         return self.box_predictor, self.box_predictor(self.box_head(pooled))
 
     def rank(self, losses: dict[str, Tensor]) -> Tensor:
-        """The loss that RoIs are ranked by, (R,), a weighted sum (paper Sec. 4.1)."""
+        """The ranking loss of each RoI, (R,): the weighted sum of both losses (paper Sec. 4.1)."""
         weights = self.ohem.rank_cls_weight, self.ohem.rank_loc_weight
         terms = zip(weights, (losses["loss_cls"], losses["loss_box_reg"]))
-        return sum(weight * loss for weight, loss in terms if weight > 0)  # even of NaN
+        return sum(weight * loss for weight, loss in terms if weight > 0)  # 0 * NaN is NaN
 
     def select(self, losses: dict[str, Tensor], kept: list, rois: list, targets: list) -> Mining:
         """Choose among the candidates ``kept`` by their losses (paper Sec. 4.2), and log it."""
@@ -198,8 +198,8 @@ class OHEMMixin:
         call = self._call
         if losses and has_targets and not call.sampled:
             self._monitor.say_once(
-                f"{type(self).__name__} trained without a call of label_and_sample_proposals(), so "
-                "nothing was mined. If it samples through a method of another name, override that "
+                f"{type(self).__name__} trained without calling label_and_sample_proposals(), so "
+                "nothing was mined. If it samples in a method of another name, override that "
                 "one so that it calls label_and_sample_proposals()"
             )
         if call.ranked and call.is_iteration:
@@ -211,7 +211,7 @@ class OHEMMixin:
 
 @contextlib.contextmanager
 def sampling_at_random(model: nn.Module) -> Iterator[None]:
-    """Within the context OHEM heads sample as their parents do, as for a loss that validates."""
+    """Within the context OHEM heads sample as their parents do, e.g. for a validation loss."""
     with contextlib.ExitStack() as stack:
         for heads in (m for m in model.modules() if isinstance(m, OHEMMixin) and m.mines):
             heads.mines = False
@@ -242,8 +242,8 @@ class OHEMRes5ROIHeads(OHEMMixin, roi_heads.Res5ROIHeads):
 @register()
 class OHEMCascadeROIHeads(OHEMMixin, roi_heads.CascadeROIHeads):
     """
-    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all" the read-only pass refines all RoIs,
-    stage after stage, and each trains on the hard ones among those that reach it.
+    ``CascadeROIHeads`` with OHEM. With CASCADE_STAGES "all", the read-only pass refines all RoIs
+    stage by stage, and each stage trains on the hard ones among the RoIs that reach it.
     """
 
     def score_rois(self, features: dict[str, Tensor], proposals: list[Instances]) -> tuple:
@@ -260,7 +260,7 @@ class OHEMCascadeROIHeads(OHEMMixin, roi_heads.CascadeROIHeads):
         if call is None or not call.refined:  # "first", a warm-up, or evaluation mode
             return super()._match_and_label_boxes(proposals, stage, targets)
         boxes = [torch.cat(chunks) for chunks in zip(*call.refined)]
-        # A RoI whose loss is not finite may have no box either; the parent refuses such boxes.
+        # The box of a RoI with a NaN loss may be NaN too, and the parent refuses such boxes.
         boxes = [b[torch.isfinite(b).all(dim=1)] for b in boxes]
         call.stage, call.refined = stage, []
         rois = self._create_proposals_from_boxes(boxes, [p.image_size for p in proposals])

@@ -1,4 +1,4 @@
-"""Whether heads are ranked by what they train on: a comparison of means that costs nothing."""
+"""Check that RoIs are ranked by the losses that heads train on. Compares means of both."""
 
 import math
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -12,15 +12,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from .mining.losses import NAMES
 from .mining.scoring import BATCH_NORMS, DROPOUTS
 
-# Relative, of mean losses. In half precision chunks of another size round to other losses.
+# Relative tolerances of mean losses. In half precision, the chunk size changes the rounding.
 _CLOSE, _CLOSE_IN_HALF = 2e-3, 2e-2
 
 
 def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Tensor]) -> str:
     """
-    Compare the losses that mined RoIs were ranked by, each (R,), with those that ``forward``
-    returned: they may differ by a common factor, and by the weights of the ranking. Returns what
-    the log should say, or ""; raises RuntimeError, which says what to do.
+    Compare the losses that the mined RoIs were ranked by, each (R,), with the losses that
+    ``forward`` returned. They may differ by a common factor, and by the weights of the ranking.
+    Returns a message for the log, or "". Raises RuntimeError, which says what to do.
     """
     name, found = type(heads).__name__, [losses.get(n, losses.get(f"{n}_stage0")) for n in NAMES]
     layers, unchecked = differs_in_training(heads), "is not compared with what it trains on"
@@ -31,7 +31,7 @@ def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Ten
     means = [float(ranked[n].mean()) for n in NAMES]
     (cls, loc), (mean_cls, mean_loc) = map(float, found), means
     if not all(map(math.isfinite, (cls, loc, *means))) or mean_cls < 1e-6:
-        return ""  # no RoI, or nothing left to learn; the next time
+        return ""  # no RoI, or nothing left to learn: try the next time
     factor, weight = cls / mean_cls, heads.ohem.rank_loc_weight / (heads.ohem.rank_cls_weight or 1)
     in_half = torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
     close = _CLOSE_IN_HALF if heads.ohem.readonly_precision or in_half else _CLOSE
@@ -51,7 +51,7 @@ def verify(heads: nn.Module, ranked: dict[str, Tensor], losses: Mapping[str, Ten
 
 
 def differs_in_training(network: nn.Module) -> list[str]:
-    """Names of the layers in training mode by which equal losses differ from the read-only pass."""
+    """Class names of the layers that make losses in training differ from the read-only pass."""
     parts, kinds = [m for m in network.modules() if m.training], (DROPOUTS, BATCH_NORMS)
     hooks = [hook for m in parts for hook in m._forward_pre_hooks.values()]
     kinds = (*kinds, _SpectralNorm, SpectralNorm)
@@ -65,9 +65,9 @@ def losses_in(result: Any) -> MutableMapping[str, Tensor]:
 
 
 def with_gradients(losses: MutableMapping, parameters: Iterable[nn.Parameter]) -> None:
-    """Losses of no RoI may be constants: make them pass the gradients that others wait for, 0."""
+    """Give constant losses (no RoIs) zero gradients: with DDP, other processes wait for them."""
     constant = [n for n, x in losses.items() if isinstance(x, Tensor) and not x.requires_grad]
     if constant and torch.is_grad_enabled():
-        # Sums of no element: no product with a weight, which may be infinite, takes part.
+        # Sums over no elements, since 0 * weight would be NaN for an infinite weight.
         zero = sum(p.flatten()[:0].sum() for p in parameters if p.requires_grad)
         losses.update({name: losses[name] + zero for name in constant})

@@ -25,39 +25,41 @@ class Outcome:
     stderr: str
 
 
-class ForkServer:
-    def __init__(self):
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_IMPORTED)
-        # Of the server, so of all commands.
-        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PYTHONPATH")}
-        folders = (ROOT, ROOT / "tests", before["PYTHONPATH"] or "")
-        os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(map(str, folders)))
-        multiprocessing.forkserver.ensure_running()
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({name: value} if value is not None else {})
+def process(target, args=(), kwargs=None):
+    """A process of the server, which is started if it is not there."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    # Of the server, so of all its processes.
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "PYTHONPATH")}
+    folders = (ROOT, ROOT / "tests", before["PYTHONPATH"] or "")
+    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(map(str, folders)))
+    multiprocessing.forkserver.ensure_running()
+    for name, value in before.items():
+        os.environ.pop(name)
+        os.environ.update({name: value} if value is not None else {})
+    return context.Process(target=target, args=args, kwargs=kwargs or {})
 
-    def run(self, command, folder, seconds=30):
-        """
-        Args:
-            command: a script, or "-m" and a module, and its arguments.
-            folder: that it is run in; beside it are then FOLDER.stdout and FOLDER.stderr.
-            seconds: it is killed after these.
-        """
-        process = self._context.Process(target=_main, args=(list(map(str, command)), folder))
-        process.start()
-        process.join(seconds)
-        if process.is_alive():
-            # with the workers of its data loader
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        status = process.exitcode
-        if status == 255:  # multiprocessing's word for one that has got lost on the way
-            status = int(Path(f"{folder}.status").read_text())
-        texts = (Path(f"{folder}.{n}").read_text(errors="replace") for n in ("stdout", "stderr"))
-        return Outcome(status, *texts)
+
+def run(command, folder, seconds=30):
+    """
+    Args:
+        command: a script, or "-m" and a module, and its arguments.
+        folder: that it is run in; beside it are then FOLDER.stdout and FOLDER.stderr.
+        seconds: it is killed after these.
+    """
+    started = process(_main, (list(map(str, command)), folder))
+    started.start()
+    started.join(seconds)
+    if started.is_alive():
+        # with the workers of its data loader
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    started.join()
+    status = started.exitcode
+    if status == 255:  # multiprocessing's word for one that has got lost on the way
+        status = int(Path(f"{folder}.status").read_text())
+    texts = (Path(f"{folder}.{n}").read_text(errors="replace") for n in ("stdout", "stderr"))
+    return Outcome(status, *texts)
 
 
 def _main(command, folder):

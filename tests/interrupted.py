@@ -11,6 +11,7 @@ import os
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import torch
 from detectron2.config import get_cfg
@@ -27,8 +28,6 @@ from ohem_d2.tools.training.processes import Terminated
 from ohem_d2.tools.training.run_folder import claim
 from ohem_d2.tools.training.trainer import OHEMTrainer
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["detectron2.engine", "detectron2.evaluation"])
 NUM_IMAGES = 30
 
 
@@ -137,12 +136,12 @@ def train_in_a_group(rank, meeting, *args, **kwargs):
 def start(num, *args, **kwargs):
     """A training in so many processes, which are returned."""
     if num == 1:
-        started = [SERVER.Process(target=train, args=args, kwargs=kwargs)]
+        started = [forked.process(target=train, args=args, kwargs=kwargs)]
     else:
         meeting = args[1] / f"meeting_{time.monotonic()}"
         meeting.mkdir(parents=True)
         started = [
-            SERVER.Process(target=train_in_a_group, args=(rank, meeting, *args), kwargs=kwargs)
+            forked.process(target=train_in_a_group, args=(rank, meeting, *args), kwargs=kwargs)
             for rank in range(num)
         ]
     for process in started:

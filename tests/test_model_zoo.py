@@ -33,7 +33,7 @@ def test_python_file_is_loaded_lazily(tmp_path, monkeypatch):
     ["COCO-Detection/none.yaml", "COCO-Detection", "", "../README.md", str(ROOT / "setup.py")],
 )
 def test_unknown_name(name):
-    with pytest.raises(RuntimeError, match="no configuration of ohem_d2") as e:
+    with pytest.raises(RuntimeError, match="not a configuration of ohem_d2") as e:
         ohem_d2.get_config(name)
     assert f"  {NAME}" in str(e.value).splitlines()
     assert "Base-RCNN-FPN.yaml" not in str(e.value)  # nothing to train

@@ -1,6 +1,6 @@
 """
-Which RoIs may be mined: all but those labelled "ignore", and background in crowd regions: areas
-full of objects that nobody outlined one by one, which would be the hardest "background" of all.
+Which RoIs may be mined: all except RoIs labelled "ignore" and background in crowd regions. Crowd
+regions are full of objects without boxes of their own, which would be the hardest "background".
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from .selection import image_of_each, split_by_image
 
 def without_masks(target: Instances, kinds: tuple[type, ...]) -> Instances:
     """
-    The objects of an image without fields of these types. Detectron2 copies every ``gt_`` field for
-    each RoI, which for masks would be gigabytes; ``gt_index`` will say which object it was.
+    The objects of an image without fields of these types. Detectron2 copies every ``gt_`` field to
+    each RoI, which takes gigabytes for masks. ``gt_index`` tells which object a RoI belongs to.
     """
     fields = {k: v for k, v in target.get_fields().items() if not isinstance(v, kinds)}
     index = torch.arange(len(target), device=target.gt_classes.device)
@@ -26,8 +26,8 @@ def without_masks(target: Instances, kinds: tuple[type, ...]) -> Instances:
 
 
 def with_masks(rois: Instances, target: Instances, kinds: tuple[type, ...]) -> Instances:
-    """The mined RoIs, with the fields that :func:`without_masks` left out."""
-    if rois.has("gt_index"):  # else the parent copies none of an image without objects
+    """The mined RoIs, with the fields put back that :func:`without_masks` left out."""
+    if rois.has("gt_index"):  # missing if the image has no objects: the parent copies nothing
         for name, value in target.get_fields().items():
             if isinstance(value, kinds):
                 rois.set(name, value[rois.gt_index])
@@ -39,8 +39,8 @@ def labels_of_all(
     matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor, num_classes: int
 ) -> Tensor:
     """
-    The class of each of R RoIs of an image, int64 of shape (R,): K is background, -1 "ignore". From
-    what Detectron2's matcher gives, the object of each RoI, (R,), and labels 1, 0 or -1.
+    The class of each RoI of an image, int64 of shape (R,): K is background, -1 is "ignore".
+    Detectron2's matcher gives the object of each RoI, (R,), and labels 1, 0 or -1, (R,).
     """
     if len(gt_classes) == 0:
         return torch.full_like(matched_idxs, num_classes)
@@ -52,8 +52,8 @@ def candidates(
     rois: Sequence[Instances], targets: Sequence[Instances], num_classes: int, ioa_thresh: float
 ) -> list[Tensor]:
     """
-    For each image the int64 indices of its RoIs that may be mined. Background with the share
-    ``ioa_thresh`` of its area in one of the ``ignore_regions`` of the ground truth may not.
+    For each image, the int64 indices of its RoIs that may be mined. Left out are RoIs labelled
+    "ignore", and background with a share >= ``ioa_thresh`` of its area in an ignore region.
     """
     keep = []
     for roi, target in zip(rois, targets):
@@ -68,8 +68,8 @@ def candidates(
 
 class IgnoreRegions:
     """
-    The crowd regions of one image, absolute XYXY pixels, in a form that travels as a field of its
-    ``Instances``: a sequence of their length that keeps all regions, whatever part is taken.
+    The crowd regions of one image, in absolute XYXY pixels, as a field of its ``Instances``. Its
+    length is the number of instances, and every part of it keeps all regions.
     """
 
     def __init__(self, boxes: Boxes, num_instances: int):
@@ -84,7 +84,7 @@ class IgnoreRegions:
 
     @staticmethod
     def cat(parts: "list[IgnoreRegions]") -> "IgnoreRegions":
-        """For ``Instances.cat``, as when images are pasted together."""
+        """For ``Instances.cat``, for example when images are pasted together."""
         return IgnoreRegions(Boxes.cat([p.boxes for p in parts]), sum(map(len, parts)))
 
     def to(self, *args: Any, **kwargs: Any) -> "IgnoreRegions":
@@ -93,18 +93,18 @@ class IgnoreRegions:
 
 class CrowdDatasetMapper(DatasetMapper):
     """
-    Detectron2's mapper, which drops annotations with ``iscrowd: 1``; this one keeps their boxes,
-    transformed like the image, as ``ignore_regions`` of the instances. All numbers become floats.
+    Detectron2's mapper drops annotations with ``iscrowd: 1``. This one keeps their boxes,
+    transformed like the image, as ``ignore_regions`` of the instances. Coordinates become floats.
     """
 
     def _transform_annotations(self, dataset_dict, transforms, image_shape) -> None:
         annotations, recompute_boxes = dataset_dict["annotations"], self.recompute_boxes
-        for a in annotations:  # Detectron2 would resize whole numbers to whole pixels.
+        for a in annotations:  # Detectron2 would truncate resized integers.
             a["bbox"] = list(map(float, a["bbox"]))
             if isinstance(a.get("segmentation"), list):
                 a["segmentation"] = [np.array(p, dtype=float) for p in a["segmentation"]]
         crowds = [a for a in annotations if a.get("iscrowd", 0) != 0]
-        self.recompute_boxes &= len(annotations) > len(crowds)  # without masks it would fail
+        self.recompute_boxes &= len(annotations) > len(crowds)  # it would fail without masks
         try:
             super()._transform_annotations(dataset_dict, transforms, image_shape)
         finally:

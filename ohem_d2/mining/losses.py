@@ -1,5 +1,5 @@
 """
-The loss of each RoI, as the box predictor defines it, before it takes the mean.
+The loss of each RoI, as the box predictor defines it, before the mean is taken.
 
 Shape shorthand: R RoIs over all images, K foreground classes; class K is background.
 """
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 
 NAMES = ("loss_cls", "loss_box_reg")
 _IOU_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
-# A subclass that overrides one of these below the class that is described has another loss.
+# A subclass of a registered class that overrides one of these has another loss.
 _LOSS_METHODS = ("losses", "box_reg_loss", "sigmoid_cross_entropy_loss")
 
 
 class CannotMine(TypeError):
-    """Heads or a predictor that OHEM cannot rank by as they are; the text says what to do."""
+    """OHEM cannot rank RoIs with these heads or this predictor. The text says what to do."""
 
 
 @functools.singledispatch
@@ -30,15 +30,15 @@ def per_roi_losses(
     predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, Tensor]:
     """
-    The losses of every RoI (paper Sec. 4.1), ``{"loss_cls": (R,), "loss_box_reg": (R,)}``: the mean
+    The losses of every RoI (paper Sec. 4.1), ``{"loss_cls": (R,), "loss_box_reg": (R,)}``. The mean
     of each over the R RoIs is the loss of that name that the predictor trains on, weights included.
-    Predictors with losses of their own are described by a function of these arguments,
-    ``@ohem_d2.per_roi_losses.register(TheirClass)``; others raise CannotMine.
+    For predictors with losses of their own, register a function of the same arguments with
+    ``@ohem_d2.per_roi_losses.register(TheirClass)``. Others raise CannotMine.
 
     Args:
-        predictor: a ``FastRCNNOutputLayers`` or a described one, perhaps in a transparent wrapper.
-        predictions: scores (R, K + 1) and deltas (R, 4K) or (R, 4), or what the described one
-            predicts; in float32 while RoIs are ranked.
+        predictor: a ``FastRCNNOutputLayers`` or a registered class, also in a transparent wrapper.
+        predictions: scores (R, K + 1) and deltas (R, 4K) or (R, 4), or what the registered
+            class predicts; in float32 while RoIs are ranked.
         proposals: labelled, with ``proposal_boxes`` and ``gt_boxes`` in absolute XYXY pixels and
             ``gt_classes`` in [0, K], R in all. Without objects, ``gt_boxes`` may be missing.
     """
@@ -57,7 +57,7 @@ def fast_rcnn_losses(
     check_predictor(predictor)
     scores, deltas = predictions
     gt_classes = torch.cat([p.gt_classes for p in proposals])
-    if getattr(predictor, "use_sigmoid_ce", False):  # a sum over the classes; background is zeros
+    if getattr(predictor, "use_sigmoid_ce", False):  # a sum over classes; background has only zeros
         target = F.one_hot(gt_classes, scores.shape[1])[:, :-1].to(scores.dtype)
         losses = F.binary_cross_entropy_with_logits(scores[:, :-1], target, reduction="none")
         return with_box_regression(predictor, losses.sum(dim=1), deltas, proposals)
@@ -69,16 +69,16 @@ def with_box_regression(
     predictor: FastRCNNOutputLayers, loss_cls: Tensor, deltas: Tensor, proposals: list[Instances]
 ) -> dict[str, Tensor]:
     """
-    Both losses, weighted, of predictors that differ from ``FastRCNNOutputLayers`` in the
-    classification loss alone, (R,). The localization loss, 0 for background, is that of its
-    ``box_reg_loss``; ``deltas`` are (R, 4) or (R, 4K).
+    Both losses, weighted, for predictors that differ from ``FastRCNNOutputLayers`` only in their
+    classification loss, ``loss_cls`` (R,). The localization loss is that of ``box_reg_loss``, and 0
+    for background. ``deltas`` are (R, 4) or (R, 4K).
     """
     boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
     gt_boxes = [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
     gt_classes, num_classes = torch.cat([p.gt_classes for p in proposals]), predictor.num_classes
-    # Background goes through with harmless boxes: to pick the foreground, the host would wait.
+    # Background gets harmless boxes, because indexing the foreground would make the host wait.
     foreground = ((gt_classes >= 0) & (gt_classes < num_classes))[:, None]
-    size = boxes.shape[1]  # 5 of rotated boxes
+    size = boxes.shape[1]  # 5 for rotated boxes
     harmless = boxes.new_tensor([0.0, 0.0, 1.0, 1.0] if size == 4 else [1.0] * size)
     boxes = torch.where(foreground, boxes, harmless)
     gt_boxes = torch.where(foreground, torch.cat(gt_boxes), harmless)
@@ -94,7 +94,7 @@ def with_box_regression(
         loss = smooth_l1_loss(deltas, target, beta=beta, reduction="none").sum(dim=1)
     elif kind in _IOU_LOSSES:
         predicted = transform.apply_deltas(deltas, boxes)
-        # They assert that boxes are in order, which a NaN is not: it comes back afterwards.
+        # These losses assert x0 <= x1, which fails for NaN. The NaN is put back afterwards.
         finite = torch.isfinite(predicted).all(dim=1)
         predicted = torch.where(finite[:, None], predicted, boxes)
         loss = _IOU_LOSSES[kind](predicted, gt_boxes, reduction="none")
@@ -107,7 +107,7 @@ def with_box_regression(
 
 
 def check_predictor(predictor: nn.Module) -> None:
-    """Raises CannotMine for losses that nobody has described, or that draw at random."""
+    """Raises CannotMine for losses that are not registered, or that draw random samples."""
     predictor = unwrapped(predictor)
     name, bases = type(predictor).__name__, type(predictor).__mro__
     described = next(base for base in bases if base in per_roi_losses.registry)
@@ -127,7 +127,7 @@ def check_predictor(predictor: nn.Module) -> None:
 def losses_to_rank_by(
     predictor: nn.Module, predictions: Any, proposals: list[Instances]
 ) -> dict[str, Tensor]:
-    """:func:`per_roi_losses`, checked, in float32 whatever predictions and autocast are in."""
+    """Checked :func:`per_roi_losses`, in float32 even if predictions or autocast are not."""
     check_predictor(predictor)
     device = next((p.device.type for p in predictor.parameters()), "cpu")
     with torch.autocast(device, enabled=False):
@@ -140,7 +140,7 @@ def losses_to_rank_by(
 
 
 def unwrapped(predictor: nn.Module) -> nn.Module:
-    """The module in transparent wrappers (``torch.compile``, ``checkpoint_wrapper``), if any."""
+    """The module without transparent wrappers (``torch.compile``, ``checkpoint_wrapper``)."""
     inner, known = predictor, per_roi_losses.dispatch
     while known(type(inner)) is _not_described and not hasattr(type(inner), "losses"):
         children = list(inner.children())

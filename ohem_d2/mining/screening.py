@@ -1,7 +1,7 @@
 """
 Screening: a cheap stand-in for the box head says which RoIs are worth an exact score.
-RoIs are pooled to T x T instead of S x S bins, with one sample each. What the first layer of the
-head would give on their bilinear interpolation is folded into its weights, once for each pass.
+RoIs are pooled to T x T instead of S x S bins, with one sample per bin. The bilinear interpolation
+to S x S is folded into the weights of the head's first layer, once per pass.
 """
 
 import copy
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from .scoring import Score
 from .selection import order_by_loss
 
-BINS = 4  # T: the cheapest that finds the hard RoIs
+BINS = 4  # T: the smallest that still finds the hard RoIs
 
 
 def coarse_scorer(heads: nn.Module, features: dict[str, Tensor]) -> Score:
-    """The stand-in for scoring with heads that :func:`can_screen` holds for."""
+    """The stand-in for ``score_rois`` of heads for which :func:`can_screen` is true."""
     layers, name, pooler = _layers(heads.box_head), first_linear(heads), heads.box_pooler
     weight = layers.get_parameter(f"{name}.weight")
     weights = {f"{name}.weight": fold_interpolation(weight, pooler.output_size[0], BINS)}
@@ -41,7 +41,7 @@ def can_screen(heads: nn.Module) -> bool:
 
 
 def most_promising(rois: list[Instances], ranking: Tensor, num: int) -> list[Instances]:
-    """The ``num`` RoIs of each image with the highest ranking loss, (R,), in their order."""
+    """The ``num`` RoIs of each image with the highest ``ranking``, (R,), in their given order."""
     parts = ranking.split(list(map(len, rois)))
     return [roi[order_by_loss(part)[:num].sort().values] for roi, part in zip(rois, parts)]
 
@@ -58,8 +58,8 @@ def coarse_pooler(pooler: nn.Module, bins: int) -> nn.Module:
 
 def fold_interpolation(weight: Tensor, side: int, bins: int) -> Tensor:
     """
-    From the weight of a linear layer on flattened RoIs, (outputs, C * S * S), to the one, (outputs,
-    C * T * T), that gives for RoIs (R, C, T, T) what it gives for their interpolation to S x S.
+    Fold an interpolation from T x T to S x S into the weight of a linear layer on flattened RoIs:
+    from (outputs, C * S * S) to (outputs, C * T * T), for flattened RoIs (R, C, T, T).
     """
     basis = torch.eye(bins * bins, device=weight.device, dtype=weight.dtype)
     basis = basis.view(bins * bins, 1, bins, bins)
@@ -68,7 +68,7 @@ def fold_interpolation(weight: Tensor, side: int, bins: int) -> Tensor:
 
 
 def first_linear(heads: nn.Module) -> str | None:
-    """The name of the linear layer on S x S bins that the box head begins with, if it does."""
+    """The name of the box head's first layer if that is linear, on S x S bins; else None."""
     layers, bins = _layers(heads.box_head), heads.box_pooler.output_size[0] ** 2
     for name, module in layers.named_children() if isinstance(layers, nn.Sequential) else ():
         if type(module) is nn.Linear and "weight" in dict(module.named_parameters()):
@@ -79,7 +79,7 @@ def first_linear(heads: nn.Module) -> str | None:
 
 
 def _layers(box_head: nn.Module) -> nn.Module:
-    """The layers of the (first) box head, in transparent wrappers or not."""
+    """The layers of the (first) box head, without transparent wrappers."""
     inner = box_head[0] if isinstance(box_head, nn.ModuleList) else box_head
     while not isinstance(inner, nn.Sequential) and len(list(inner.children())) == 1:
         (inner,) = inner.children()

@@ -8,10 +8,10 @@ from detectron2.layers import batched_nms_rotated
 from torch import Tensor
 from torchvision.ops import nms
 
-# From losses, is_foreground and image_index of S RoIs, hardest first, num_images N and num_samples
-# B/N to a bool of shape (S,): those that are mined
+# Takes losses, is_foreground and image_index of S RoIs, hardest first, num_images (N) and
+# num_samples (B/N). Returns a bool of shape (S,): True for RoIs that are mined.
 Budget = Callable[[Tensor, Tensor, Tensor, int, int], Tensor]
-GROUP_BY_GROUP = ("cpu",)  # where one NMS compares all pairs of boxes, of whatever groups
+GROUP_BY_GROUP = ("cpu",)  # devices where one NMS call would compare boxes across groups
 
 
 def select_hard_examples(
@@ -24,16 +24,16 @@ def select_hard_examples(
     nms_scope: str = "class",
 ) -> Tensor:
     """
-    The hard examples of one image (paper Sec. 4.2): from the highest loss down, without those whose
-    IoU with a harder one is above ``nms_thresh``, at most ``num_samples``, B/N. Returns int64
-    indices into the R RoIs, hardest first.
+    Select the hard examples of one image (paper Sec. 4.2): NMS drops each RoI whose IoU with a
+    harder, kept one is above ``nms_thresh``, and the ``num_samples`` (B/N) highest losses remain.
+    Returns int64 indices into the R RoIs, hardest first.
 
     Args:
         losses: of shape (R,). NaN and infinity are the hardest; equal losses keep their order.
-        boxes: of shape (R, 4), absolute XYXY pixels. Areas have no +1 pixel, as in Detectron2.
-        gt_classes: int64 of shape (R,). Labels below 0, "ignore", are never chosen.
-        nms_scope: RoIs of one "class" alone suppress each other (the authors' release); all do,
-            "agnostic"; or "none", no NMS. ValueError for another one.
+        boxes: of shape (R, 4), absolute XYXY pixels. Areas are without +1 pixel, as in Detectron2.
+        gt_classes: int64 of shape (R,). RoIs with labels below 0 ("ignore") are never chosen.
+        nms_scope: "class", only RoIs of the same class suppress each other (the authors' release);
+            "agnostic", all do; or "none", no NMS. Raises ValueError for other values.
     """
     if num_samples < 0:
         raise ValueError(f"num_samples = {num_samples!r}; allowed: a whole number >= 0")
@@ -44,7 +44,7 @@ def select_hard_examples(
 
 
 def order_by_loss(losses: Tensor) -> Tensor:
-    """Sort (R,) from high to low. NaN and infinity come first; ties keep their order."""
+    """Indices that sort (R,) from high to low. NaN, infinity come first; ties keep their order."""
     losses = torch.where(torch.isfinite(losses), losses, float("inf"))
     return torch.sort(losses, descending=True, stable=True).indices
 
@@ -58,9 +58,9 @@ def nms_by_loss(
     nms_scope: str,
 ) -> Tensor:
     """
-    NMS with the loss instead of the score, for all R RoIs of all images in one call: int64 indices
-    of the S survivors, hardest first. ``boxes`` are (R, 4), absolute XYXY pixels, or (R, 5),
-    rotated, which needs Detectron2's compiled ops.
+    NMS with the loss instead of the score, for all R RoIs of all images in one call. Returns int64
+    indices of the S survivors, hardest first. ``boxes`` are absolute XYXY pixels, (R, 4), or
+    rotated, (R, 5). Rotated boxes need Detectron2's compiled ops.
     """
     if nms_scope not in ("class", "agnostic", "none"):
         raise ValueError(f"nms_scope = {nms_scope!r}; allowed: 'class', 'agnostic' or 'none'")
@@ -72,10 +72,10 @@ def nms_by_loss(
     # The ranks serve as scores: they have no ties and no NaN.
     scores = -torch.arange(len(order), device=order.device, dtype=torch.float64)
     if boxes.shape[1] == 5:
-        # Detectron2 moves the groups apart in float32: the fewer numbers, the less is rounded.
+        # Detectron2 offsets the groups in float32. Small group numbers lose less to rounding.
         group = torch.unique(group, return_inverse=True)[1]
         return order[batched_nms_rotated(boxes, scores.to(boxes.dtype), group, nms_thresh)]
-    boxes = boxes.double()  # in float32 IoUs next to the threshold would tip over
+    boxes = boxes.double()  # float32 would round some IoUs across the threshold
     if boxes.device.type in GROUP_BY_GROUP:
         group, index = torch.sort(group, stable=True)
         parts = index.split(torch.unique_consecutive(group, return_counts=True)[1].tolist())
@@ -91,7 +91,7 @@ def nms_groups(gt_classes: Tensor, image_index: Tensor, nms_scope: str) -> Tenso
 
 
 def separated(boxes: Tensor, group: Tensor) -> Tensor:
-    """Float64 boxes (R, 4), each group moved by whole pixels to where no other's box reaches."""
+    """Float64 boxes (R, 4), with groups moved apart by whole pixels so that none overlap."""
     return boxes + group[:, None] * (torch.ceil(boxes.max() - boxes.min()) + 1)
 
 
@@ -104,8 +104,8 @@ def per_image(
 
 def quota(positive_fraction: float) -> Budget:
     """
-    In each image the hardest foreground, up to ``positive_fraction * num_samples``, and the hardest
-    background for the rest (mmdetection's OHEMSampler).
+    Make a :data:`Budget` (mmdetection's OHEMSampler): in each image the hardest foreground, at most
+    ``positive_fraction * num_samples``, and the hardest background for the rest.
     """
 
     def choose(losses, is_foreground, image_index, num_images, num_samples):
@@ -118,12 +118,12 @@ def quota(positive_fraction: float) -> Budget:
 
 
 def image_of_each(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """The image of each of R RoIs, int64 of shape (R,), of constants: no copy from the host."""
+    """The image index of each of R RoIs, int64 (R,), made on the device: no copy from the host."""
     return torch.cat([torch.full((size,), i, device=device) for i, size in enumerate(sizes)])
 
 
 def split_by_image(indices: Tensor, image_index: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """From indices into the R RoIs of all images to those of each image into its own RoIs."""
+    """Split indices into the R RoIs of all images by image, as indices into its own RoIs."""
     image_index = image_index[indices]
     order = torch.sort(image_index, stable=True).indices
     # One transfer from the device, whatever the number of images
@@ -133,10 +133,10 @@ def split_by_image(indices: Tensor, image_index: Tensor, sizes: Sequence[int]) -
 
 
 def _place_in_group(group: Tensor, num_groups: int) -> Tensor:
-    """The number of RoIs of its group that come before each one, int64 of shape (R,)."""
+    """How many RoIs of the same group come before each RoI, int64 of shape (R,)."""
     return _one_hot(group, num_groups).cumsum(dim=0).gather(1, group[:, None]).squeeze(1) - 1
 
 
 def _one_hot(index: Tensor, num: int) -> Tensor:
-    """As ``torch.nn.functional.one_hot``, which looks at the values and waits for the device."""
+    """Like ``torch.nn.functional.one_hot``, which reads the values and so waits for the device."""
     return (index[:, None] == torch.arange(num, device=index.device)).long()

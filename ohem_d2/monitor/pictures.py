@@ -1,4 +1,4 @@
-"""Pictures of what was mined: those that VIS_PERIOD puts into Detectron2's event storage."""
+"""Pictures of what was mined. VIS_PERIOD puts them into Detectron2's event storage."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +20,8 @@ NUM_LABELS = 25  # more would hide each other
 
 class MiningPictures:
     """
-    A watcher of ROI heads: every ``period`` iterations :func:`draw_mining`, ``ohem/mined``, with
-    the losses of the hardest RoIs. The input of the model has this format, mean and deviation.
+    A watcher of ROI heads. Every ``period`` iterations it logs ``ohem/mined``: :func:`draw_mining`
+    with the losses of the hardest RoIs. Mean, deviation and format are those of the model's input.
     """
 
     def __init__(self, period: int, pixel_mean: Sequence, pixel_std: Sequence, input_format: str):
@@ -35,7 +35,7 @@ class MiningPictures:
         return cls(*how) if cfg.VIS_PERIOD > 0 else None
 
     def due(self) -> bool:
-        """Only the main process has a writer that takes the pictures out of the storage."""
+        """Every ``period`` iterations, in the main process: only that one has a writer."""
         return get_event_storage().iter % self._period == 0 and comm.is_main_process()
 
     def show(self, mining: Mining) -> None:
@@ -43,7 +43,7 @@ class MiningPictures:
         if mining.rois[0].proposal_boxes.tensor.shape[1] != 4:
             return
         image = mining.images[0].detach().float().cpu() * self._std + self._mean
-        if not self._format.startswith("YUV"):  # which is in float, from 0 to 1
+        if not self._format.startswith("YUV"):  # YUV is float, from 0 to 1
             image = image.round().clamp(0, 255).byte()
         image = convert_image_to_rgb(image.permute(1, 2, 0), self._format)
         hard = mining.hard[mining.image_index[mining.hard] == 0][:NUM_LABELS]
@@ -55,9 +55,9 @@ class MiningPictures:
 
 def draw_mining(mining: Mining, image: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """
-    What was mined on the first image: proposals in grey, survivors of NMS in yellow, mined RoIs in
-    blue (foreground) and red (background), objects in green; the first, with ``labels``, in bold.
-    ``image`` is uint8 and RGB, (H, W, 3), of any size; the result is enlarged.
+    Draw what was mined on the first image: proposals in grey, survivors of NMS in yellow, mined
+    RoIs in blue (foreground) and red (background), objects in green. The hardest RoIs get the
+    ``labels`` and bold lines. ``image`` is uint8 RGB, (H, W, 3), of any size; it is resized.
     """
     zoom = min(max(800 / min(image.shape[:2]), 1.0), 1600 / max(image.shape[:2]))
     height, width = (round(length * zoom) for length in image.shape[:2])

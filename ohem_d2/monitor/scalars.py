@@ -11,17 +11,17 @@ from ..mining.record import Mining
 
 logger = logging.getLogger(__name__)
 
-# Foreground or background starves if over so many iterations it is at most this share of the mined
-# RoIs, although at most a tenth of its candidates was mined.
+# Foreground or background starves if, over this many iterations, it is at most this share of the
+# mined RoIs, although less than a tenth of its candidates was mined.
 _WINDOW, _STARVING = 200, {"foreground": 0.05, "background": 0.15}
 _REMEDY = {
-    "foreground": "Foreground is learned, or drowns in background. Raise "
+    "foreground": "Foreground is either learned, or drowned out by background. Raise "
     "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
     "background": "The localization loss outweighs the classification loss in the ranking. Lower "
     "MODEL.ROI_HEADS.OHEM.RANK_LOC_WEIGHT or raise MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
 }
 _NOT_REACHED = (
-    "none was overlapped by as much as MODEL.ROI_HEADS.IOU_THRESHOLDS asks for. Lower it, or set "
+    "none overlaps a RoI by as much as MODEL.ROI_HEADS.IOU_THRESHOLDS. Lower it, or set "
     "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT True"
 )
 
@@ -29,8 +29,8 @@ _NOT_REACHED = (
 def log_mining(mining: Mining, prefix: str = "") -> dict[str, float]:
     """
     Put scalars into the event storage, averaged over the images, and return them: numbers and mean
-    losses of candidates (with SCREENING those scored exactly), survivors of NMS and mined RoIs, and
-    the lowest ranking loss that was mined, ``cut``. Detectron2 prints names with "loss" as losses.
+    losses of candidates (with SCREENING: those scored exactly), NMS survivors and mined RoIs, and
+    ``cut``, the lowest ranking loss mined. No name has "loss": Detectron2 would print it as one.
     """
     ranking, hard, num_images = mining.ranking, mining.hard, len(mining.rois)
     finite = torch.isfinite(torch.stack([ranking, *mining.losses.values()])).all(dim=0)
@@ -54,13 +54,13 @@ def log_mining(mining: Mining, prefix: str = "") -> dict[str, float]:
     scalars["num_survivors"] = len(mining.survivors) / num_images
     storage, stage = get_event_storage(), f"stage{mining.stage}/" if mining.stage else ""
     storage.put_scalars(**{f"{prefix}ohem/{name}": value for name, value in scalars.items()})
-    for kind in ("fg", "bg"):  # as Detectron2 counts them, for each stage of a cascade
+    for kind in ("fg", "bg"):  # Detectron2's own names, for each stage of a cascade
         storage.put_scalar(f"{stage}roi_head/num_{kind}_samples", scalars[f"num_{kind}"])
     return scalars
 
 
 class MiningMonitor:
-    """Logs each selection; says once what of it looks wrong, and what else has to be said once."""
+    """Logs each selection, and warns once about each thing that looks wrong."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -68,13 +68,13 @@ class MiningMonitor:
         self._window_start = 0
 
     def say_once(self, message: str, what: str = "") -> None:
-        """Warn, unless there is nothing to say, or of ``what`` was warned already."""
+        """Warn, unless the message is empty or there was a warning about ``what`` before."""
         if message and (what or message) not in self._said:
             self._said.add(what or message)
             logger.warning(message)
 
     def look_at(self, mining: Mining, prefix: str, is_iteration: bool) -> None:
-        """At a selection, of an iteration of the training or not. See :func:`log_mining`."""
+        """Log a selection, see :func:`log_mining`. Warn only if it is of a training iteration."""
         scalars, iteration = log_mining(mining, prefix), get_event_storage().iter
         if not is_iteration:
             return
@@ -86,7 +86,7 @@ class MiningMonitor:
             self._window_start = iteration
         self._sums.update({name: value * len(mining.rois) for name, value in scalars.items()})
         self._sums["objects"] += sum(map(len, mining.targets))
-        if iteration - self._window_start >= _WINDOW:  # a cascade may mine several times in one
+        if iteration - self._window_start >= _WINDOW:  # not calls: cascades may mine several times
             self._look_at_window()
             self._sums.clear()
 

@@ -1,4 +1,4 @@
-"""Look for what would stop a run: at its start, and with all images by ``--check``."""
+"""Find what would stop a run: at its start, or in all images with ``--check``."""
 
 import contextlib
 import logging
@@ -43,14 +43,14 @@ def check_output(output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir):
             pass
-    except (OSError, ValueError) as e:  # the latter for a name that none can have
+    except (OSError, ValueError) as e:  # ValueError: no folder can have this name
         raise InputError(f"OUTPUT_DIR = {output_dir!r} cannot be written to: {e}") from e
 
 
 def check_data(cfg: CfgNode, training: bool = True) -> list[str]:
     """
-    Check registered data sets at the start of a run, but for what is checked when they are loaded
-    to train on. Returns what of the test data is odd; InputError for what would stop the run.
+    Check registered data sets at the start of a run, except for what loading the training data
+    checks. Returns what is odd in the test data. InputError for what would stop the run.
     """
     notes, splits = [], ("TRAIN", "TEST") if training else ("TEST",)
     for split, name in [(s, name) for s in splits for name in cfg.DATASETS[s]]:
@@ -76,21 +76,21 @@ def check_whole(
     overwrite: bool = False,
 ) -> None:
     """
-    Print what is wrong with the configuration, which is not changed, and with all of its data;
-    InputError if something would stop a training, or an evaluation alone. With ``resume``, or to
-    ``overwrite`` it, OUTPUT_DIR may have a run. ``classes`` are those of ``register_datasets``.
+    Print what is wrong with the configuration, which is not changed, and with all of its data.
+    InputError if something would stop a training, or else an evaluation. OUTPUT_DIR may have a run
+    with ``resume`` or ``overwrite``. ``classes`` are those of ``register_datasets``.
     """
     cfg, found = cfg.clone(), _Found()
     train, test = cfg.DATASETS.TRAIN if training else (), cfg.DATASETS.TEST
     if wrong := list(config_faults(cfg, training)):
-        found.faults["The configuration"] = [Fault("values that do not do", wrong)]
+        found.faults["The configuration"] = [Fault("value(s) that are not allowed", wrong)]
     names = list(dict.fromkeys(filter(is_text, (*train, *test))))
     for name in filter(is_own, names):
         with found.by(name):
             found.faults[name] += file_faults(name)
     unsound = {name for name in names if found.stops(name)}
     with found.by("The data sets together"):
-        # Those to train on may name classes of those to test on.
+        # Training data may name classes that the test data lack.
         sound = [n for n in (*cfg.DATASETS.TRAIN, *test) if is_text(n) and n not in unsound]
         if classes := register_datasets(sound, classes):
             set_num_classes(cfg, len(classes))
@@ -102,7 +102,7 @@ def check_whole(
                 run_folder.release(cfg.OUTPUT_DIR)
         with found.by("The configuration"):
             if notes := _build(cfg, training, resume):
-                found.faults["The configuration"] += [Fault("things to know", notes, "told")]
+                found.faults["The configuration"] += [Fault("thing(s) to know", notes, "told")]
     objects, of_all = {}, {}
     if found.stops("The data sets together"):
         unsound |= {*names} - {*DatasetCatalog.list()}
@@ -119,7 +119,7 @@ def check_whole(
     for name in filter(of_all.get, test):
         found.faults[name] += shared_images(trained_on, of_all[name])
     if train and {*train} <= {*objects} and not any(objects[name] for name in train):
-        empty = Fault("data sets without an object to train on", list(train))
+        empty = Fault("data set(s) without an object to train on", list(train))
         found.faults["The training data"] = [empty]
     if not any(map(found.stops, list(found.faults))):
         with found.by("The start of a run"):
@@ -128,7 +128,7 @@ def check_whole(
 
 
 class _Found:
-    """Faults by what they are about."""
+    """Faults, by subject."""
 
     def __init__(self):
         self.faults: dict[str, list[Fault]] = defaultdict(list)
@@ -146,7 +146,7 @@ class _Found:
         return sum(fault.stops for fault in self.faults[about])
 
     def tell(self) -> None:
-        """Print all; InputError if one stops a run."""
+        """Print all faults. InputError if one stops a run."""
         for about, faults in self.faults.items():
             for fault in faults:
                 print(f"{printable(about)}: {fault.text()}")
@@ -176,7 +176,7 @@ def _build(cfg: CfgNode, training: bool, resume: bool) -> list[str]:
 
 @contextlib.contextmanager
 def _without_architecture() -> Iterator[None]:
-    """DefaultTrainer logs the model that it builds, in hundreds of lines."""
+    """Silence DefaultTrainer, which logs the model that it builds in hundreds of lines."""
     log = logging.getLogger(DefaultTrainer.__module__)
     level = log.level
     log.setLevel(logging.WARNING)

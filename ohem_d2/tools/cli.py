@@ -1,20 +1,22 @@
 """
-``python -m ohem_d2``: a command is a module of this folder with ``add_arguments(parser)`` and
-``run(args)``, and its docstring is its help.
+``python -m ohem_d2``. A command is a module of this folder with ``add_arguments(parser)`` and
+``run(args)``. The module's docstring is the command's help.
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 
+import torch
 from detectron2.utils.logger import setup_logger
 
 from .errors import errors_in_one_line
 from .trust import trusting
 
 COMMANDS = {
-    "compare": "does OHEM help on your data? trains with and without, and answers",
+    "compare": "does OHEM help on your data? trains with and without it, and compares",
     "inspect": "what OHEM picks on images, and why",
     "report": "curves and hardest images of a training run, in one HTML file",
     "collect-env": "what a bug report needs to say about the environment",
@@ -22,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command: its name and arguments. SystemExit says what is wrong with the input."""
+    """Run a command, given by name and arguments. SystemExit says what is wrong with the input."""
     setup_logger()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m ohem_d2")
@@ -49,11 +51,11 @@ def _names(text: str) -> list[str]:
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, *flags: str) -> None:
-    """Add those of these flags that several commands have."""
-    classes = "of Pascal VOC data that may not have all, in the order of their ids"
-    modules = "registers parts of the model or data sets; its add_..._config(cfg) are called"
-    anew = "begin anew in an OUTPUT_DIR that has a run, which is set aside in earlier_1 or so"
-    trust = "configuration, weights and proposals may run code: they come from where you trust"
+    """Add flags that several commands share."""
+    classes = "all classes of Pascal VOC data that may lack some, in the order of their ids"
+    modules = "to import: registers models or data sets; its add_..._config(cfg) is called"
+    anew = "start over in an OUTPUT_DIR that has a run; that run is moved to earlier_1, ..."
+    trust = "let configuration, weights and proposals run code, as you trust their source"
     several = {"action": "append", "default": [], "dest": "modules", "metavar": "MODULE"}
     options = {
         "--classes": {"type": _names, "default": [], "metavar": "NAME,NAME...", "help": classes},
@@ -65,8 +67,16 @@ def add_shared_arguments(parser: argparse.ArgumentParser, *flags: str) -> None:
         parser.add_argument(flag, **options[flag])
 
 
+def device(text: str) -> str:
+    """The type of an argument that is a device of PyTorch."""
+    with contextlib.suppress(RuntimeError):
+        return str(torch.device(text))
+    hint = "KEY VALUE pairs go before this option, or after another one"
+    raise argparse.ArgumentTypeError(f"{text!r}; allowed: cpu, cuda:0 or another device; {hint}")
+
+
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number, ``least`` or more."""
+    """The type of an argument: a whole number, ``least`` or more."""
 
     def whole(text: str) -> int:
         if not text.isdecimal() or int(text) < least:

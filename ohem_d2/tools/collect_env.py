@@ -17,13 +17,13 @@ from tabulate import tabulate
 import ohem_d2
 
 _HOW_TO_REPORT = """\
-Report a bug with all of the above, the command, and of OUTPUT_DIR config.yaml and log.txt; of a
-result that you did not expect metrics.json, and that of the same run with Detectron2's own heads;
-and, if you can, a few images and annotations, or a random model, that show it."""
+Report a bug with all of the above, the command, and config.yaml and log.txt of OUTPUT_DIR. For an
+unexpected result, add metrics.json, and that of the same run with Detectron2's own heads. If you
+can, add a few images with annotations, or a random model, that show the bug."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """This command takes no arguments."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def collect_env_info() -> str:
     """Detectron2's report on the environment, followed by ours."""
     try:
         of_detectron2 = collect_env.collect_env_info()
-    except Exception as e:  # it must not keep back the rest, and is itself worth reporting
+    except Exception as e:  # it must not hide the rest, and is worth reporting itself
         of_detectron2 = f"detectron2.utils.collect_env failed: {e!r}"
     heads = [n for n, c in ROI_HEADS_REGISTRY if issubclass(c, ohem_d2.OHEMMixin)]
     versions = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
@@ -53,4 +53,4 @@ def has_compiled_ops() -> bool:
     """Whether Detectron2's compiled ops, which rotated boxes need, are there and load."""
     with contextlib.suppress(ImportError, OSError):
         import detectron2._C  # noqa: F401
-    return hasattr(torch.ops.detectron2, "nms_rotated")  # v0.6 registers no other there
+    return hasattr(torch.ops.detectron2, "nms_rotated")  # the only op that v0.6 registers

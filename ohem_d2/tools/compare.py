@@ -1,12 +1,12 @@
 """
 Does OHEM help on your data? Trains the same detector with random sampling and with OHEM, with
-several seeds, and answers. ::
+several seeds, and compares the results. ::
 
     python -m ohem_d2 compare --train-data coco:mine/train.json:mine/images \\
         --test-data coco:mine/test.json:mine/images
 
-The same command again goes on with what was interrupted. OUTPUT/compare.html has the answer, and
-OUTPUT/compare.json its figures.
+Run the same command again to continue an interrupted comparison. OUTPUT/compare.html has the
+answer, and OUTPUT/compare.json has the numbers.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from detectron2.config import CfgNode
 
 from . import runs
 from .check import check_whole
-from .cli import add_shared_arguments, at_least
+from .cli import add_shared_arguments, at_least, device
 from .comparison import one_run, paired, plan
 from .comparison.page import write_page
 from .data.datasets import FORMS, name_of_negatives
@@ -37,21 +37,21 @@ Results = dict[str, dict[int, dict]]  # by variant and seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """See --help."""
+    """Add the command's arguments, see --help."""
     add = parser.add_argument
     data = f"{FORMS}, or a registered name; may be repeated"
     add("--train-data", action="append", required=True, metavar="DATA", help=data)
-    split = "; without it, a fifth of the images to train on is tested on, by a fixed seed"
+    split = "; default: a fifth of the training images, chosen with a fixed seed"
     add("--test-data", action="append", metavar="DATA", help=f"the same{split}")
-    samplers = f"{plan.FORMS}; the first is compared with"
+    samplers = f"{plan.FORMS}; the others are compared with the first"
     add("--samplers", nargs="+", default=["random:128", "ohem:128"], metavar="S", help=samplers)
-    add("--seeds", type=at_least(1), default=3, help="how many (default: %(default)s)")
-    add("--config-file", metavar="FILE", help="or a name in the model zoo, instead of the proxy")
+    add("--seeds", type=at_least(1), default=3, help="number of seeds (default: %(default)s)")
+    add("--config-file", metavar="FILE", help="or a model zoo name, instead of the proxy detector")
     add("--test-negatives", metavar="FOLDER", help="images without objects, for false alarms")
     add("--output", type=Path, default=Path("output/compare"), metavar="FOLDER")
-    devices = "a run at a time on each, as cuda:0 cuda:1 or cpu cpu"
-    add("--devices", nargs="+", default=plan.default_devices(), help=devices)
-    add("--threads", type=int, help="of each process")
+    devices = "one run at a time on each, e.g. cuda:0 cuda:1, or cpu cpu"
+    add("--devices", nargs="+", type=device, default=plan.default_devices(), help=devices)
+    add("--threads", type=int, help="threads of each process")
     add_shared_arguments(parser, "--import", "--trust", "--classes")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides for all samplers")
 
@@ -94,9 +94,9 @@ def variant_of(
     folder: str = "",
 ) -> runs.Variant:
     """
-    What to run for a configuration, in a folder of this name, by default that of the sampler.
-    ``{seed}`` in the names of its data stands for the seed of a run. ``modules`` are imported,
-    ``negatives`` are data.
+    The runs of a configuration, in ``folder``, which is by default named after the sampler.
+    ``{seed}`` in a name of its data stands for the seed of a run. ``modules`` are imported, and
+    ``negatives`` names images without objects.
     """
     text = cfg.dump()
     data = [name.split(":") for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
@@ -114,7 +114,7 @@ def variant_of(
 
 
 def table(results: Results) -> list[str]:
-    """Markdown: a row for each sampler, and by how much its AP and AP75 are beyond the first's."""
+    """Markdown: a row for each sampler, with the difference of AP and AP75 from the first's."""
     of_all = [result for by_seed in results.values() for result in by_seed.values()]
     keys = [key for key in COLUMNS if any(not math.isnan(r.get(key, math.nan)) for r in of_all)]
     (name, first), *_ = results.items()
@@ -130,7 +130,7 @@ def table(results: Results) -> list[str]:
 
 
 def difference(by_seed: dict[int, dict], first: dict[int, dict], key: str) -> str:
-    """The paired difference of a sampler and the first one, with its interval; "" of itself."""
+    """The paired difference of a sampler from the first, with its interval; "" for the first."""
     found = None if by_seed is first else paired.paired(values(by_seed, key), values(first, key))
     if found is None:
         return ""
@@ -139,12 +139,12 @@ def difference(by_seed: dict[int, dict], first: dict[int, dict], key: str) -> st
 
 
 def values(by_seed: dict[int, dict], key: str) -> dict:
-    """What the runs of a sampler have under a key, by seed."""
+    """The value of a key in the runs of a sampler, by seed."""
     return {seed: result[key] for seed, result in by_seed.items()}
 
 
 def sentences(results: Results) -> list[str]:
-    """For each sampler but the first, what its runs tell."""
+    """The verdict on each sampler but the first, in sentences."""
     (first, baseline), *others = results.items()
     out = []
     for name, by_seed in others:

@@ -26,8 +26,8 @@ _STYLES = {"stage1/": "dashed", "stage2/": "dotted"}
 # title, what is on it, and names of scalars without the prefix of a cascade's stage
 _PANELS = (
     ("Losses", "as trained on; total_loss is their sum", r"(total_)?loss[^/]*"),
-    ("Mined RoIs", "an image; foreground and background", r"ohem/num_(fg|bg)"),
-    ("Candidates", "an image; survivors are those left by NMS", r"ohem/num_(candidates|survivors)"),
+    ("Mined RoIs", "per image; foreground and background", r"ohem/num_(fg|bg)"),
+    ("Candidates", "per image; survivors are left after NMS", r"ohem/num_(candidates|survivors)"),
     ("Classification loss", "mean over all candidates, and over mined RoIs", r"ohem/mean_cls_\w+"),
     ("Localization loss", "mean over all candidates, and over mined RoIs", r"ohem/mean_loc_\w+"),
     ("Cut", "the lowest ranking loss that was mined", r"ohem/cut"),
@@ -37,28 +37,28 @@ _PANELS = (
 
 def read_series(run: Path) -> tuple[Series, int]:
     """
-    Read a run's metrics.json; where a resumed run repeats iterations, what of all scalars was
-    logged from there on before does not count. Returns the series, and the number of lines that
-    are no record, as the last one of a run that was killed. InputError if there is no record.
+    Read a run's metrics.json. Where a resumed run repeats iterations, the earlier values of all
+    scalars from there on are dropped. Returns the series, and the number of lines that are not a
+    record, such as the last one of a killed run. InputError if there is no record.
     """
     file = run / "metrics.json"
     if not file.is_file():
-        what = "OUTPUT_DIR should be that of a run with Detectron2, which writes it there"
+        what = "OUTPUT_DIR should be that of a Detectron2 run, which writes this file"
         raise InputError(f"{file} does not exist; {what}")
     found: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
-    start = 0  # which of the times that the run was started
+    start = 0  # counts how often the run was started before
     lines, records = file.read_text(errors="replace").splitlines(), read_metrics(run)
     broken = sum(bool(line.strip()) for line in lines) - len(records)
     for record in records:
         try:
-            # As JSON has them, numbers can be too large for a float, and an iteration none at all.
+            # In JSON a number can be too large for a float, and an iteration may not be a number.
             iteration = int(record.pop("iteration"))
             scalars = {k: float(v) for k, v in record.items() if isinstance(v, (int, float))}
         except (KeyError, TypeError, ValueError, OverflowError):
             broken += 1
             continue
-        # Detectron2 writes what was logged in an iteration before with the lines of a later one. So
-        # that alone is no sign that the run went back, but that a scalar has a value again.
+        # Detectron2 may write values of an earlier iteration after those of a later one, so this
+        # alone does not show that the run went back. A second value of a scalar does.
         again = [found[name][-1] for name in scalars if found[name]]
         if again := [point for point in again if point[0] >= iteration]:
             start += any(point[2] == start for point in again)
@@ -73,7 +73,7 @@ def read_series(run: Path) -> tuple[Series, int]:
 
 
 def metrics_notes(series: Series, broken: int) -> list[str]:
-    """Say what a reader should know about what :func:`read_series` found."""
+    """Notes for the reader about what :func:`read_series` found."""
     notes = []
     if broken:
         why = "a run that is killed while it writes leaves such a line"
@@ -84,7 +84,7 @@ def metrics_notes(series: Series, broken: int) -> list[str]:
         why = "the run had no OHEM heads, or did not get past WARMUP_ITERS"
         notes.append(f"metrics.json has no ohem/ scalars: {why}.")
     if not all(abs(v) <= _LARGEST for _, values in series.values() for v in values):
-        notes.append(f"Values that are no numbers, or above {_LARGEST:.0e}, are not drawn.")
+        notes.append(f"Values that are not numbers, or above {_LARGEST:.0e}, are not drawn.")
     if any(v > 0 for n, (_, values) in series.items() if "num_nonfinite" in n for v in values):
         notes.append("Some RoIs had a NaN or infinite loss: see ohem/num_nonfinite.")
     return notes
@@ -110,7 +110,7 @@ def plot(names: Sequence[str], series: Series) -> str:
         axes.plot(
             iterations,
             [value if abs(value) <= _LARGEST else math.nan for value in values],
-            label=label.replace("$", r"\$"),  # it is no mathematics
+            label=label.replace("$", r"\$"),  # it does not begin a formula
             color=own.get(scalar),
             linestyle=_STYLES.get(stage, "solid"),
         )

@@ -16,10 +16,10 @@ from ..monitor.pictures import draw_mining
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, color: tuple, thickness: int = 2, scale: float = 1.0
 ) -> np.ndarray:
-    """Outlines of XYXY boxes (M, 4) on an image, uint8 (H, W, 3), enlarged by ``scale``."""
+    """Draw XYXY boxes (M, 4), in pixels, on an image, uint8 (H, W, 3), and scale both first."""
     size = [round(length * scale) for length in image.shape[1::-1]]
     picture = Image.fromarray(image).resize(size, Image.BICUBIC)
-    draw, half = ImageDraw.Draw(picture), thickness // 2  # an edge is in the middle of its line
+    draw, half = ImageDraw.Draw(picture), thickness // 2  # lines are centered on the edges
     for x0, y0, x1, y1 in np.round(boxes * scale).astype(int).tolist():
         corners = (x0 - half, y0 - half, x1 + half, y1 + half)
         draw.rectangle(corners, outline=color, width=thickness)
@@ -54,11 +54,11 @@ def encode(picture: np.ndarray, suffix: str) -> bytes:
     """An RGB picture as a file of that suffix, such as ".png"."""
     file = io.BytesIO()
     kind = Image.registered_extensions()[suffix]
-    Image.fromarray(picture).save(file, kind, quality=92)  # PNG has no use for it
+    Image.fromarray(picture).save(file, kind, quality=92)  # PNG ignores quality
     return file.getvalue()
 
 
 def data_uri(content: str | bytes, kind: str) -> str:
-    """The content, of that MIME type, as an address that has it all."""
+    """The content, of this MIME type, as a data URI."""
     content = content.encode() if isinstance(content, str) else content
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

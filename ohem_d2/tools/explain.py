@@ -22,9 +22,9 @@ COLUMNS = (
 
 def mine(model: nn.Module, inputs: dict) -> list[Mining]:
     """
-    Mine on an image, as after the warm-up: one Mining, or one for each stage of a cascade with
-    CASCADE_STAGES "all". ``model`` is of ``load_model``, and learns nothing; ``inputs`` are of
-    ``load_data.image_mapper``. Raises InputError if the weights have diverged.
+    Mine on an image, as after the warm-up. Returns one Mining, or one for each stage of a cascade
+    with CASCADE_STAGES "all". ``model`` is from ``load_model``, and is not trained. ``inputs`` are
+    from ``load_data.image_mapper``. Raises InputError if the weights have diverged.
     """
     heads, minings = model.roi_heads, []
     before, heads.watcher = heads.watcher, SimpleNamespace(due=lambda: True, show=minings.append)
@@ -47,12 +47,12 @@ def explain(
     size: tuple[int, int] | None = None,
 ) -> list[dict]:
     """
-    Make a row for each candidate, hardest first: ``rank``, from 1; ``loss``, which it is ranked by;
+    Make a row for each candidate, hardest first: ``rank``, from 1; ``loss``, the ranking loss;
     ``loss_cls`` and ``loss_loc``; ``label``; ``foreground``, as a class may be called "background";
     ``iou``, the highest with an object; ``status``, "mined", "suppressed" or "below the cut";
-    ``suppressed_by``, the rank of the harder one, else ""; ``x0`` to ``y1`` in absolute pixels of
-    an image of that ``size``, (H, W), or else as the network sees it. It was mined with
-    ``nms_thresh`` and ``nms_scope``; without ``classes`` their numbers are the names.
+    ``suppressed_by``, the rank of the harder RoI, or ""; ``x0`` to ``y1``, in absolute pixels of an
+    image of ``size`` (H, W), by default of the network's input. ``nms_thresh`` and ``nms_scope``
+    are those of the mining. Without ``classes``, a label is the number of the class.
     """
     boxes, gt_classes = mining.rois[0].proposal_boxes, mining.rois[0].gt_classes
     culprits = suppressors(mining.survivors, boxes.tensor, gt_classes, nms_thresh, nms_scope)
@@ -88,16 +88,16 @@ def suppressors(
     survivors: Tensor, boxes: Tensor, gt_classes: Tensor, nms_thresh: float, nms_scope: str
 ) -> Tensor:
     """
-    Find who suppresses each of R RoIs of an image, ``boxes`` (R, 4), in NMS by loss: int64 (R,),
-    the hardest survivor that overlaps it by more than the threshold; -1 for the survivors, (S,)
-    indices, hardest first.
+    Find which RoI suppresses each of R RoIs of an image in NMS by loss. Returns int64 (R,): the
+    hardest survivor with an IoU above the threshold, or -1 for a survivor. ``survivors`` are (S,)
+    indices, hardest first; ``boxes`` are (R, 4), absolute XYXY pixels.
     """
     if len(survivors) == len(boxes):
         return torch.full_like(gt_classes, -1)
     groups = nms_groups(gt_classes, torch.zeros_like(gt_classes), nms_scope)
     boxes = torch.nan_to_num(boxes.double(), nan=0.0, posinf=0.0, neginf=0.0)  # as NMS does
     boxes = separated(boxes, groups)
-    # argmax finds the first, thus the hardest.
+    # argmax finds the first survivor, which is the hardest.
     overlaps = box_iou(boxes[survivors], boxes) > nms_thresh
     culprits = survivors[overlaps.int().argmax(dim=0)]
     culprits[survivors] = -1

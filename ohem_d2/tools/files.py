@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and errors about those that cannot be."""
+"""Files that are written completely or not at all, and errors about missing files."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ def write_atomically(
     path: str | Path, content: bytes | str | Callable[[IO[bytes]], object]
 ) -> None:
     """
-    Write a file, or call what writes to the open one. It has its name only when it is complete, and
-    a kill leaves the old one, or none. Makes folders; OSError names the file.
+    Write a file, or let a function write to the open file. It gets its name only when it is
+    complete, so a kill leaves the old file or none. Makes folders. OSError names the file.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -25,12 +25,12 @@ def write_atomically(
         with open(part, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())  # or the new name may reach the disk first
+            os.fsync(file.fileno())  # else the new name may reach the disk before the content
         os.replace(part, path)
     except BaseException as e:
         with contextlib.suppress(OSError):
             part.unlink()
-        # torch.save then fails at the end of the file, too, and raises that in its place.
+        # torch.save then fails again when it closes the file, and raises that error instead.
         cause = e if isinstance(e, OSError) else e.__context__
         if isinstance(cause, OSError):
             raise OSError(f"{path} cannot be written: {cause.strerror}") from e
@@ -38,7 +38,7 @@ def write_atomically(
 
 
 def write_output(path: Path, content: bytes | str) -> None:
-    """:func:`write_atomically` for a command with ``--output``, which InputError names."""
+    """:func:`write_atomically` for a command with ``--output``, which InputError suggests."""
     try:
         write_atomically(path, content)
     except OSError as e:
@@ -52,7 +52,7 @@ def must_exist(path: str | Path, what: str) -> None:
 
 
 def must_be_file(path: str | Path, what: str) -> None:
-    """The same, and if it is no file, as a pipe, which would be waited for."""
+    """The same, or if it is not a file: reading from a pipe would wait forever."""
     must_exist(path, what)
     if not os.path.isfile(path):
-        raise InputError(f"{path} is no file; it should be {what}")
+        raise InputError(f"{path} is not a file; it should be {what}")

@@ -1,4 +1,4 @@
-"""For authors of heads: does OHEM rank them by what they train on? Like autograd's gradcheck."""
+"""For authors of heads: are RoIs ranked by the losses trained on? Like autograd's gradcheck."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from ..mining.scoring import BATCH_NORMS, DROPOUTS, evaluating, losses_of_all, s
 from ..monitor.scalars import MiningMonitor
 from ..verify import losses_in
 
-_HOOKS = ("label_and_sample_proposals", "_match_and_label_boxes")  # the latter of cascades
+_HOOKS = ("label_and_sample_proposals", "_match_and_label_boxes")  # the second: cascades
 _with = functools.partial(mock.patch.multiple, create=True)
 
 
@@ -33,17 +33,17 @@ def check_heads(
     **kwargs: Any,
 ) -> None:
     """
-    Train OHEM heads for a step, as ``heads(images, features, proposals, targets, ...)``, and raise
+    Run a training step of OHEM heads, ``heads(images, features, proposals, targets, ...)``. Raise
     AssertionError, which says all that is wrong, unless
 
-    - losses and gradients are those of the parent's ``forward``, given the mined RoIs;
+    - losses and gradients are those of the parent's ``forward`` on the mined RoIs;
     - the losses that RoIs are ranked by have the means and derivatives of ``loss_cls`` and
-      ``loss_box_reg``, of ``forward`` or else the predictor's ``losses``, but for a common factor;
-    - the losses of a RoI do not depend on which others are scored with it, and scoring leaves no
+      ``loss_box_reg`` (from ``forward``, or else the predictor's ``losses``) up to a common factor;
+    - the losses of a RoI do not depend on the other RoIs scored with it, and scoring leaves no
       trace in buffers, modes and the log.
 
-    Dropout and batch normalization rest, as they would make equal things differ. RuntimeError if
-    there is nothing to compare. The heads are afterwards as before.
+    Dropout and batch normalization are switched off, because they would make equal losses differ.
+    RuntimeError if there is nothing to compare. The heads are left as they were.
     """
     if torch.is_inference_mode_enabled() or not heads.training:
         raise RuntimeError("check_heads takes heads in training mode, outside of inference_mode()")
@@ -132,22 +132,22 @@ def _faults(heads: OHEMMixin, call: Call, step: Callable) -> Iterator[str]:
 
 
 def _slopes(losses: Mapping[str, Tensor], heads: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """The value of each loss, and its derivatives by all parameters of the heads."""
+    """The value of each loss, and its derivatives with respect to all parameters of the heads."""
     parameters, found = [p for p in heads.parameters() if p.requires_grad], {}
     for name, loss in losses.items():
-        loss = loss + sum(0 * p.sum() for p in parameters)  # each has a derivative then
+        loss = loss + sum(0 * p.sum() for p in parameters)  # so that each has a derivative
         slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
         found[name] = loss.detach(), torch.cat([slope.flatten().float() for slope in slopes])
     return found
 
 
 def _for_training(batch: list[Instances]) -> list[Instances]:
-    torch.manual_seed(0)  # for what both passes draw from here on
+    torch.manual_seed(0)  # both passes draw the same from here on
     return [_copied(rois) for rois in batch]
 
 
 def _copied(instances: Instances) -> Instances:
-    """Others may set fields on it, as heads do."""
+    """A copy on which heads can set fields."""
     return Instances(instances.image_size, **instances.get_fields())
 
 

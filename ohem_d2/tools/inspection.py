@@ -1,5 +1,5 @@
 """
-What would OHEM pick here, and why? A picture and a table for images and a model of one's own,
+What would OHEM pick here, and why? Makes a picture and a table for your images and your model,
 trained or not. ::
 
     python -m ohem_d2 inspect --config-file output/config.yaml --weights output/model_final.pth \\
@@ -7,9 +7,9 @@ trained or not. ::
     python -m ohem_d2 inspect --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml \\
         --weights model.pkl --image photo.jpg --annotations photo.json
 
-A loss needs labels, so an image comes with its annotations, in COCO format, or with --no-objects.
-Plain heads are replaced by their OHEM counterpart. For each image FOLDER/NAME.png shows the mined
-RoIs, with rank and loss at the hardest, and FOLDER/NAME.csv has a row for each candidate; its
+A loss needs labels, so give an image with its annotations, in COCO format, or with --no-objects.
+Plain heads are replaced by their OHEM counterpart. For each image, FOLDER/NAME.png shows the mined
+RoIs, with rank and loss of the hardest. FOLDER/NAME.csv has a row for each candidate, and the
 hardest rows are printed.
 """
 
@@ -82,17 +82,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of the command."""
+    """Add the command's arguments."""
     add_model_arguments(parser, config_required=True)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", type=Path, metavar="FILE")
     what.add_argument("--dataset", metavar="DATA", help=f"{FORMS}, or a registered name")
     labels, add = parser.add_mutually_exclusive_group(), parser.add_argument
-    labels.add_argument("--annotations", type=Path, metavar="FILE", help="of --image: COCO format")
-    labels.add_argument("--no-objects", action="store_true", help="--image is all background")
-    add("--num", type=at_least(1), default=4, help="of --dataset: so many images (4)")
-    add("--top", type=at_least(0), default=20, help="so many rows are printed (20)")
-    add("--output", type=Path, metavar="FOLDER", help="of the files (OUTPUT_DIR/inspect)")
+    labels.add_argument("--annotations", type=Path, metavar="FILE", help="in COCO format")
+    labels.add_argument("--no-objects", action="store_true", help="the image has no objects")
+    add("--num", type=at_least(1), default=4, help="number of images of --dataset (4)")
+    add("--top", type=at_least(0), default=20, help="number of rows to print (20)")
+    add("--output", type=Path, metavar="FOLDER", help="for the files (OUTPUT_DIR/inspect)")
 
 
 def summary(rows: Sequence[dict]) -> str:
@@ -107,7 +107,7 @@ def summary(rows: Sequence[dict]) -> str:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows for people to read."""
+    """The rows as a table for people to read."""
     cells = [
         [
             row["rank"],

@@ -34,8 +34,8 @@ def _among(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return lambda v: v in choices, " or ".join(map(repr, choices))
 
 
-# Keys of Detectron2, whether a value will do, and which will, in words. Others are checked when the
-# model is built, and types when the configuration is read.
+# Keys of Detectron2, each with a test of its value, and what is allowed in words. Other keys are
+# checked when the model is built, and types when the configuration is read.
 _KEYS = {
     "DATASETS.TRAIN": (lambda v: all(map(is_text, v)), "names of data sets"),
     "DATASETS.TEST": (lambda v: all(map(is_text, v)), "names of data sets"),
@@ -70,12 +70,12 @@ _KEYS_OF_TRAINING = {
 
 
 def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
-    """Name each key and what it allows, to train with it or only to evaluate."""
+    """Name each key with a wrong value, and what it allows, for a training or an evaluation."""
     for key, (holds, allowed) in {**_KEYS, **(_KEYS_OF_TRAINING if training else {})}.items():
         value = functools.reduce(dict.__getitem__, key.split("."), cfg)
         try:
             right = holds(value)
-        except (TypeError, ValueError):  # None, or what is in a list is of another type
+        except (TypeError, ValueError):  # None, or a list with items of another type
             right = False
         if not right:
             yield f"{key} = {value!r}; allowed: {allowed}"
@@ -90,7 +90,7 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         yield f"DATALOADER.SAMPLER_TRAIN = {sampler!r} takes DATASETS.TRAIN_REPEAT_FACTOR, {how}"
     if len(cfg.MODEL.PIXEL_MEAN or ()) != len(cfg.MODEL.PIXEL_STD or ()):
         yield "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length"
-    # The evaluation has COCO's of 17 keypoints, if none are given.
+    # Without sigmas, the evaluation takes COCO's for 17 keypoints.
     keypoints, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
     if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.TEST and (len(sigmas) or 17) != keypoints:
         allowed = f"as many numbers as MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, which is {keypoints}"
@@ -116,13 +116,13 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
 
 
 def config_notes(cfg: CfgNode, training: bool = True) -> Iterator[str]:
-    """What of a configuration is odd, in words, but stops nothing."""
+    """What is odd in a configuration, but stops nothing, in words."""
     warmup, most = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER
     steps = cfg.SOLVER.STEPS if "MultiStep" in cfg.SOLVER.LR_SCHEDULER_NAME else ()
     first = min([most, *steps])
     if training and warmup >= first:
         end = f"{'SOLVER.MAX_ITER' if first == most else 'the first of SOLVER.STEPS'}, {first}"
-        never = "so the learning rate never is SOLVER.BASE_LR; lower it"
+        never = "so the learning rate never reaches SOLVER.BASE_LR; lower it"
         yield f"SOLVER.WARMUP_ITERS = {warmup} reaches beyond {end}, {never}"
     name, defaults, node = cfg.MODEL.ROI_HEADS.NAME, vars(OHEMSettings()), cfg.MODEL.ROI_HEADS.OHEM
     mines = issubclass(heads_class(name), OHEMMixin)
@@ -136,7 +136,7 @@ def _check_device(device: str) -> None:
     except RuntimeError as e:
         raise InputError(f"MODEL.DEVICE = {device!r}: {e}") from e
     if kind == "cuda" and not torch.cuda.is_available():
-        none = "and PyTorch can use no GPU here; allowed: 'cpu'"
+        none = "but PyTorch finds no GPU here; allowed: 'cpu'"
         raise InputError(f"MODEL.DEVICE = {device!r}, {none}")
 
 

@@ -1,4 +1,4 @@
-"""Images with ground truth, from what a command line names."""
+"""Load the images with ground truth that a command line names."""
 
 import functools
 import logging
@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()) -> list[dict]:
     """
-    Load data sets with ground truth, and with proposals if MODEL.LOAD_PROPOSALS; of DATASETS.TRAIN
-    the images that a training takes. InputError names what is wrong.
+    Load data sets with ground truth, and with proposals if MODEL.LOAD_PROPOSALS. DATASETS.TRAIN is
+    limited to the images that a training takes. InputError names what is wrong.
     """
     own = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    # Data sets of the configuration belong together, as they did when it was trained.
+    # Data sets of the configuration share their classes, as in the training.
     register_datasets([*(own if set(names) <= set(own) else ()), *names], classes)
     records = []
     for name in names:
@@ -39,7 +39,7 @@ def load_records(cfg: CfgNode, names: Sequence[str], classes: Sequence[str] = ()
         if "annotations" not in record:
             raise InputError(f"{record['file_name']} has no annotations, and a loss needs labels")
     with_objects = [r for r in records if not all(a.get("iscrowd", 0) for a in r["annotations"])]
-    if not with_objects:  # files of images without labels, as of COCO's test set, are read as well
+    if not with_objects:  # files without labels, such as COCO's test set, are accepted too
         how = "An image that shows none takes python -m ohem_d2 inspect --image FILE --no-objects"
         none = "has no annotated object, and a loss needs labels"
         raise InputError(f"Data set {', '.join(names)} {none}. {how}")
@@ -71,14 +71,14 @@ def load_image_record(
 
 
 def image_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
-    """Makes a model's inputs of a record: resized as in a test, with ground truth."""
+    """A function from a record to a model's inputs: resized as in a test, with ground truth."""
     augmentations = build_augmentation(cfg, is_train=False)
     mapper = TrainingMapper(cfg, is_train=True, augmentations=augmentations)
     return functools.partial(map_record, mapper)
 
 
 def spread(records: Sequence[dict], num: int) -> list[dict]:
-    """At most ``num`` of the records, from all over the data set."""
+    """At most ``num`` of the records, spread evenly over the data set."""
     places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
     return [records[i] for i in places]
 
@@ -90,6 +90,6 @@ def _check_classes(cfg: CfgNode, name: str, classes: Sequence[str] | None) -> No
         found = f"{name} has {len(classes)} classes: {', '.join(classes[:10])}"
         raise InputError(
             f"MODEL.ROI_HEADS.NUM_CLASSES = {expected}, but {found}. Use the configuration that "
-            "the model was trained with, as OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS."
+            "the model was trained with, e.g. OUTPUT_DIR/config.yaml, or add MODEL.ROI_HEADS."
             f"NUM_CLASSES {len(classes)}; VOC data that lacks some of the classes takes --classes"
         )

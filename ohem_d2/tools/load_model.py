@@ -1,4 +1,4 @@
-"""From what a command line names to a model that mines."""
+"""Load the model that a command line names, with heads that mine."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ from .trust import OWN_KEY, merge_file
 logger = logging.getLogger(__name__)
 
 _FOCAL, _KEYPOINTS = "add --import projects.focal", "add --import projects.keypoints"
-# Keys of earlier versions: the value that asked for nothing, and what to do about another one
+# Keys of earlier versions: the value that had no effect, and what to do about other values
 _KEYS = {
     "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_TYPE": ("softmax", _FOCAL),
     "MODEL.ROI_BOX_HEAD.FOCAL_LOSS_GAMMA": (2.0, _FOCAL),
@@ -43,7 +43,7 @@ _KEYS = {
 def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) -> None:
     """Arguments that the commands share."""
     add = parser.add_argument
-    files = "in YAML, as OUTPUT_DIR/config.yaml of a run, or a name in the model zoo; no LazyConfig"
+    files = "YAML, e.g. OUTPUT_DIR/config.yaml of a run, or a model zoo name; no LazyConfig"
     add("--config-file", required=config_required, metavar="FILE", help=files)
     add("--weights", default="", metavar="FILE", help="instead of MODEL.WEIGHTS")
     add_shared_arguments(parser, "--import", "--trust", "--classes")
@@ -52,8 +52,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, config_required: bool) 
 
 def default_cfg(modules: Sequence[str] = ()) -> CfgNode:
     """
-    Detectron2's defaults with the keys of OHEM and those that modules to import add by functions
-    ``add_..._config(cfg)``, as Detectron2's projects do. InputError if there is no such module.
+    Detectron2's defaults with the keys of OHEM. ``modules`` are imported, and their functions
+    ``add_..._config(cfg)`` add keys, as in Detectron2's projects. InputError for a missing module.
     """
     cfg = get_cfg()
     for name in modules:
@@ -81,8 +81,8 @@ def find_config_file(name: str) -> str:
 
 def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """
-    Merge a file, see :func:`find_config_file`, or "" for none, and overrides, KEY, VALUE, KEY,
-    VALUE..., into the configuration, in place. InputError names the file or the key, and the fault.
+    Merge a file (see :func:`find_config_file`; "" for none) and overrides (KEY, VALUE, KEY, ...)
+    into the configuration, in place. InputError names the file or the key, and the fault.
     """
     with earlier_keys(cfg):
         if config_file:
@@ -90,7 +90,7 @@ def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgN
             if path.endswith(".py") or "_target_:" in Path(path).read_text(errors="replace"):
                 raise InputError(
                     f"{path}: this is a LazyConfig, and the commands take configurations in YAML. "
-                    "Name one of the same model, and its checkpoint with --weights"
+                    "Name one for the same model, and its checkpoint with --weights"
                 )
             merge_file(cfg, path)
         _merge_overrides(cfg, overrides)
@@ -100,15 +100,15 @@ def merge(cfg: CfgNode, config_file: str, overrides: Sequence[str] = ()) -> CfgN
 @contextlib.contextmanager
 def earlier_keys(cfg: CfgNode) -> Iterator[None]:
     """
-    Within the context, where files and overrides are merged, the configuration takes keys that were
-    moved to projects, unless it has them from there. InputError for one that asks for something.
+    Merge files and overrides within the context: there the configuration accepts keys that were
+    moved to projects, unless it has them already. InputError if one has a value with an effect.
     """
     places = {key: key.rpartition(".") for key in _KEYS}
     added = [key for key, (node, _, name) in places.items() if name not in _node(cfg, node)]
     for node, _, name in map(places.get, added):
         _node(cfg, node)[name] = _KEYS[f"{node}.{name}"][0]
     yield
-    for key in added:  # in new nodes, if a file was of an earlier version of Detectron2
+    for key in added:  # nodes are new if a file was of an earlier version of Detectron2
         node, _, name = places[key]
         value, (nothing, remedy) = _node(cfg, node).pop(name), _KEYS[key]
         if value != nothing:
@@ -138,9 +138,9 @@ def load_cfg(
     modules: Sequence[str] = (),
 ) -> CfgNode:
     """
-    The configuration of a model to look into: heads that mine, no masks or keypoints, on which
-    mining does not depend, and a device that there is. InputError names what is wrong. ``weights``
-    replace MODEL.WEIGHTS; for the others see :func:`merge` and :func:`default_cfg`.
+    The configuration of a model to inspect: heads that mine, an available device, and no masks or
+    keypoints, on which mining does not depend. InputError names what is wrong. ``weights`` replace
+    MODEL.WEIGHTS. For the other arguments see :func:`merge` and :func:`default_cfg`.
     """
     cfg = merge(default_cfg(modules), config_file, overrides)
     cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
@@ -152,7 +152,7 @@ def load_cfg(
     if heads.NAME != plain:
         budget = f"MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = {heads.BATCH_SIZE_PER_IMAGE}"
         logger.info(
-            f"{heads.NAME} takes the place of {plain}. It mines as many RoIs of an image as "
+            f"{heads.NAME} replaces {plain}. It mines as many RoIs per image as "
             f"{budget}; ohem_d2's configurations have 128"
         )
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -161,12 +161,12 @@ def load_cfg(
 
 
 def set_num_classes(cfg: CfgNode, num: int) -> None:
-    """That of ROI heads and of Detectron2's dense detector."""
+    """Set it for the ROI heads and for Detectron2's dense detector."""
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num
 
 
 def check_weights(weights: str) -> None:
-    """Raises InputError if MODEL.WEIGHTS is the name of a file that there is not."""
+    """Raises InputError if MODEL.WEIGHTS names a file that does not exist."""
     if weights and "://" not in weights:
         # What follows a question mark tells Detectron2 how to read it.
         must_be_file(weights.partition("?")[0], "MODEL.WEIGHTS, the checkpoint")
@@ -177,21 +177,21 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     words = itertools.takewhile(lambda text: "." not in text and text not in cfg, texts)
     if words := [word for word in words if not word.startswith("--")]:
         named = f"Classes are one word, with commas: --classes {','.join(['...', *words])}"
-        begin = "the KEY VALUE pairs begin there, and this is no key"
+        begin = "the KEY VALUE pairs begin there, and this is not a key"
         raise InputError(f"{' '.join(words)}: {begin}. {named}")
     if flags := [text for text in texts if re.match("--[a-z]", text)]:
         raise InputError(f"{flags[0]} stands after KEY VALUE pairs, and has to stand before them")
     if len(overrides) % 2:
         raise InputError(f"Overrides are KEY VALUE pairs; these are not: {' '.join(texts)}")
-    # A misspelt key of OHEM comes as far as OHEMSettings, which says what it should be.
+    # A misspelt key of OHEM may pass here: OHEMSettings reports it, with a suggestion.
     for key in texts[::2]:
         if key.startswith(f"{NODE}."):
             cfg.MODEL.ROI_HEADS.OHEM.setdefault(key.rpartition(".")[2], None)
     try:
         cfg.merge_from_list(list(overrides))
-    except AssertionError as e:  # of a key that there is not
+    except AssertionError as e:  # the key does not exist
         raise InputError(f"{e}. {OWN_KEY}") from e
-    except Exception as e:  # of a value, which yacs evaluates
+    except Exception as e:  # yacs could not evaluate the value
         raise InputError(in_words(e)) from e
 
 
@@ -202,7 +202,7 @@ def heads_class(name: str) -> type:
 
 
 def heads_that_mine(name: str) -> str:
-    """ROI heads' OHEM counterpart; InputError if there is none, or they have rotated boxes."""
+    """The OHEM counterpart of ROI heads. InputError if there is none, or for rotated boxes."""
     given, heads = f"MODEL.ROI_HEADS.NAME = {name!r}", heads_class(name)
     counterpart = f"OHEM{name.removeprefix('Standard')}"
     if name not in ROI_HEADS_REGISTRY:
@@ -222,16 +222,16 @@ def heads_that_mine(name: str) -> str:
 
 def load_model(cfg: CfgNode) -> tuple[nn.Module, list[str]]:
     """
-    The model with its weights, in training mode as it mines only there, but with normalizations
-    that use their running statistics, so that an image does not depend on its batch; and a note
-    about parameters that the weights lacked. InputError if model or weights do not do.
+    The model with its weights, and a note about parameters that the weights lacked. It is in
+    training mode, because it mines only there, but normalizations use running statistics, so that
+    an image does not depend on its batch. InputError if model or weights are not usable.
     """
     torch.manual_seed(max(cfg.SEED, 0))
     with input_errors("The model cannot be built from its configuration"):
         model = build_model(cfg)
     if not hasattr(model, "roi_heads"):
         given = f"MODEL.META_ARCHITECTURE = {cfg.MODEL.META_ARCHITECTURE!r}"
-        raise InputError(f"{given} is no R-CNN: no roi_heads")
+        raise InputError(f"{given} is not an R-CNN: it has no roi_heads")
     checkpointer = Checkpointer(model)
     if cfg.MODEL.WEIGHTS:
         with input_errors(f"{cfg.MODEL.WEIGHTS} cannot be loaded as a checkpoint"):

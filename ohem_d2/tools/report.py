@@ -4,9 +4,9 @@ A report of a training run in one HTML file, which opens in a browser without a 
     python -m ohem_d2 report OUTPUT_DIR
     python -m ohem_d2 report OUTPUT_DIR --images 200 --dataset coco:test.json:images/
 
-It has the curves of OUTPUT_DIR/metrics.json. With OUTPUT_DIR/config.yaml and the last checkpoint,
-or those that are given, it goes over images of the training data and adds what OHEM mines there:
-the share of each class, and the hardest images with pictures.
+It has the curves of OUTPUT_DIR/metrics.json. It also loads OUTPUT_DIR/config.yaml and the last
+checkpoint, or the given ones, and shows what OHEM mines on images of the training data: the share
+of each class, and pictures of the hardest images.
 """
 
 import argparse
@@ -39,18 +39,18 @@ from .load_model import add_model_arguments, load_cfg, load_model
 logger = logging.getLogger(__name__)
 
 
-_NUM_LABELS = 10  # of RoIs whose loss is written on a picture
+_NUM_LABELS = 10  # RoIs whose loss is written on a picture
 
 
 @dataclasses.dataclass
 class ClassCount:
-    """Counts for one class or background, over the images gone over."""
+    """Counts for one class or background, over all images that were mined on."""
 
     name: str
-    foreground: bool  #: whether it is a class, which may be called "background" too
+    foreground: bool  #: False for background; a class may have that name too
     objects: int = 0  #: in the ground truth
     candidates: int = 0  #: RoIs of this label
-    mined: int = 0  #: likewise
+    mined: int = 0  #: mined RoIs of this label
     loss: float = 0.0  #: sum of the ranking losses of the mined ones
 
 
@@ -60,17 +60,17 @@ class HardImage:
 
     file: str  #: its name
     loss: float  #: mean ranking loss of the mined RoIs
-    foreground: int  #: how many of these were mined
-    background: int  #: likewise
+    foreground: int  #: number of mined foreground RoIs
+    background: int  #: number of mined background RoIs
     objects: int  #: in the ground truth
     picture: bytes = b""  #: of the mined RoIs, as a JPEG file; empty where none was drawn
 
 
 @dataclasses.dataclass
 class Sweep:
-    """The images of a run, gone over."""
+    """What was mined on the images of a run."""
 
-    what: str  #: was gone over, in words
+    what: str  #: the images and the checkpoint, in words
     facts: dict[str, object]  #: see :func:`facts`
     classes: list[ClassCount]
     hardest: list[HardImage]
@@ -84,31 +84,31 @@ def run(args: argparse.Namespace) -> None:
         try:
             sweep, more = sweep_run(args)
             notes += more
-        except Exception as e:  # whatever it is, the curves can be shown
+        except Exception as e:  # the curves can be shown in any case
             notes.append(f"Without classes and hardest images: {in_words(e)}")
-            if not isinstance(e, InputError):  # It may be in heads of one's own: tell where.
+            if not isinstance(e, InputError):  # It may be in the user's heads: log where.
                 logger.error(notes[-1], exc_info=e)
     for note in notes:
         print(note, file=sys.stderr)
     output = args.output or args.run / "report.html"
-    # A name of a file need not be text.
+    # A file name may not be valid text.
     write_output(output, render(args.run, series, notes, sweep).encode(errors="replace"))
     print(f"report  {output}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of the command."""
-    add, images = parser.add_argument, "go over so many images of the data (50; 0: none)"
+    """Add the command's arguments."""
+    add, images = parser.add_argument, "number of images to mine on (50; 0: none)"
     add("run", type=Path, metavar="OUTPUT_DIR")
     add_model_arguments(parser, config_required=False)
     add("--dataset", metavar="DATA", action="append", help=f"instead of DATASETS.TRAIN: {FORMS}")
     add("--images", type=at_least(0), default=50, help=images)
-    add("--hardest", type=at_least(1), default=8, help="so many are shown (8)")
-    add("--output", type=Path, metavar="FILE", help="of the report (OUTPUT_DIR/report.html)")
+    add("--hardest", type=at_least(1), default=8, help="number of hardest images to show (8)")
+    add("--output", type=Path, metavar="FILE", help="for the report (OUTPUT_DIR/report.html)")
 
 
 def sweep_run(args: argparse.Namespace) -> tuple[Sweep, list[str]]:
-    """Go over the data with the run's last checkpoint, or what the arguments give; and notes."""
+    """Mine on the data with the run's last checkpoint, or the given one. Also returns notes."""
     config_file = args.config_file or args.run / "config.yaml"
     if not args.config_file and not config_file.is_file():
         how = "give the run's configuration with --config-file"
@@ -139,9 +139,9 @@ def sweep_images(
     num_hardest: int,
 ) -> tuple[list[ClassCount], list[HardImage]]:
     """
-    Mine on each image, in a cascade at its first stage. Returns the counts of all classes that
+    Mine on each image; a cascade counts at its first stage. Returns the counts of all classes that
     occur, the most mined first, and the hardest images, with pictures. InputError names an image
-    that cannot be mined on. Without ``classes`` their numbers are the names.
+    that cannot be mined on. Without ``classes``, classes are named by their numbers.
     """
     to_inputs, num_classes = image_mapper(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
     names = [*(classes or map(str, range(num_classes))), "background"]
@@ -186,12 +186,12 @@ def find_checkpoint(run: Path) -> str:
 
 
 def render(run: Path, series: Series, notes: Sequence[str], sweep: Sweep | None) -> str:
-    """The page; all that it shows is in it."""
+    """The HTML page. It needs no other file."""
     how = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     loader = jinja2.PackageLoader(__package__, "")
     environment = jinja2.Environment(loader=loader, autoescape=True, **how)
     environment.filters["data_uri"] = data_uri
-    # An evaluation after the last iteration is logged as if there were another one.
+    # The evaluation after the last iteration is logged one iteration later.
     done = series.get("total_loss") or max(series.values(), key=lambda s: s[0][-1])
     precisions = [name for name in series if re.fullmatch(AVERAGE_PRECISION, name)]
     return environment.get_template("report.html.j2").render(

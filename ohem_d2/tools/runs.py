@@ -1,10 +1,10 @@
 """
-Runs of a comparison, each a process of its own, in the folder ``OUTPUT/VARIANT/seedN``, which has
-``settings``, a fingerprint; ``output.txt``; and, once it is finished, ``result.json``.
+Runs of a comparison. Each is a process of its own, with the folder ``OUTPUT/VARIANT/seedN``. It
+contains ``settings``, a fingerprint; ``output.txt``; and, when it is finished, ``result.json``.
 
-The same command again goes on with what was killed. What was made with other settings is neither
-taken for a result nor overwritten: that run fails until the folder is removed. All variants of a
-seed come before the next seed, so that a machine that slows down slows all alike.
+The same command again continues runs that were killed. A folder with other settings is neither
+taken for a result nor overwritten: the run fails until the folder is removed. All variants of a
+seed come before the next seed, so that a machine that slows down slows all variants alike.
 """
 
 import contextlib
@@ -28,26 +28,28 @@ from tqdm import tqdm
 
 from .files import write_atomically
 
-# A device on which so many runs fail in a row gets no more: it may be broken, and the others not.
+# After this many failures in a row a device gets no more runs, because it may be broken.
 MAX_FAILURES = 2
+# glibc then keeps memory instead of giving it back after each tensor, which costs time on a CPU.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One of the things to be compared."""
 
-    name: str  #: of its folder
-    settings: str  #: fingerprint of all that its results depend on but seed and device
-    command: Callable[[int, str, Path], Sequence[str]]  #: of a run, by seed, device and folder
-    iterations: int = 0  #: of a run, for the progress
+    name: str  #: the name of its folder
+    settings: str  #: fingerprint of all that results depend on, except seed and device
+    command: Callable[[int, str, Path], Sequence[str]]  #: for seed, device and folder
+    iterations: int = 0  #: per run, for the progress bar
 
 
 def fingerprint(*parts: str | Path) -> str:
-    """16 hexadecimal digits of texts and, of paths, what is in the files."""
+    """16 hexadecimal digits for texts, and for paths the contents of the files."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.read_bytes() if isinstance(part, Path) else part.encode()
-        # with its length, so that nothing moves unnoticed from one part to the next
+        # with its length, so that moving text between parts changes the digest
         digest.update(b"%d:%b" % (len(content), content))
     return digest.hexdigest()[:16]
 
@@ -66,14 +68,15 @@ def run_all(
     without: Container[tuple[str, int]] = (),
 ) -> list[Path]:
     """
-    Do what is missing, one run at a time on each device; one that is named twice has two. Processes
-    have so many ``threads``; ``without`` has names of variants, each with a seed, to leave out.
-    Returns where to look for each run that failed: its ``output.txt``, or the folder that is of
-    other settings. All others are finished, but for those that no device was left for.
+    Do the missing runs, one at a time on each device, or two on a device that is named twice.
+    ``threads`` is per process. ``without`` has pairs (name of variant, seed) to leave out. Returns
+    where to look for each run that failed: its ``output.txt``, or its folder if that has other
+    settings. All other runs are finished, unless no device was left for them.
     """
     everything = [(variant, seed) for seed in seeds for variant in variants]
     todo = deque((v, seed) for v, seed in everything if (v.name, seed) not in without)
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    environment = ALLOCATOR | os.environ
+    environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     progress, failed, processes = _Progress(todo, output), [], []
 
     def start(variant: Variant, seed: int, device: str, folder: Path) -> int:
@@ -109,7 +112,7 @@ def run_all(
             progress.until_done(workers)
             for worker in workers:
                 worker.result()
-        except BaseException:  # an interrupt above all
+        except BaseException:  # above all an interrupt
             todo.clear()
             for process in processes:
                 process.terminate()
@@ -149,7 +152,7 @@ class _Progress:
 
 
 def results_of(variant: Variant, seeds: Iterable[int], output: Path) -> dict[int, dict]:
-    """The results of finished runs by seed, whatever their settings; says if these differ."""
+    """The results of finished runs by seed. Prints a note if their settings differ."""
     folders = {seed: folder_of(variant, seed, output) for seed in seeds}
     folders = {seed: f for seed, f in folders.items() if (f / "result.json").exists()}
     if len(set(map(_settings_in, folders.values()))) > 1:
@@ -163,7 +166,7 @@ def _settings_in(folder: Path) -> str | None:
 
 
 def end_with_parent() -> None:
-    """Have this process end when the one that started it does, by a kill too."""
+    """Make this process end when the one that started it ends, even by a kill."""
 
     def wait() -> None:
         os.read(sys.stdin.fileno(), 1)  # until the other end of the standard input is closed
@@ -173,12 +176,12 @@ def end_with_parent() -> None:
 
 
 def write_result(folder: str | Path, result: dict[str, Any]) -> None:
-    """Finish the run with a result such as JSON can have."""
+    """Finish the run with a result, which must be valid JSON."""
     write_atomically(Path(folder) / "result.json", json.dumps(result))
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """Read Detectron2's ``metrics.json``, without a line that a kill has cut short."""
+    """Read Detectron2's ``metrics.json``, without lines that a kill has cut short."""
     file, records = Path(folder) / "metrics.json", []
     for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
         with contextlib.suppress(ValueError, RecursionError):
@@ -188,12 +191,12 @@ def read_metrics(folder: str | Path) -> list[dict]:
 
 
 def seconds_per_iteration(records: Iterable[dict]) -> float:
-    """The median of Detectron2's own measure: from step to step, without evaluation."""
+    """The median of Detectron2's ``time``: from step to step, without evaluation."""
     return statistics.median([r["time"] for r in records if "time" in r] or [float("nan")])
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """Mean ± standard deviation; of one value no deviation, of none nothing."""
+    """Mean ± standard deviation; only the mean for one value, "" for none."""
     if not values:
         return ""
     mean = f"{np.mean(values):.{digits}f}"
@@ -201,6 +204,6 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Its lines."""
+    """The lines of the table."""
     first, *others = ("| " + " | ".join(cells) + " |" for cells in (header, *rows))
     return [first, "|" + "---|" * len(header), *others]

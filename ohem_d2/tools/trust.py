@@ -1,4 +1,4 @@
-"""Whether configurations, weights and proposals may run code that they hold, when they are read."""
+"""Whether configurations, weights and proposals may run code when they are read."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from yaml.constructor import ConstructorError
 
 from .errors import InputError, UntrustedFile, in_words
 
-#: What to say of a key that Detectron2 does not know
+#: What to say about a key that Detectron2 does not know
 OWN_KEY = "If a module of your own adds this key by add_..._config(cfg), name it with --import"
 _TRUSTED = ContextVar("trusted", default=False)
 
 
 @contextlib.contextmanager
 def trusting(trust: bool = True) -> Iterator[None]:
-    """Within the context files may run the code that they hold, if ``trust``."""
+    """Within the context, files may run code when they are read, if ``trust``."""
     before = _TRUSTED.set(trust)
     try:
         yield
@@ -29,14 +29,14 @@ def trusting(trust: bool = True) -> Iterator[None]:
 
 
 def trusted() -> bool:
-    """Whether they may."""
+    """Whether files may run code when they are read."""
     return _TRUSTED.get()
 
 
 def merge_file(cfg: CfgNode, file: str | Path) -> None:
     """
-    ``cfg.merge_from_file``, with tags of YAML that call functions only in trusted files and in
-    Detectron2's own. UntrustedFile and InputError name the file and what is wrong.
+    ``cfg.merge_from_file``, but YAML tags that call functions are allowed only in trusted files and
+    in Detectron2's own. UntrustedFile and InputError name the file and what is wrong.
     """
     own = Path(os.path.abspath(file)).is_relative_to(Path(detectron2.__file__).parent)
     try:

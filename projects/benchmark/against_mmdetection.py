@@ -7,8 +7,8 @@ Does BUDGET "quota" choose what mmdetection's OHEMSampler chooses, and what do b
 
 Both get the same parameters, feature maps, proposals and objects. mmdetection's own code runs:
 ``StandardRoIHead`` with its assigner, its sampler, and a box head like Detectron2's. The package of
-mmcv comes without its compiled ops; of these a detector needs RoIAlign here, for which mmcv can
-take torchvision's.
+mmcv comes without its compiled ops. The detector here needs only RoIAlign, for which mmcv can take
+torchvision's.
 """
 
 import argparse
@@ -47,11 +47,11 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 def main(argv: Sequence[str] | None = None) -> list[tuple[str, int, float]]:
     """Rows of the table: what differs, B/N, and the share of RoIs that both choose."""
-    parser = argparse.ArgumentParser(description="Against mmdetection; see the file's head.")
+    parser = argparse.ArgumentParser(description="Against mmdetection; see the docstring.")
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 512], help="B/N")
     parser.add_argument("--images", type=int, default=3, help="the last one shows no object")
-    parser.add_argument("--rois", type=int, default=1000, help="of an image")
-    parser.add_argument("--time", action="store_true", help="of a step, and its memory, instead")
+    parser.add_argument("--rois", type=int, default=1000, help="proposals per image")
+    parser.add_argument("--time", action="store_true", help="time and memory of a step instead")
     args = parser.parse_args(argv)
     inputs, found = Inputs("fpn", args.images, args.rois, "cpu"), []
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
@@ -74,13 +74,13 @@ def main(argv: Sequence[str] | None = None) -> list[tuple[str, int, float]]:
 
 
 def our_heads(budget: int, settings: dict[str, Any], alike: bool = False) -> nn.Module:
-    """``OHEMROIHeads`` that choose as theirs do, but for these settings."""
+    """``OHEMROIHeads`` that choose as theirs do, except for these settings."""
     settings = {"NAME": "OHEMROIHeads", **MMDETECTIONS, "BATCH_SIZE_PER_IMAGE": budget, **settings}
     overrides = [x for k, value in settings.items() for x in (f"MODEL.ROI_HEADS.{k}", value)]
     torch.manual_seed(0)
     heads = build_roi_heads(config_of(FPN, "MODEL.DEVICE", "cpu", *overrides), shapes_of("fpn"))
     weight = heads.box_predictor.cls_score.weight
-    # As initialized, all losses would be as good as equal.
+    # As initialized, all losses would be nearly equal.
     nn.init.zeros_(weight) if alike else nn.init.normal_(weight, std=0.5)
     return heads.train()
 
@@ -177,7 +177,7 @@ def their_step(theirs: nn.Module, inputs: Inputs, names: Sequence[str]) -> Calla
 
 
 class _NoOps(ModuleType):
-    """In the place of compiled ops: they can be named, as imports do, but not called."""
+    """Replaces compiled ops, which can then be imported but not called."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,6 +1,6 @@
 """
-Screening: how many of the RoIs that OHEM mines does its cheap stand-in for the box head find, and
-what does it cost? On images that a run of the demo trained on, with its checkpoints. ::
+How many of the RoIs that OHEM mines does screening find, with its cheap stand-in for the box head,
+and what does it cost? Measured on training images of the demo, with checkpoints of a run. ::
 
     export PYTHONPATH=.
     python projects/tree_crowns/demo.py SOLVER.CHECKPOINT_PERIOD 80
@@ -33,7 +33,7 @@ MULTIPLES = (1.5, 2.0, 2.5, 3.0)  # of B/N, the values of SCREENING
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Agreement of screening; see the file's head.")
+    parser = argparse.ArgumentParser(description="Agreement of screening; see the docstring.")
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--budget", type=int, default=128, help="B/N (default: %(default)s)")
     parser.add_argument("--rois", type=int, default=2000)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 2 * args.rois, args.rois
     register_datasets(cfg.DATASETS.TRAIN)
     model = build_model(cfg).train()
-    # Images with several objects, as they are
+    # Images with several objects, without augmentation
     mapper = CrowdDatasetMapper(cfg, is_train=True, augmentations=[])
     records = [r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0]) if len(r["annotations"]) >= 5]
     records = records[:: max(len(records) // args.tiles, 1)][: args.tiles]

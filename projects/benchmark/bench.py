@@ -7,7 +7,7 @@ What mining costs, side by side in one run. ::
     python projects/benchmark/bench.py --gpu       # large batches and half precision, for a GPU
     python projects/benchmark/bench.py --smoke     # seconds, to see that it works
 
-``--only rois`` leaves the whole steps out, ``--only steps`` all but them. Prints tables of ratios;
+``--only rois`` leaves out whole steps, ``--only steps`` all else. Prints tables of ratios, and
 writes ``bench.json`` and ``bench.png`` (time and memory against R) to ``--output``.
 """
 
@@ -40,19 +40,19 @@ from measure import Step, in_words, interleaved, machine, parts, peak_bytes
 from ohem_d2.mining.scoring import chunk_size_for
 from ohem_d2.tools.files import write_atomically
 
-# The ways to score of which the bound takes the faster. OHEM takes the RoIs in the same order.
+# Two ways to score; the bound takes the faster one. The order of RoIs is OHEM's.
 ALL, CHUNKS = "scoring, all at a time", "scoring, OHEM's chunks"
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting to measure: head, RoIs and mined RoIs of an image, images."""
+    """A setting to measure: head, RoIs and mined RoIs per image, number of images."""
 
     head: str
     R: int
     N: int = 1
-    B: int = 128  # of each image: B/N in the paper
+    B: int = 128  # per image: B/N in the paper
     precision: str = "float32"
 
     def __str__(self) -> str:
@@ -86,12 +86,12 @@ GPU_STEPS = [
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description="What mining costs; see the file's head.")
+    parser = argparse.ArgumentParser(description="What mining costs; see the docstring.")
     size = parser.add_mutually_exclusive_group()
     for name in ("--full", "--gpu", "--smoke"):
         size.add_argument(name, action="store_true")
     parser.add_argument("--only", choices=["rois", "steps"])
-    parser.add_argument("--rounds", type=int, default=None, help="default: 7; of --smoke: 1")
+    parser.add_argument("--rounds", type=int, default=None, help="default: 7; with --smoke: 1")
     parser.add_argument("--output", type=Path, default=ROOT / "output/benchmark")
     args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 @contextlib.contextmanager
 def room_for(setting: Point | Whole) -> Iterator[None]:
-    """Leaves a setting out for which the device has no memory."""
+    """Leaves out a setting that does not fit in the memory of the device."""
     try:
         yield
     except RuntimeError as e:
@@ -136,7 +136,7 @@ def room_for(setting: Point | Whole) -> Iterator[None]:
 def measure(point: Point, rounds: int, device: str) -> dict:
     if point not in QUICK + SMOKE and device == "cpu":
         rounds = min(rounds, 3)  # they take long, and the targets are about the others
-    # C4 has no box head for the screening, and no loss layer.
+    # C4 heads have neither screening nor a loss layer.
     others = ("screening", "loss_layer") if point.head == "c4" else ()
     variants = [v for v in VARIANTS if v not in others]
     heads = build(point.head, variants, point.B, device)
@@ -154,7 +154,7 @@ def measure(point: Point, rounds: int, device: str) -> dict:
     found = {}
     with EventStorage():
         times, peaks = times_and_peaks(steps, reset, rounds, device)
-        # Not the fastest of each round, which would be lower than what any way can do.
+        # Not the fastest of each round, which would be faster than any single way.
         ways = {name: times.pop(name) for name in sizes}
         fastest = min(ways, key=lambda name: statistics.median(ways[name]))
         for variant in heads:
@@ -210,7 +210,7 @@ def step_table(result: dict) -> str:
 
 
 def variants_table(result: dict, bases: dict[str, list[float]]) -> list[str]:
-    """Seconds, their ratios to those of the bases, and the peak, of each variant."""
+    """For each variant the seconds, their ratios to the bases, and the peak memory."""
     ratios = "".join(f"{'/ ' + base:>16}" for base in bases)
     rows = [f"  {'':24} {'s':>8} {ratios} {'peak MB':>9}"]
     for variant, taken in result["times"].items():

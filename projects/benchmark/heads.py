@@ -29,8 +29,8 @@ from ohem_d2.mining.scoring import by_location, in_chunks
 from ohem_d2.tools.comparison import proxy
 from projects.paper.ohem_paper import loss_layer  # noqa: F401  registers heads
 
-IMAGE = (800, 1216)  # pixels, what Detectron2's default scale makes of most of COCO
-OBJECTS = 8  # of an image
+IMAGE = (800, 1216)  # pixels: most of COCO at Detectron2's default scale
+OBJECTS = 8  # per image
 
 FPN, C4 = (f"COCO-Detection/faster_rcnn_R_50_{kind}_1x.yaml" for kind in ("FPN", "C4"))
 # VGG16 as in the paper: RoI max pooling of conv5_3, two layers of 4096 channels
@@ -47,7 +47,7 @@ HEADS: dict[str, tuple[str, list, dict[str, tuple[int, int]]]] = {
 
 # As mmdetection's OHEMSampler chooses, see against_mmdetection.py
 MMDETECTIONS = {"OHEM.BUDGET": "quota", "OHEM.NMS_SCOPE": "none", "OHEM.RANK_LOC_WEIGHT": 0.0}
-# What a variant sets in Detectron2's own configuration: what the name of the ROI heads begins with
+# What a variant sets in Detectron2's own configuration: the prefix of the name of the ROI heads
 # ("": the plain ones), and keys of MODEL.ROI_HEADS
 VARIANTS: dict[str, tuple[str, dict]] = {
     "plain": ("", {}),
@@ -99,7 +99,7 @@ def shapes_of(head: str) -> dict[str, ShapeSpec]:
 
 
 class Inputs:
-    """Feature maps, proposals and ground truth of N images; the precision of training on them."""
+    """Feature maps, proposals and ground truth of N images, and the precision of the training."""
 
     def __init__(
         self, head: str, num_images: int, num_rois: int, device: str, precision: str = "float32"
@@ -121,7 +121,7 @@ class Inputs:
 
 
 def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
-    """Forward and backward of the ROI heads, as far as the feature maps."""
+    """Forward and backward of the ROI heads, down to the feature maps."""
 
     def step() -> None:
         with mixed(inputs.precision, inputs.images.device.type):
@@ -134,8 +134,8 @@ def training_step(heads: nn.Module, inputs: Inputs) -> Callable[[], None]:
 
 def scoring_forward(heads: nn.Module, inputs: Inputs, chunk_size: int) -> Callable[[], None]:
     """
-    What no read-only pass can do without: the head's forward over all R RoIs, tile by tile, and no
-    more.
+    The least that a read-only pass has to do: the head's forward over all R RoIs, tile by tile, and
+    nothing else.
     """
     rois = [p[by_location(p.proposal_boxes.get_centers())] for p in inputs.proposals]
 
@@ -168,7 +168,7 @@ def random_target(generator: Generator, image=IMAGE, num_classes: int = 20) -> I
 
 
 def _proposals(target: Instances, num: int, generator: Generator, device: str) -> Instances:
-    """A part of them at the objects; no two overlap by more than 0.7, as those of an RPN."""
+    """Some are near objects. No two have an IoU above 0.7, as after the NMS of an RPN."""
     objects = target.gt_boxes.tensor.cpu()
     near = torch.randint(0, len(objects), (4 * num,), generator=generator)
     side = (objects[:, 2:] - objects[:, :2])[near]
@@ -188,7 +188,7 @@ def _proposals(target: Instances, num: int, generator: Generator, device: str) -
 
 
 def random_boxes(num: int, generator: Generator) -> Tensor:
-    """Sides from 16 to 400 pixels, small ones as frequent as large ones on a logarithmic scale."""
+    """Boxes with sides of 16 to 400 pixels, uniform on a logarithmic scale."""
     height, width = IMAGE
     side = 16 * 25 ** torch.rand(num, 1, generator=generator)
     ratio = 2 ** (torch.rand(num, 1, generator=generator) * 2 - 1)
@@ -215,7 +215,7 @@ STEPS = {
 
 @dataclass(frozen=True)
 class Whole:
-    """A model to measure, its images and its RoIs of an image."""
+    """A model to measure, its number of images, and its RoIs per image."""
 
     model: str
     R: int
@@ -271,8 +271,8 @@ def models_and_batch(
     for name in names:
         torch.manual_seed(0)
         model = models[name] = build_model(with_variant(cfg, STEPS[name], 128)).train()
-        # Frozen norms leave the activations of random weights as large as they come, and all
-        # proposals of an RPN on them are alike.
+        # With frozen norms, activations of random weights are not rescaled, and all proposals
+        # of the RPN become alike.
         for buffer_name, buffer in model.named_buffers():
             if buffer_name.endswith("running_var") and whole.model == "R50-FPN":
                 buffer.fill_(4.0)

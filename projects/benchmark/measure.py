@@ -30,7 +30,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """
     Seconds of each step, round by round, after one round of warm-up. A round runs every step once,
-    in random order, so that what slows the machine slows all alike; before each ``reset``, untimed.
+    in random order, so that a slow machine slows all steps alike. ``reset`` before each is untimed.
     """
     order, times = random.Random(0), {name: [] for name in steps}
     for i in range(rounds + 1):
@@ -45,7 +45,7 @@ def interleaved(
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> tuple[float, float]:
-    """Median of the rounds' ratios, and half the distance of their quartiles."""
+    """Median of the rounds' ratios, and half their interquartile range."""
     ratios = [a / b for a, b in zip(numerator, denominator)]
     if len(ratios) < 2:
         return ratios[0], 0.0
@@ -68,8 +68,8 @@ def profiled(step: Step, device: str, **how: bool) -> profile:
 
 def peak_bytes(step: Step, device: str) -> int:
     """
-    The most that tensors hold at a time during a step, beyond what they held before it: by the
-    allocator on CUDA, by each allocation and release that the profiler sees on a CPU.
+    Peak bytes of tensors during a step, beyond those before it: from the allocator on CUDA, from
+    the allocations and releases that the profiler sees on a CPU.
     """
     if device == "cuda":
         synchronize(device)

@@ -6,9 +6,9 @@ compare``. ::
     PYTHONPATH=. python projects/evidence/evidence.py --data boards=FOLDER --tables main \\
         --seeds 1 2 3 4 5 --devices cpu cpu --threads 1
 
-The same command again goes on with what was killed, and keeps what is finished. Runs that
-``--record`` has are not repeated. ``--show`` runs nothing: it records what is finished, as while
-another process is at work, and prints the tables.
+The same command again continues killed runs and keeps finished ones. Runs that ``--record`` has
+are not repeated. ``--show`` runs nothing: it records finished runs, for example while another
+process is at work, and prints the tables.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ohem_d2.tools import runs
+from ohem_d2.tools.cli import device
 from ohem_d2.tools.compare import table, variant_of
 from ohem_d2.tools.comparison import plan
 from ohem_d2.tools.files import write_atomically
@@ -29,7 +30,7 @@ from projects.evidence.experiments import CONFIGS, DATA, TABLES, Data, Setup
 from projects.tree_crowns import prepare_data
 
 ROOT = prepare_data.ROOT
-MODULES = ("projects.focal",)  # which register heads
+MODULES = ("projects.focal",)  # they register heads
 QUICK = "SOLVER.MAX_ITER 2 SOLVER.STEPS (1,) SOLVER.WARMUP_ITERS 1 DATALOADER.NUM_WORKERS 0"
 QUICK += " MODEL.ROI_HEADS.OHEM.WARMUP_ITERS 0"
 METRICS = ("AP", "AP50", "AP75", "false_alarms", "seconds")
@@ -37,24 +38,24 @@ METRICS = ("AP", "AP50", "AP75", "false_alarms", "seconds")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A variant on a data set: what its records say of it, and how it is run."""
+    """A variant on a data set: the fields of its records, and how it is run."""
 
     fields: dict  #: of a record
     run: runs.Variant
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare samplers; see the file's head.")
+    parser = argparse.ArgumentParser(description="Compare samplers; see the docstring.")
     add = parser.add_argument
     add("--data", nargs="+", default=["trees"], metavar="NAME=FOLDER", help=f"{', '.join(DATA)}")
     add("--tables", nargs="+", default=list(TABLES), choices=TABLES)
-    add("--variants", nargs="+", help="only these of the tables")
+    add("--variants", nargs="+", help="only these variants of the tables")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    add("--devices", nargs="+", default=plan.default_devices(), help="cuda:0 cuda:1, cpu cpu")
-    add("--threads", type=int, help="of each process")
+    add("--devices", nargs="+", type=device, default=plan.default_devices(), help="cuda:0 cpu")
+    add("--threads", type=int, help="threads of each process")
     add("--output", type=Path, default=ROOT / "output/evidence")
-    add("--record", type=Path, help="of all finished runs (default: docs/evidence.json)")
-    add("--curves", action="store_true", help="evaluate along the way, too")
+    add("--record", type=Path, help="file of finished runs (default: docs/evidence.json)")
+    add("--curves", action="store_true", help="also evaluate during training")
     add("--show", action="store_true", help="run nothing: record what is finished, print tables")
     add("--quick", action="store_true", help="two iterations: does everything run?")
     args = parser.parse_args()
@@ -73,7 +74,7 @@ def main() -> None:
         for name in args.tables
         for of_data, fields in data.items()
     }
-    # once, in however many tables it is
+    # each one once, even if several tables have it
     everything = {c.run.name: c for compared in cases.values() for c in compared}.values()
     records, failed = read(record), []
     if not args.show:
@@ -129,7 +130,7 @@ def case_of(
     run = variant_of(variant, cfg, folder=f"{name}/{variant}-{number}", **how)
 
     def command(seed: int, device: str, folder: Path) -> Sequence[str]:
-        if not (began_with := folder / "commit").exists():  # of a run that goes on, too
+        if not (began_with := folder / "commit").exists():  # kept when a run is continued
             write_atomically(began_with, commit())
         return run.command(seed, device, folder)
 
@@ -148,7 +149,7 @@ def with_missing(name: str, data: Data, share: float, seeds: Sequence[int], fold
 
 
 def without_boxes(coco: dict, share: float, seed: int) -> dict:
-    """Annotations in COCO format less a share of the boxes; the same ones of a seed."""
+    """COCO annotations without a share of the boxes, which are drawn with the seed."""
     boxes = coco["annotations"]
     gone = np.random.default_rng(seed).permutation(len(boxes))[: round(share * len(boxes))]
     gone = set(gone.tolist())
@@ -156,7 +157,7 @@ def without_boxes(coco: dict, share: float, seed: int) -> dict:
 
 
 def record_of(case: Case, seed: int, result: dict, output: Path) -> dict:
-    """What is kept of a run."""
+    """The record of a run."""
     commit = runs.folder_of(case.run, seed, output) / "commit"
     numbers = {key: round(result[key], 3) for key in METRICS if key in result}
     curve = [[i, round(ap, 2)] for i, ap in result["curve"]]
@@ -169,7 +170,7 @@ def read(path: Path) -> list[dict]:
 
 
 def write(path: Path, records: Iterable[dict]) -> None:
-    """One line a record, in an order of their own, so that a change shows what is new."""
+    """One line per record, sorted, so that a diff shows what is new."""
     ordered = sorted(records, key=lambda r: (r["data"], r["variant"], r["overrides"], r["seed"]))
     write_atomically(path, "[\n" + ",\n".join(map(json.dumps, ordered)) + "\n]\n")
 

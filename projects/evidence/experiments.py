@@ -22,7 +22,7 @@ class Data:
     negatives: str = ""  #: their folder
 
     def named(self, file: str, images: str) -> str:
-        """As ``--train-data`` takes it."""
+        """The data set in the form of ``--train-data``."""
         return f"coco:{Path(self.folder, file)}:{Path(self.folder, images)}"
 
 
@@ -39,17 +39,17 @@ class Setup:
     """What a variant adds to the recipe of a data set."""
 
     overrides: str = ""  #: KEY VALUE ...
-    missing: float = 0.0  #: this share of the training boxes is taken away, by seed
+    missing: float = 0.0  #: this share of the training boxes is removed, by seed
     with_negatives: bool = False  #: train on images without objects, too
 
 
 HEADS = "MODEL.ROI_HEADS"
 RANDOM = f"{HEADS}.NAME StandardROIHeads"
-# As `configs/` have it: random sampling as long as the learning rate warms up, here for a tenth
+# As in `configs/`: random sampling while the learning rate warms up, here for a tenth
 OHEM = f"{HEADS}.NAME OHEMROIHeads {HEADS}.OHEM.WARMUP_ITERS 40"
 SETTING = f"{OHEM} {HEADS}.OHEM."
 QUOTA = f"{SETTING}BUDGET quota"
-# How long a training is. The rate falls after four fifths, as in the recipes.
+# Lengths of a training. The rate falls after four fifths, as in the recipes.
 TWICE = "SOLVER.MAX_ITER 800 SOLVER.STEPS (640,)"
 LONG = "SOLVER.MAX_ITER 1600 SOLVER.STEPS (1280,)"
 LONGEST = "SOLVER.MAX_ITER 3200 SOLVER.STEPS (2560,)"
@@ -109,7 +109,7 @@ TABLES = {
         "OHEM 128": Setup(OHEM),
         "random 128, negatives": Setup(RANDOM, with_negatives=True),
         "OHEM 128, negatives": Setup(OHEM, with_negatives=True),
-        # Half of the images being without objects, so many iterations see as many with objects.
+        # Half of the images have no objects, so twice the iterations see as many with objects.
         "random 128, negatives, 800": Setup(f"{RANDOM} {TWICE}", with_negatives=True),
         "OHEM 128, negatives, 800": Setup(f"{SETTING}WARMUP_ITERS 80 {TWICE}", with_negatives=True),
     },

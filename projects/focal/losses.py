@@ -40,8 +40,8 @@ def sigmoid_focal_loss(
     scores: Tensor, targets: Tensor, *, gamma: float, alpha: float = -1.0
 ) -> Tensor:
     """
-    The same for a class of its own in each place, p being the sigmoid's probability of what is
-    right there: scores, targets (True: the class is there) and losses are all of one shape.
+    The same for independent classes, p being the sigmoid probability of the right answer. Scores,
+    targets (True: the class is present) and losses all have the same shape.
     """
     scores = _at_least_float32(scores)
     return _focal_loss(torch.where(targets, scores, -scores), targets, gamma, alpha)
@@ -49,7 +49,7 @@ def sigmoid_focal_loss(
 
 def _focal_loss(margin: Tensor, is_foreground: Tensor, gamma: float, alpha: float) -> Tensor:
     """``margin`` is the logit of p."""
-    # Products of the backward pass stay below the largest number.
+    # Keeps products in the backward pass finite.
     margin = margin.clamp(-1e30, 1e30)
     loss = -torch.exp(gamma * F.logsigmoid(-margin)) * F.logsigmoid(margin)
     return loss if alpha < 0 else torch.where(is_foreground, alpha, 1 - alpha) * loss

@@ -16,7 +16,7 @@ from ohem_d2.mining.losses import with_box_regression
 from .losses import sigmoid_focal_loss, softmax_focal_loss
 
 DEFAULTS = {
-    # "softmax", or "sigmoid": each class is told from all others
+    # "softmax", or "sigmoid": each class against all others
     "FOCAL_LOSS_TYPE": "softmax",
     # By how much easy RoIs count less. 0: the cross entropy
     "FOCAL_LOSS_GAMMA": 2.0,
@@ -26,15 +26,15 @@ DEFAULTS = {
 
 
 def add_focal_config(cfg: CfgNode) -> None:
-    """Add the keys ``MODEL.ROI_BOX_HEAD.FOCAL_LOSS_...`` with their defaults; others stay."""
+    """Add the keys ``MODEL.ROI_BOX_HEAD.FOCAL_LOSS_...`` with their defaults; set ones stay."""
     for name, value in DEFAULTS.items():
         cfg.MODEL.ROI_BOX_HEAD.setdefault(name, value)
 
 
 class FocalLossOutputLayers(FastRCNNOutputLayers):
     """
-    ``FastRCNNOutputLayers`` that classify with the focal loss. It is the mean over all R RoIs, as
-    the cross entropy there, of the sum over the classes with sigmoids.
+    ``FastRCNNOutputLayers`` that classify with the focal loss. Like the cross entropy there, it is
+    the mean over all R RoIs. With sigmoids, it is summed over the classes.
     """
 
     @configurable
@@ -71,7 +71,7 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
         return {**super().from_config(cfg, input_shape), **keys}
 
     def focal_loss(self, scores: Tensor, gt_classes: Tensor) -> Tensor:
-        """The loss of each RoI, (R,); ``scores`` are (R, K + 1), and a sigmoid reads only K."""
+        """The loss of each RoI, (R,); ``scores`` are (R, K + 1), of which sigmoids read only K."""
         how = {"gamma": self.gamma, "alpha": self.alpha}
         if not self.uses_sigmoid:
             return softmax_focal_loss(scores, gt_classes, **how)
@@ -90,7 +90,7 @@ class FocalLossOutputLayers(FastRCNNOutputLayers):
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """See the parent. The last column of sigmoids, background, is read by nobody."""
+        """See the parent. The last column of sigmoids, background, is never read."""
         if not self.uses_sigmoid:
             return super().predict_probs(predictions, proposals)
         return predictions[0].sigmoid().split(list(map(len, proposals)))

@@ -54,9 +54,9 @@ def per_joint_losses(logits: Tensor, instances: list[Instances]) -> tuple[Tensor
 
 def hardest_joints(losses: Tensor, visible: Tensor, topk: int) -> Tensor:
     """
-    bool of shape (R, K), as ``visible`` and the losses are: the ``topk``, M of the paper, visible
-    joints of each RoI with the highest losses, all of them if there are fewer. NaN and infinity are
-    the hardest; equal losses keep their order.
+    bool of shape (R, K), like ``visible`` and the losses: the ``topk`` (M in the paper) visible
+    joints of each RoI with the highest losses, or all of them if there are fewer. NaN and infinity
+    are the hardest; equal losses keep their order.
     """
     order = order_by_loss(losses)
     # A stable sort by visibility on top of that by loss
@@ -76,8 +76,8 @@ class OHKMKeypointHead(KRCNNConvDeconvUpsampleHead):
     @configurable
     def __init__(self, input_shape: Any, *, topk: int = TOPK, **kwargs: Any):
         """
-        The parent's arguments, and how many joints of a RoI are trained on; ValueError if there are
-        not so many.
+        The parent's arguments, and ``topk``, the number of joints of a RoI that are trained on.
+        ValueError if there are not that many.
         """
         super().__init__(input_shape, **kwargs)
         if type(topk) is not int or not 0 < topk <= self.num_keypoints:

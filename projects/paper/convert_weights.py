@@ -1,13 +1,13 @@
 """
-Weights of the paper's networks, from where they can be had, to a file for ``MODEL.WEIGHTS``. ::
+Convert published weights of the paper's networks to a file for ``MODEL.WEIGHTS``. ::
 
     export PYTHONPATH=.
     python projects/paper/convert_weights.py vgg16 vgg16-397923af.pth vgg16.pth     # torchvision
     python projects/paper/convert_weights.py vgg16 VGG_ILSVRC_16_layers.caffemodel vgg16.pth
     python projects/paper/convert_weights.py vgg_m VGG_CNN_M_1024.caffemodel vgg_m.pth
 
-Torchvision's are converted to images as Caffe's, BGR in 8-bit units less the mean, which is
-``PIXEL_MEAN: [103.53, 116.28, 123.675]``. No file runs code when it is read.
+Torchvision's weights are converted to input like Caffe's: BGR, 0 to 255, minus the mean, which is
+``PIXEL_MEAN: [103.53, 116.28, 123.675]``. No file runs code when it is read, unless by --trust.
 """
 
 import argparse
@@ -31,14 +31,14 @@ NETWORKS = {
     "vgg16": (vgg.vgg16_blocks, {"fc6": (4096, 512 * 7 * 7), "fc7": (4096, 4096)}),
     "vgg_m": (vgg.vgg_m_blocks, {"fc6": (4096, 512 * 6 * 6), "fc7": (1024, 4096)}),
 }
-# Standard deviations of torchvision's input, in BGR, which is converted to Caffe's
+# Standard deviations of torchvision's input, in BGR, to convert it to Caffe's
 TORCHVISION_STD = torch.tensor([0.225, 0.224, 0.229]) * 255
 
 Layers = Mapping[tuple[str, str], torch.Tensor]  # by Caffe's name, and "weight" or "bias"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Convert weights; see the file's head.")
+    parser = argparse.ArgumentParser(description="Convert weights; see the docstring.")
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)

@@ -7,7 +7,7 @@ Object proposals for training Fast R-CNN, as Detectron2's proposal files. ::
 
 DATA is the name of a data set that Detectron2 or ohem_paper/voc.py knows,
 coco:ANNOTATIONS.json:IMAGE_FOLDER or voc:FOLDER:SPLIT. The file goes into
-DATASETS.PROPOSAL_FILES_TRAIN or _TEST. The same command goes on with a search that was killed.
+DATASETS.PROPOSAL_FILES_TRAIN or _TEST. The same command continues a search that was killed.
 """
 
 import argparse
@@ -31,28 +31,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Make proposal files; see the file's head.")
+    parser = argparse.ArgumentParser(description="Make proposal files; see the docstring.")
     commands = parser.add_subparsers(required=True, dest="command")
 
     def command(name: str, *files: str, help: str) -> Callable:
         show_defaults = argparse.ArgumentDefaultsHelpFormatter
         new = commands.add_parser(name, help=help, formatter_class=show_defaults)
         new.add_argument("data", help="name of a data set")
-        new.add_argument("--trust", action="store_true", help="files that are read may run code")
+        new.add_argument("--trust", action="store_true", help="let files that are read run code")
         for file in files:
             new.add_argument(file, type=Path)
         add = new.add_argument
-        add("--min-size", type=float, default=2, help="of both sides, in pixels")
-        add("--max-proposals", type=int, default=2000, help="of an image")
+        add("--min-size", type=float, default=2, help="smallest side, in pixels")
+        add("--max-proposals", type=int, default=2000, help="most proposals per image")
         return add
 
-    add = command("selective-search", "output", help="by OpenCV")
+    add = command("selective-search", "output", help="search with OpenCV")
     add("--mode", choices=["fast", "quality"], default="fast")
-    add("--width", type=int, help="of images in the search (R-CNN: 500); else as they are")
-    add("--seed", type=int, default=0, help="of the proposals' random ranks")
-    add("--workers", type=int, default=os.cpu_count(), help="processes")
+    add("--width", type=int, help="resize images to it for the search (R-CNN: 500)")
+    add("--seed", type=int, default=0, help="seed of the random ranks")
+    add("--workers", type=int, default=os.cpu_count(), help="number of processes")
 
-    command("from-mat", "mat", "output", help="from MATLAB's format")
+    command("from-mat", "mat", "output", help="convert a MATLAB file")
     return parser
 
 

@@ -1,12 +1,12 @@
 """
-Table 1 in miniature: its thirteen rows, and classic bootstrapping and the loss layer beside them,
-on the demo's aerial photographs with proposals of selective search and two small networks that two
-CPU cores train. ::
+Table 1 in miniature: its thirteen rows, classic bootstrapping and the loss layer. The data are the
+demo's aerial photographs with proposals of selective search. Two CPU cores can train its two small
+networks. ::
 
     make table1-mini                     # three seeds each
     make table1-mini ARGS=--quick        # does everything run?
 
-Interrupted, the same command goes on where it was.
+The same command continues an interrupted run where it stopped.
 """
 
 import argparse
@@ -23,19 +23,19 @@ from projects.tree_crowns.prepare_data import DATA, ROOT, prepare
 
 CONFIGS = PROJECT / "configs/mini"
 OTHER_ROWS = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
-STEP = 160  # pixels between the corners of training tiles, of which the demo has twice as many
+STEP = 160  # pixels between the corners of training tiles; the demo has 80
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"]
 QUICK += ["BOOTSTRAP.ROUNDS", "2"]
 QUICK_IMAGES = 6
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Table 1 in miniature; see the file's head.")
+    parser = argparse.ArgumentParser(description="Table 1 in miniature; see the docstring.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="few images, iterations, one seed")
+    add("--quick", action="store_true", help="few images and iterations, one seed")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--rows", nargs="+")
-    add("--jobs", type=int, default=2, help="runs at a time, of a thread each")
+    add("--jobs", type=int, default=2, help="runs at a time, with one thread each")
     add("--data", type=Path, default=ROOT / "datasets/table1_mini", help="folder for proposals")
     add("--output", type=Path)
     add("overrides", nargs="*", metavar="KEY VALUE")
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
     """
-    Make what is missing of the data and its proposals, of a few images if ``quick``, by so many
-    processes. Returns the overrides that name it.
+    Make the data and the proposals that are missing, for few images if ``quick``, with ``workers``
+    processes. Returns the overrides that name them.
     """
     prepare(DATA)
 
@@ -73,8 +73,8 @@ def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
 
 def write_subset(source: Path, target: Path, step: int, num: int | None) -> None:
     """
-    COCO JSON of the tiles whose corners, in their names, are so many pixels apart, ``num`` of them
-    spread evenly (None: all).
+    Write COCO JSON of the tiles whose corners (in their names) are multiples of ``step`` pixels, or
+    of ``num`` of them, spread evenly (None: all).
     """
     coco = json.loads(source.read_text())
     corners = ((Path(i["file_name"]).stem.split("_")[-2:], i) for i in coco["images"])

@@ -1,5 +1,5 @@
 """
-Rows of Table 1, several seeds each, and the table with the paper's figures beside ours. ::
+Run rows of Table 1 with several seeds, and write a table with the paper's and our numbers. ::
 
     export PYTHONPATH=.
     python projects/paper/run_table.py --devices cuda:0 cuda:1            # all rows on VOC07
@@ -7,10 +7,10 @@ Rows of Table 1, several seeds each, and the table with the paper's figures besi
         --train-data coco:train.json:images --train-proposals train.pkl \\
         --test-data coco:test.json:images --test-proposals test.pkl \\
         -- SOLVER.MAX_ITER 20000 SOLVER.STEPS "(15000,)"
-    python projects/paper/run_table.py --only-report                      # of what is finished
+    python projects/paper/run_table.py --only-report                      # of finished runs
 
-Rows are the numbered files in ``--configs``, or those that ``--rows`` names. The same command goes
-on with what was killed, and keeps what is finished. It writes ``table.md`` and, for runs with
+Rows are the numbered files in ``--configs``, or those that ``--rows`` names. The same command
+continues killed runs and keeps finished ones. It writes ``table.md`` and, for runs with
 TRAINING_LOSS.PERIOD, ``training_loss.png``.
 """
 
@@ -26,7 +26,7 @@ from detectron2.config import CfgNode
 from matplotlib.figure import Figure
 
 from ohem_d2.tools import runs
-from ohem_d2.tools.cli import add_shared_arguments
+from ohem_d2.tools.cli import add_shared_arguments, device
 from ohem_d2.tools.errors import InputError, errors_in_one_line, input_errors
 
 PROJECT = Path(__file__).resolve().parent
@@ -49,19 +49,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run rows of Table 1; see the file's head.")
+    parser = argparse.ArgumentParser(description="Run rows of Table 1; see the docstring.")
     add = parser.add_argument
     add("--configs", type=Path, default=PROJECT / "configs/voc07", help="folder")
-    add("--rows", nargs="+", help="numbers, or names of files; all numbered ones")
+    add("--rows", nargs="+", help="numbers or file names (default: all numbered ones)")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--output", type=Path, default=Path("output/table1"))
-    add("--devices", nargs="+", default=["cuda:0"], help="cuda:0 cuda:1, cpu cpu")
-    add("--threads", type=int, help="of each process")
+    add("--devices", nargs="+", type=device, default=["cuda:0"], help="cuda:0 cuda:1, cpu cpu")
+    add("--threads", type=int, help="threads of each process")
     add("--only-report", action="store_true", help="train nothing")
     add_shared_arguments(parser, "--trust")
     for split in ("train", "test"):
         add(f"--{split}-data", nargs="+", default=[], help="instead of the configurations'")
-        add(f"--{split}-proposals", nargs="+", default=[], help="a file for each of them")
+        add(f"--{split}-proposals", nargs="+", default=[], help="one file per data set")
     add("overrides", nargs="*", metavar="KEY VALUE")
     args = parser.parse_args(argv)
     args.seeds = list(dict.fromkeys(args.seeds))
@@ -96,13 +96,13 @@ def find_rows(folder: Path, wanted: Sequence[str] | None = None) -> list[Path]:
 
 
 def number_of(stem: str) -> int | None:
-    """The number of a row by the name of its file."""
+    """The number of a row, from the name of its file."""
     head = stem.partition("_")[0]
     return int(head) if head.isdecimal() else None
 
 
 def on_data(split: str, data: Sequence[str], proposals: Sequence[str]) -> list[str]:
-    """Overrides: other data sets, each with its file of proposals, for "TRAIN" or "TEST"."""
+    """Overrides that set data sets and their proposal files, for "TRAIN" or "TEST"."""
     values = {split: data, f"PROPOSAL_FILES_{split}": proposals}
     return [w for key, value in values.items() for w in (f"DATASETS.{key}", str(tuple(value)))]
 
@@ -117,9 +117,9 @@ def run_table(
     flags: Sequence[str] = (),
 ) -> None:
     """
-    Do what is missing in the output folder, see :func:`ohem_d2.tools.runs.run_all`, without devices
-    nothing, then write and print the report. The flags are of ``train.py``. Raises InputError
-    afterwards, which says where to look, if runs failed.
+    Do the missing runs in the output folder (see :func:`ohem_d2.tools.runs.run_all`), or none if
+    there are no devices. Then write and print the report. ``flags`` are those of ``train.py``.
+    Raises InputError at the end if runs failed, which says where to look.
     """
     variants = [variant_of(row, overrides, flags) for row in rows]
     failed = runs.run_all(variants, seeds, output, devices, threads) if devices else []
@@ -164,17 +164,17 @@ def table(results: Results) -> list[str]:
         peak = runs.mean_and_spread([run["peak_bytes"] / 2**30 for run in finished], 2)
         rows.append([str(cell) for cell in (*cells, PAPER_MAP.get(number, ""), seconds, peak)])
     header = ["#", "experiment", "seeds", "AP50", "AP", "paper: mAP", "s / iteration", "peak GB"]
-    note = "The paper's figures are not confirmed but for rows 12 and 13, see README.md."
+    note = "The paper's figures are confirmed only for rows 12 and 13, see README.md."
     return [*runs.markdown_table(header, rows), "", note]
 
 
 def draw_training_loss(results: Results, target: Path) -> None:
-    """Nothing is written if no run took it."""
+    """Draw the training loss of each row. Writes nothing if no run measured it."""
     figure = Figure(figsize=(6, 4), layout="tight")
     axes = figure.subplots()
     for row, by_seed in results.items():
         if losses := [run["training_loss"] for run in by_seed.values() if run["training_loss"]]:
-            # those that every seed has, as numbers
+            # iterations that all seeds have, as numbers
             iterations = sorted(set.intersection(*(set(map(int, loss)) for loss in losses)))
             means = [statistics.mean(loss[str(i)] for loss in losses) for i in iterations]
             axes.plot(iterations, means, "o-", label=row)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """
-One experiment of the paper. ::
+Run one experiment of the paper. ::
 
     export PYTHONPATH=.
     python projects/paper/train.py --config-file projects/paper/configs/voc07/13_ohem_vgg16_n2.yaml
 
-Data sets may be named by where they lie, as in ``train_net.py`` of the project's root.
+Data sets may be named by their paths, as in ``train_net.py`` of the project's root.
 """
 
 import argparse
@@ -52,15 +52,15 @@ def main(args: argparse.Namespace) -> dict:
 
 
 def result_of(trainer: DefaultTrainer) -> dict[str, Any]:
-    """What a run leaves for the table, whose trainer has trained and tested."""
+    """The result of a run for the table. Its trainer has trained and tested."""
     cfg = trainer.cfg
-    boxes = trainer.last_results.get("bbox", {})  # nothing where the test's objects are not public
+    boxes = trainer.last_results.get("bbox", {})  # empty if the test's objects are not public
     records = runs.read_metrics(cfg.OUTPUT_DIR)
     sweeps = logged(records, "bootstrap/sweep_seconds")
     return {
         "metrics": {key: boxes[key] for key in ("AP", "AP50", "AP75") if key in boxes},
         "seconds": runs.seconds_per_iteration(records),
-        # Bootstrapping's, spread over the iterations; their own timer rests meanwhile.
+        # Bootstrapping's sweeps, spread over the iterations, whose own timer leaves them out.
         "sweep_seconds": sum(sweeps.values()) / cfg.SOLVER.MAX_ITER,
         "peak_bytes": peak_memory(cfg.MODEL.DEVICE),
         "training_loss": logged(records, "training_loss/loss"),
@@ -68,14 +68,14 @@ def result_of(trainer: DefaultTrainer) -> dict[str, Any]:
 
 
 def peak_memory(device: str) -> int:
-    """The most that this process had, in bytes: of the GPU where it runs on one."""
+    """Peak memory of this process, in bytes; on a GPU, that of the GPU."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def logged(records: Sequence[dict], name: str) -> dict[int, float]:
-    """By iteration; the last value where a resumed run came by an iteration again."""
+    """Values by iteration; the last one if a resumed run repeated an iteration."""
     return {record["iteration"]: record[name] for record in records if name in record}
 
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> dict:
 
 if __name__ == "__main__":
     parser = default_argument_parser()
-    parser.add_argument("--result", action="store_true", help="one of the runs of run_table.py")
+    parser.add_argument("--result", action="store_true", help="for runs of run_table.py")
     add_shared_arguments(parser, "--trust", "--overwrite")
     a = parser.parse_args()
     with errors_in_one_line("train.py"):

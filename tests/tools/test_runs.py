@@ -2,29 +2,34 @@
 
 import itertools
 import json
-import os
-import signal
-import subprocess
+import multiprocessing
 import sys
 import time
 
-import processes
 import pytest
+from models import ROOT
 
 from ohem_d2.tools import runs
 from ohem_d2.tools.runs import Variant, fingerprint, results_of, run_all
 
-# A run counts ten checkpoints, one after another, if it is let.
-PROGRAM = """
-import os, sys, time
+# Programs take the module alone: the package imports PyTorch, which takes seconds.
+RUNS = f"""
+import os, sys, time, types
 from pathlib import Path
+for name, folder in (("ohem_d2", "ohem_d2"), ("ohem_d2.tools", "ohem_d2/tools")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [os.path.join({str(ROOT)!r}, folder)]
 from ohem_d2.tools import runs
+"""
 
+# A run counts ten checkpoints, one after another, if it is let.
+PROGRAM = f"""{RUNS}
 folder, seed, device, *what = sys.argv[1:]
 folder = Path(folder)
 runs.end_with_parent()
 count = int((folder / "count").read_text()) if (folder / "count").exists() else 0
 print("from", count, "of", seed, "on", device, "threads", os.environ.get("OMP_NUM_THREADS"))
+print("maps", os.environ.get("MALLOC_MMAP_MAX_"))
 if "fails" in what:
     sys.exit("it fails")
 for count in range(count + 1, 11):
@@ -32,7 +37,7 @@ for count in range(count + 1, 11):
     if "slow" in what:
         time.sleep(0.3)
 (folder / "end").write_text(str(time.monotonic()))
-runs.write_result(folder, {"seed": int(seed), "count": count})
+runs.write_result(folder, dict(seed=int(seed), count=count))
 """
 
 
@@ -64,7 +69,7 @@ def test_every_variant_with_every_seed_a_seed_after_the_other(tmp_path, capsys):
         assert results_of(v, [1, 2, 3], tmp_path) == {
             seed: {"seed": seed, "count": 10} for seed in (1, 2)
         }
-    assert printed(tmp_path / "two/seed1") == "from 0 of 1 on cpu threads 1\n"
+    assert printed(tmp_path / "two/seed1") == "from 0 of 1 on cpu threads 1\nmaps 0\n"
     begun = capsys.readouterr().out.splitlines()
     assert begun == [
         f"run {number} of 4: {name}, seed {seed}, cpu"
@@ -79,10 +84,7 @@ def test_every_variant_with_every_seed_a_seed_after_the_other(tmp_path, capsys):
 def test_devices_have_one_run_each_at_a_time(tmp_path, monkeypatch):
     """Two runs that wait for each other, and a third that comes after."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    wait = f"""
-import sys, time
-from pathlib import Path
-from ohem_d2.tools import runs
+    wait = f"""{RUNS}
 folder = Path(sys.argv[1])
 (folder / "here").touch()
 deadline = time.monotonic() + 60
@@ -100,31 +102,23 @@ runs.write_result(folder, {{"on": sys.argv[2]}})
     found = results_of(waiting, [1, 2, 3], tmp_path)
     assert {found[1]["on"], found[2]["on"]} == {"a", "b"} and 3 in found
     # PyTorch is left what it would have
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "9")
     assert run_all([variant("one")], [1], tmp_path, ["cpu"]) == []
-    assert "threads 7" in printed(tmp_path / "one/seed1")
+    assert "threads 7\nmaps 9\n" in printed(tmp_path / "one/seed1")
 
 
-COMPARISON = """
-import sys
-from pathlib import Path
-from test_runs import variant
-from ohem_d2.tools.runs import run_all
-failed = run_all([variant("fast"), variant("late", "slow")], [1], Path(sys.argv[1]), ["cpu"])
-sys.exit(bool(failed))
-"""
-
-
-def test_killed_and_given_again_it_goes_on(tmp_path):
-    command = [sys.executable, "-c", COMPARISON, str(tmp_path)]
-    environment = processes.environment(PYTHONPATH=os.pathsep.join(map(str, sys.path)))
-    comparison = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+def test_killed_and_given_again_it_goes_on(tmp_path, capsys):
+    variants = [variant("fast"), variant("late", "slow")]
+    arguments = (variants, [1], tmp_path, ["cpu"])
+    comparison = multiprocessing.get_context("fork").Process(target=run_all, args=arguments)
+    comparison.start()
     count = tmp_path / "late/seed1/count"
     deadline = time.monotonic() + 60
     while not (count.exists() and count.read_text() > "1"):
-        assert comparison.poll() is None and time.monotonic() < deadline
+        assert comparison.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
-    comparison.send_signal(signal.SIGKILL)
-    comparison.wait()
+    comparison.kill()
+    comparison.join()
     # The run ends with it.
     time.sleep(0.5)
     reached = count.read_text()
@@ -133,8 +127,9 @@ def test_killed_and_given_again_it_goes_on(tmp_path):
     assert not (tmp_path / "late/seed1/result.json").exists()
 
     kept = (tmp_path / "fast/seed1/result.json").stat().st_mtime_ns
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert again.stdout == "run 1 of 2: late, seed 1, cpu\n"
+    capsys.readouterr()
+    assert run_all(*arguments) == []
+    assert capsys.readouterr().out == "run 1 of 2: late, seed 1, cpu\n"
     assert (tmp_path / "fast/seed1/result.json").stat().st_mtime_ns == kept
     assert f"from {reached} of 1" in printed(tmp_path / "late/seed1")
     assert results_of(variant("late"), [1], tmp_path)[1]["count"] == 10

@@ -4,6 +4,7 @@ import logging
 import resource
 import signal
 
+import forked
 import interrupted
 import numpy as np
 import pytest
@@ -203,9 +204,7 @@ def test_a_full_disk_leaves_what_was_there(images, tmp_path, limit):
     assert ended(start(1, images, tmp_path, (*SHORT, 4), size=500_000)) == [0]
     before = {file.name: file.read_bytes() for file in tmp_path.glob("*.pth")}
     assert len(before) == 3
-    process = interrupted.SERVER.Process(
-        target=train_on_a_full_disk, args=(images, tmp_path, limit)
-    )
+    process = forked.process(target=train_on_a_full_disk, args=(images, tmp_path, limit))
     process.start()
     assert ended([process]) == [1]
     assert {file.name: file.read_bytes() for file in tmp_path.glob("*.pth")} == before
@@ -221,7 +220,7 @@ def test_a_full_disk_leaves_what_was_there(images, tmp_path, limit):
 def test_a_disk_that_is_full_for_the_metrics(images, tmp_path):
     (tmp_path / "metrics.json").symlink_to("/dev/full")
     settings = (images, tmp_path, (*SHORT, 4))
-    process = interrupted.SERVER.Process(target=train_as_a_command, args=settings)
+    process = forked.process(target=train_as_a_command, args=settings)
     process.start()
     assert ended([process]) == [1]
     printed = (tmp_path / "printed_0").read_text()

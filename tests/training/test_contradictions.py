@@ -2,10 +2,10 @@
 
 import shutil
 
+import forked
 import interrupted
 import pytest
 import torch
-from forked import ForkServer
 from models import ROOT
 from torch import nn
 from train_on_marks import CONFIG, marks
@@ -131,11 +131,10 @@ def test_a_check_and_a_run_say_the_same(tmp_path):
     """Through train_net.py, from nothing to a finished run, and then with another class."""
     marks(tmp_path / "data")
     (tmp_path / "data/c.yaml").write_text(CONFIG)
-    server = ForkServer()
     command = [ROOT / "train_net.py", "--num-gpus", "0", "--config-file", "c.yaml", "--resume"]
 
     def run(*more):
-        found = server.run([*command, *more], tmp_path / "data", seconds=120)
+        found = forked.run([*command, *more], tmp_path / "data", seconds=120)
         assert "Traceback" not in found.stdout + found.stderr
         return found.status, found.stdout + found.stderr
 

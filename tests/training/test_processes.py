@@ -7,6 +7,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import forked
 import interrupted
 import pytest
 import torch
@@ -78,7 +79,7 @@ def parent(main, folder):
 
 
 def started(main, folder):
-    process = interrupted.SERVER.Process(target=parent, args=(main, folder))
+    process = forked.process(target=parent, args=(main, folder))
     process.start()
     return process
 

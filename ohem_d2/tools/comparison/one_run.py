@@ -21,11 +21,11 @@ from ..data.evaluation import labels_file
 from ..errors import errors_in_one_line
 from ..load_model import default_cfg
 from ..trust import merge_file, trusting
-from .page import score_that_finds
+from .detections import score_that_finds
 from .proxy import trainer_for
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-RECALL = 0.8  # false alarms are counted at the score that finds so many of the objects
+RECALL = 0.8  # false alarms are counted at the score that finds this share of objects
 
 
 def main(text: str) -> None:
@@ -51,10 +51,10 @@ def main(text: str) -> None:
 
 
 def results_of(cfg: CfgNode, found: dict[str, float]) -> dict[str, Any]:
-    """What a finished run found, in percent; a run that found nothing has 0, not nan."""
+    """The results of a finished run, in percent. A run that found nothing has 0, not NaN."""
     records = runs.read_metrics(cfg.OUTPUT_DIR)
-    nothing = math.isnan(found["AP"])  # else sizes and classes that do not occur are nan
-    # Detectron2 leaves classes out where there is only one, and where nothing was found.
+    nothing = math.isnan(found["AP"])  # else NaN stands for sizes and classes that do not occur
+    # Detectron2 leaves classes out if there is only one, or if nothing was found.
     names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes
     classes = {name: found.get(f"AP-{name}", found["AP"]) for name in names}
     last = cfg.SOLVER.MAX_ITER
@@ -69,7 +69,7 @@ def results_of(cfg: CfgNode, found: dict[str, float]) -> dict[str, Any]:
 
 
 def false_alarms(cfg: CfgNode, model: nn.Module, negatives: str) -> float:
-    """Mean detections in an image, at the score that finds 80 % of the test objects, or NaN."""
+    """Mean detections per image, at the score that finds 80 % of the test objects, or NaN."""
     register_datasets([negatives])
     loader = build_detection_test_loader(cfg, negatives)
     with inference_context(model), torch.no_grad():

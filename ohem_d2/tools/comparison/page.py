@@ -1,7 +1,6 @@
-"""The page of a comparison, one HTML file, and what two detectors find differently."""
+"""The page of a comparison, one HTML file."""
 
 import contextlib
-import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -16,13 +15,13 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from matplotlib.figure import Figure
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ...monitor.pictures import BACKGROUND, FOREGROUND, GROUND_TRUTH
 from ..data.evaluation import labels_file
 from ..drawing import data_uri, draw_boxes, encode
 from ..files import write_atomically
 from ..runs import mean_and_spread
+from .detections import Found, found, most_different
 
 PICTURES = 8
 LONG_SIDE = 640  # of a photograph on the page, in pixels
@@ -37,8 +36,8 @@ def write_page(
     table: Sequence[str],
 ) -> Path:
     """
-    Write the answer, the table, the curve, what the first and the second variant find differently
-    with one seed, whose ``folders`` are by name, and the settings. Returns the file.
+    Write the answer, the table, the curve, the settings, and what the first two variants find
+    differently with one seed. ``folders`` are the runs of that seed, by variant. Returns the file.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, ""),
@@ -98,8 +97,8 @@ def classes(results: Mapping[str, Mapping[int, dict]]) -> list[list[str]]:
 
 def pictures(variants: Mapping[str, CfgNode], folders: Mapping[str, Path]) -> list[dict[str, Any]]:
     """
-    Test images on which the first two find the most different objects: a name, and for each of the
-    two what it is called, how much it finds, and a picture as a data URL.
+    Test images on which the objects found by the first two variants differ most. Each has a name,
+    and for both variants the variant's name, its counts and a picture as a data URL.
     """
     first, images_of = next(iter(variants)), {}
     cfg = variants[first].clone()
@@ -109,7 +108,7 @@ def pictures(variants: Mapping[str, CfgNode], folders: Mapping[str, Path]) -> li
     num = sum(not a["iscrowd"] for a in truth.anns.values())
     for name in [*variants][:2]:
         file = folders[name] / "inference/coco_instances_results.json"
-        # As detectors differ in how they score, as many of the best boxes as there are objects
+        # Detectors score differently, so take as many of the best boxes as there are objects
         best = sorted(json.loads(file.read_text()), key=lambda d: -d["score"])[:num]
         images_of[name] = found(truth, best)
     files = {r["image_id"]: r["file_name"] for r in DatasetCatalog.get(cfg.DATASETS.TEST[0])}
@@ -126,78 +125,15 @@ def pictures(variants: Mapping[str, CfgNode], folders: Mapping[str, Path]) -> li
 
 
 def differences(variants: Mapping[str, CfgNode], name: str) -> str:
-    """The lines of a variant's configuration that not all have."""
+    """The lines of a variant's configuration that not all variants have."""
     shared = set.intersection(*(set(cfg.dump().splitlines()) for cfg in variants.values()))
     return "\n".join(line for line in variants[name].dump().splitlines() if line not in shared)
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a detector makes of one image. Boxes are (M, 4), in absolute XYXY pixels."""
-
-    objects: frozenset[int]  #: ids of the annotations that are found
-    right: np.ndarray  #: detections of an object
-    wrong: np.ndarray  #: false alarms
-    missed: np.ndarray  #: objects
-
-
-def evaluated(truth: COCO, detections: Sequence[dict], iou: float) -> COCOeval:
-    """What pycocotools matches at one IoU, whatever the class and the size. It prints nothing."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        results = truth.loadRes(list(detections)) if detections else COCO()
-        evaluation = COCOeval(truth, results, "bbox")
-        evaluation.params.useCats = 0
-        evaluation.params.iouThrs = np.array([iou])
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-    return evaluation
-
-
-def found(truth: COCO, detections: Sequence[dict], iou: float = 0.5) -> dict[int, Found]:
-    """
-    By the id of the image, as COCO counts at that IoU: the best scored detection first, each object
-    once; crowd regions, and what is found there, do not count. Detections are in COCO format.
-    """
-    evaluation = evaluated(truth, detections, iou)
-    results = evaluation.cocoDt
-    images = {image: Found(frozenset(), *[_boxes(truth, [])] * 3) for image in truth.imgs}
-    for one in filter(None, evaluation.evalImgs):
-        ids, matches = np.array(one["dtIds"], dtype=int), one["dtMatches"][0]
-        counts = ~one["dtIgnore"][0]
-        objects = np.array(one["gtIds"], dtype=int)[~np.array(one["gtIgnore"], dtype=bool)]
-        hit = frozenset(matches[counts & (matches > 0)].astype(int).tolist())
-        right, wrong = (_boxes(results, ids[counts & kind]) for kind in (matches > 0, matches == 0))
-        missed = _boxes(truth, [i for i in objects.tolist() if i not in hit])
-        images[one["image_id"]] = Found(hit, right, wrong, missed)
-    return images
-
-
-def score_that_finds(truth: COCO, detections: Sequence[dict], recall: float) -> float:
-    """The score above which this share of the objects is found at an IoU of 0.5, or 0.0."""
-    evaluation = evaluated(truth, detections, iou=0.5)
-    evaluation.params.recThrs = np.array([recall])
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    return max(evaluation.eval["scores"][0, 0, 0, 0, -1].item(), 0.0)
-
-
 def draw(image: np.ndarray, what: Found, scale: float) -> np.ndarray:
-    """On an RGB image (H, W, 3): right in blue, wrong in red, missed in green."""
+    """Draw on an RGB image (H, W, 3): right in blue, wrong in red, missed in green."""
     colors = (what.missed, GROUND_TRUTH), (what.wrong, BACKGROUND), (what.right, FOREGROUND)
     picture = draw_boxes(image, np.zeros((0, 4)), GROUND_TRUTH, scale=scale)
     for boxes, color in colors:
         picture = draw_boxes(picture, boxes * scale, color)
     return picture
-
-
-def most_different(one: dict[int, Found], other: dict[int, Found], num: int) -> list[int]:
-    """Images, those first in which the most objects are found by only one of the two."""
-    differences = {image: len(one[image].objects ^ other[image].objects) for image in one}
-    ordered = sorted(differences, key=lambda image: -differences[image])
-    return [image for image in ordered if differences[image]][:num]
-
-
-def _boxes(coco: COCO, ids: Sequence[int]) -> np.ndarray:
-    boxes = np.array([coco.anns[i]["bbox"] for i in ids], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes

@@ -1,4 +1,4 @@
-"""What paired runs tell: differences over the seeds that two samplers share."""
+"""Statistics of paired runs: differences over the seeds that two samplers share."""
 
 import dataclasses
 import functools
@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95  # of intervals
-POWER = 0.8  # with which "n more seeds" would tell a difference
-DIFFERENCE = 1.0  # of AP
+LEVEL = 0.95  # confidence of intervals
+POWER = 0.8  # statistical power with "n more seeds"
+DIFFERENCE = 1.0  # in AP, to be detected with that power
 
-# iterations and AP
+# pairs of iteration and AP
 Curve = Sequence[tuple[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """By how much one sampler is beyond another: the mean over n seeds, and its interval."""
+    """The difference of two samplers: the mean over n seeds, and its interval."""
 
     mean: float
     low: float
@@ -28,12 +28,12 @@ class Difference:
 
 @functools.cache
 def critical(n: int) -> float:
-    """Student's t beyond which n paired values are on one side of zero."""
+    """The critical value of Student's t for n paired values."""
     return stats.t.ppf((1 + LEVEL) / 2, n - 1)
 
 
 def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
-    """Student's t on the differences of shared seeds: None without one, infinite with one."""
+    """Student's t interval over shared seeds. None without any, infinite with one."""
     values = np.array([one[seed] - other[seed] for seed in one if seed in other])
     if len(values) == 0:
         return None
@@ -45,20 +45,20 @@ def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Difference |
 
 def seeds_needed(spread: float, difference: float = DIFFERENCE, most: int = 1000) -> int:
     """
-    The seeds with which a paired t-test at 5 % has a power of 80 %, where paired differences have
-    this standard deviation: by the noncentral t distribution, whose parameter is
-    difference / spread * sqrt(n) (Cohen, 1988, ch. 2).
+    The number of seeds for which a paired t-test at 5 % has a power of 80 %, if the standard
+    deviation of paired differences is ``spread``. Uses the noncentral t distribution, with the
+    parameter difference / spread * sqrt(n) (Cohen, 1988, ch. 2).
     """
     for n in range(2, most):
         shift = difference / max(spread, 1e-9) * math.sqrt(n)
-        # Far out, where the distribution cannot be computed, there is no doubt.
+        # For large shifts the distribution cannot be computed, but the power is near 1.
         if shift > 2 * critical(n) + 30 or stats.nct.sf(critical(n), n - 1, shift) >= POWER:
             return n
     return most
 
 
 def verdict(one: str, other: str, ones: Mapping[int, float], others: Mapping[int, float]) -> str:
-    """One sentence of four about the AP of two samplers by seed."""
+    """A sentence about the AP of two samplers, given by seed."""
     found = paired(ones, others)
     if found is None:
         return f"{one} and {other} have no seed in common yet."
@@ -82,7 +82,7 @@ def verdict(one: str, other: str, ones: Mapping[int, float], others: Mapping[int
 
 
 def reached(curve: Curve, target: float) -> float:
-    """The share of its iterations after which a curve first has this AP, interpolated, or NaN."""
+    """The share of iterations after which a curve first has this AP, interpolated, or NaN."""
     before = (0, 0.0)
     for point in curve:
         if point[1] >= target:
@@ -94,7 +94,7 @@ def reached(curve: Curve, target: float) -> float:
 
 
 def head_start(one: str, other: str, ones: Mapping[int, Curve], others: Mapping[int, Curve]) -> str:
-    """After which share of the iterations one sampler has the AP that another has in the end."""
+    """Say after which share of the iterations a sampler has the other's final AP, or ""."""
     seeds = [s for s, curve in ones.items() if s in others and len(curve) > 1]
     shares = [100 * reached(ones[seed], others[seed][-1][1]) for seed in seeds]
     there = [share for share in shares if not math.isnan(share)]

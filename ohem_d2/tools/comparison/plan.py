@@ -1,4 +1,4 @@
-"""From what a command line asks for to the runs of a comparison, each with a configuration."""
+"""Make the configurations of a comparison from the arguments of the command."""
 
 import argparse
 import json
@@ -23,18 +23,18 @@ from ..load_model import default_cfg, heads_that_mine, merge, set_num_classes
 from .proxy import CONFIG, fit_anchors
 
 FORMS = "random:N, ohem:N, quota:N, or 'NAME=KEY VALUE,KEY VALUE'"  # of samplers
-# Iterations of the proxy, of two images each: 0.4 for each image, between these
+# Iterations of the proxy, with two images each: 0.4 per training image, within these limits
 LEAST, MOST = 400, 4000
-EVALUATIONS = 5  # along the way
-WARMUP = 0.1  # of the iterations, OHEM's as that of the learning rate
-TEST_SHARE = 0.2  # of the images, where no test data is given
+EVALUATIONS = 5  # during a run
+WARMUP = 0.1  # share of the iterations, for OHEM and the learning rate
+TEST_SHARE = 0.2  # share of the images, if no test data is given
 
 
 def variants_of(cfg: CfgNode, samplers: Sequence[str]) -> dict[str, CfgNode]:
     """
-    For each sampler by name the configuration that all share with what it changes: ``random:N``,
-    ``ohem:N`` and ``quota:N`` have N RoIs of an image, ``NAME=KEY VALUE,KEY VALUE`` is one's own.
-    InputError names one that is of no form.
+    The configuration of each sampler, by name: the shared one with the changes of the sampler.
+    ``random:N``, ``ohem:N`` and ``quota:N`` have N RoIs per image; ``NAME=KEY VALUE,KEY VALUE`` is
+    your own. InputError names a sampler of another form.
     """
     found = {}
     for text in samplers:
@@ -47,7 +47,7 @@ def variants_of(cfg: CfgNode, samplers: Sequence[str]) -> dict[str, CfgNode]:
 
 def _sampler(cfg: CfgNode, text: str) -> tuple[str, list[str]]:
     name, own, keys = text.partition("=")
-    # A value may have commas: the next pair begins with a key.
+    # A value may have commas, so a pair ends only where a key follows.
     pairs = [pair.split(maxsplit=1) for pair in re.split(r",\s*(?=[A-Z][\w.]*\s)", keys.strip())]
     if own and name and all(len(pair) == 2 for pair in pairs):
         return name, [word for pair in pairs for word in pair]
@@ -65,18 +65,18 @@ def _sampler(cfg: CfgNode, text: str) -> tuple[str, list[str]]:
 
 
 def plain_counterpart(mining: str) -> str:
-    """The heads that OHEM heads are made of, by their registered name."""
+    """The registered name of the heads that OHEM heads build on."""
     registered = dict(ROI_HEADS_REGISTRY)
     for base in registered[mining].__mro__[1:]:
         if registered.get(base.__name__) is base and not issubclass(base, OHEMMixin):
             return base.__name__
-    raise InputError(f"MODEL.ROI_HEADS.NAME = {mining!r} is made of no registered heads")
+    raise InputError(f"MODEL.ROI_HEADS.NAME = {mining!r} builds on no registered heads")
 
 
 def shared_cfg(args: argparse.Namespace) -> CfgNode:
     """
     What all variants share: the proxy, with classes, anchors and schedule for the data, or the
-    configuration that is named; data sets are registered. InputError says what is wrong.
+    configuration that is named. Registers the data sets. InputError says what is wrong.
     """
     cfg = default_cfg(args.modules)
     merge(cfg, args.config_file or str(CONFIG), () if not args.config_file else args.opts)
@@ -96,7 +96,7 @@ def shared_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def fit_to_data(cfg: CfgNode) -> None:
-    """Set the anchors, and a schedule that grows with the number of images, by the data."""
+    """Fit the anchors to the data, and the schedule to the number of images."""
     records = []
     for name in cfg.DATASETS.TRAIN:
         records += check_records(cfg, name, records_of(cfg, name, "TRAIN"), training=True)[0]
@@ -110,7 +110,7 @@ def fit_to_data(cfg: CfgNode) -> None:
 
 
 def split(names: Sequence[str], folder: Path) -> tuple[str, str]:
-    """Files to train and test on, of images of these data sets drawn by a fixed seed."""
+    """Split these data sets into files to train and test on, drawn with a fixed seed."""
     content: dict = {"images": [], "annotations": []}
     for name in names:
         registered = convert_to_coco_dict(name)

@@ -1,6 +1,6 @@
 """
-A Faster R-CNN on EfficientNet-Lite0 with FPN, which two CPU cores train in minutes: the detector
-that samplers are compared with if no other is named. ``proxy.yaml`` is its configuration.
+A Faster R-CNN on EfficientNet-Lite0 with FPN, which two CPU cores train in minutes. It is the
+default detector for comparing samplers. ``proxy.yaml`` is its configuration.
 """
 
 from collections.abc import Sequence
@@ -29,19 +29,19 @@ from ..training.trainer import OHEMTrainer
 
 CONFIG = Path(__file__).with_name("proxy.yaml")
 BACKBONE = "build_efficientnet_lite0_fpn_backbone"
-LEVELS = 3  # of the pyramid, each with anchors of its own
-SAME_RATIO = 1.5  # aspect ratios within this factor are one
+LEVELS = 3  # levels of the pyramid, each with its own anchors
+SAME_RATIO = 1.5  # aspect ratios within this factor count as one
 
 
 class EfficientNetLite0(Backbone):
     """
-    The trunk of EfficientNet-Lite0, trained on ImageNet. Its outputs at strides 4 to 32 bear the
-    names that they have in a ResNet, res2 to res5. Batch normalization is frozen, as the images of
-    a step are no batch to take statistics of.
+    The trunk of EfficientNet-Lite0, trained on ImageNet. Its outputs at strides 4 to 32 have the
+    same names as in a ResNet, res2 to res5. Batch normalization is frozen, because a step has too
+    few images for statistics.
     """
 
     def __init__(self, freeze_at: int = 0):
-        """So many stages are not trained: 1 is the stem and stride 2, 2 adds res2, ..."""
+        """``freeze_at``: number of frozen stages. 1 is the stem and stride 2, 2 adds res2, ..."""
         super().__init__()
         net = _pretrained()
         self.stem = nn.Sequential(net._conv_stem, net._bn0, net._swish)
@@ -49,7 +49,7 @@ class EfficientNetLite0(Backbone):
         FrozenBatchNorm2d.convert_frozen_batchnorm(self)
         if freeze_at >= 1:
             self.stem.requires_grad_(False)
-        stage, self.last_blocks = 1, {}  # by the feature that each ends
+        stage, self.last_blocks = 1, {}  # by the name of their feature
         self._out_feature_strides, self._out_feature_channels = {}, {}
         for index, block in enumerate(self.blocks):
             stage += block._depthwise_conv.stride[0] == 2
@@ -94,14 +94,14 @@ def build_efficientnet_lite0_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
 
 class AverageWeights(HookBase):
     """
-    Keeps a moving average of the weights, which takes out the noise of steps on two images; it is
-    what is evaluated, and takes the place of the last weights at the end of the training.
+    Keeps a moving average of the weights, because steps on two images are noisy. The average is
+    evaluated, and replaces the last weights at the end of the training.
     """
 
-    DECAY = 0.995  # two hundred iterations or so count
+    DECAY = 0.995  # averages over about 200 iterations
 
     def __init__(self) -> None:
-        self._loaded: dict = {}  # of a checkpoint that is resumed from
+        self._loaded: dict = {}  # the average in the checkpoint to resume from
 
     def before_train(self) -> None:
         average = get_ema_multi_avg_fn(self.DECAY)
@@ -127,14 +127,14 @@ class AverageWeights(HookBase):
 
 
 class ProxyTrainer(OHEMTrainer):
-    """For the proxy, and few iterations."""
+    """The trainer of the proxy, for few iterations."""
 
     @classmethod
     def build_train_mapper(cls, cfg: CfgNode) -> DatasetMapper:
         augmentations = [
             T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, "range"),
             T.RandomFlip(),
-            # Other places have another light, another season, another hour.
+            # Test images may be of another place, season and time of day.
             T.RandomBrightness(0.7, 1.3),
             T.RandomContrast(0.7, 1.3),
             T.RandomSaturation(0.5, 1.5),
@@ -161,15 +161,15 @@ class ProxyTrainer(OHEMTrainer):
 
         place = next(i for i, hook in enumerate(hooks) if isinstance(hook, Evaluation))
         hooks[place] = Evaluation(self.cfg.TEST.EVAL_PERIOD, evaluate)
-        # First, so that the checkpoint at the end is of the average
+        # First, so that the last checkpoint has the average
         return [average, *hooks]
 
 
 def fit_anchors(records: Sequence[dict], short_side: int, seed: int = 0) -> dict[str, list]:
     """
-    Anchors for the boxes of records in Detectron2's format, as images are resized to a short side:
-    the centres of a k-means of log width and log height, two for each level of the pyramid, give
-    the sizes; their aspect ratios, those within a factor of 1.5 together, the ratios.
+    Fit anchors to the boxes of records in Detectron2's format, after resizing to a short side in
+    pixels. A k-means of log width and log height finds two centers for each level of the pyramid.
+    They give the sizes, and their aspect ratios, merged within a factor of 1.5, give the ratios.
     """
     boxes, scales = [], []
     for record in records:
@@ -178,7 +178,7 @@ def fit_anchors(records: Sequence[dict], short_side: int, seed: int = 0) -> dict
         scale = short_side / min(record["height"], record["width"])
         scales += [scale] * len(objects)
     sides = np.log((np.array(boxes)[:, 2:] * np.array(scales)[:, None]).clip(min=1))
-    # Jittered copies, as there may be fewer boxes than centres, or many alike
+    # Jittered copies, because boxes may be alike, or fewer than centers
     sides = np.tile(sides, (2 * LEVELS, 1)) if len(sides) < 2 * LEVELS else sides
     sides = sides + np.random.default_rng(seed).normal(0, 0.01, sides.shape)
     centers, _ = kmeans2(sides, 2 * LEVELS, seed=seed, minit="++", iter=50)

@@ -1,4 +1,4 @@
-"""Annotations in COCO format: read by a schema, and gone over by the rules about them."""
+"""Annotations in COCO format: read with a schema, and checked by rules."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ class Image(msgspec.Struct):
 
 
 class Annotation(msgspec.Struct):
-    """What only an evaluation reads may be missing, or wrong."""
+    """Fields that only an evaluation reads may be missing or wrong."""
 
     image_id: Id
     category_id: Id
@@ -55,11 +55,11 @@ class CocoFile(msgspec.Struct):
 
     images: list[Image]
     categories: Annotated[list[Category], msgspec.Meta(min_length=1)]
-    annotations: list[Annotation] | msgspec.UnsetType = msgspec.UNSET  # of images without labels
+    annotations: list[Annotation] | msgspec.UnsetType = msgspec.UNSET  # unset: no labels
 
 
 def read_coco(file: str | Path) -> CocoFile:
-    """The file's content, which is not to be changed. InputError names the file and the place."""
+    """The file's content, cached, so do not change it. InputError names the file and the place."""
     must_be_file(file, "the annotations in COCO format")
     state = os.stat(file)
     return _read(str(file), state.st_mtime_ns, state.st_size)
@@ -73,14 +73,14 @@ def _read(file: str, *version: int) -> CocoFile:
             return msgspec.json.decode(text, type=CocoFile)
         except msgspec.ValidationError:
             raise
-        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are no JSON
+        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
             return msgspec.convert(json.loads(text), CocoFile)
     except (OSError, RecursionError, ValueError) as e:
         raise InputError(f"{file} is not in COCO format: {in_words(e)}") from e
 
 
 def coco_faults(coco: CocoFile) -> Iterator[Fault]:
-    """What of it stops Detectron2, is left out, or is odd."""
+    """What stops Detectron2, is left out, or is odd."""
     files = {image.id: image.file_name for image in coco.images}
     unsized = (image.file_name for image in coco.images if not (image.width and image.height))
     yield from faults_of("no size", unsized)
@@ -114,8 +114,8 @@ def _place(i: int, annotation: Annotation, files: dict[Id, str]) -> str:
 
 def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
     """
-    All images with their annotations, in Detectron2's format and the order of its own reader, which
-    leaves out objects whose polygons have two points: here the box stays. Numbers are floats.
+    All images with their annotations, in Detectron2's format and the order of its own reader. That
+    one drops objects whose polygons have two points; here the box stays. Numbers are floats.
     """
     classes = class_numbers(coco)
     of_image = defaultdict(list)
@@ -129,7 +129,7 @@ def coco_records(coco: CocoFile, image_folder: str) -> list[dict]:
         if a.segmentation:
             flat = is_flat(a.segmentation)
             annotation["segmentation"] = [a.segmentation] if flat else a.segmentation
-        if a.keypoints:  # COCO has the numbers of pixels, Detectron2 places: the middles of pixels
+        if a.keypoints:  # from COCO's pixel indices to Detectron2's coordinates: pixel centers
             moved = (v if i % 3 == 2 else v + 0.5 for i, v in enumerate(a.keypoints))
             annotation["keypoints"] = list(moved)
         of_image[a.image_id].append(annotation)
@@ -151,7 +151,7 @@ def _size_of(image: Image, folder: str) -> dict[str, float]:
 
 
 def size_of_file(image: str | Path) -> dict[str, float]:
-    """Width and height as a record has them; nothing if it is no image, which is told later."""
+    """Width and height, as in a record. Empty for what is not an image: others report that."""
     try:
         with ImageFile.open(image) as opened:
             return {"height": opened.height, "width": opened.width}
@@ -168,9 +168,9 @@ def mended_for_evaluation(
     file: str | Path, masks: bool = False, image_folder: str = ""
 ) -> tuple[dict | None, list[Fault]]:
     """
-    What pycocotools reads of the file, ``masks`` too if a model has them: without what is left out,
-    and with what it would stop at or get wrong put right. None if that is as in the file, which
-    stays as it is; and what was mended.
+    The content of the file for pycocotools, with ``masks`` if a model has them: without what is
+    left out, and mended where pycocotools would stop or be wrong. None if that changes nothing. The
+    file itself is not changed. Also returns what was mended.
     """
     coco, text = read_coco(file), Path(file).read_bytes()
     content, given = json.loads(text), coco.annotations or ()
@@ -193,7 +193,7 @@ def mended_for_evaluation(
             row["id"] = i + 1
         if not own_id[i]:
             wrong["bad ids"].append(f"{where}: {a.id!r}")
-        # Of the object, so not above that of the box, which may be rounded
+        # The area is the object's, so not above that of the box, which may be rounded
         if not (_is_number(a.area) and 0 < a.area <= 1.1 * box + 2):
             row["area"] = box
             wrong["bad area"].append(f"{where}: {a.area!r}")
@@ -207,7 +207,7 @@ def mended_for_evaluation(
             wrong["no num keypoints"].append(where)
         rows.append(row)
     found = [fault for rule in wrong for fault in faults_of(rule, wrong[rule])]
-    # A mark of the encoding before the content, as of Windows, is more than pycocotools reads.
+    # pycocotools cannot read a byte order mark before the content, which Windows writes.
     changed = {"images": [{**row, **sizes[row["id"]]} for row in content["images"]]}
     if "annotations" in content or rows:
         changed["annotations"] = rows
@@ -225,19 +225,19 @@ def sound_mask(given: Any) -> Any:
 
 
 def is_flat(segmentation: Any) -> bool:
-    """Whether it is one polygon, where COCO has a list of them."""
+    """Whether it is a single polygon, instead of COCO's list of polygons."""
     return isinstance(segmentation, list) and bool(segmentation) and _is_number(segmentation[0])
 
 
 def _is_inside(box: Sequence[float], image: dict[str, float] | None) -> bool:
-    """Whether a box, x, y, width, height, has an area, and is not outside the image, if any."""
+    """Whether a finite XYWH box has an area on the image. False without an image."""
     (x, y, width, height), size = box, image or {}
     inside = -width < x < size.get("width", math.inf) and -height < y < size.get("height", math.inf)
     return image is not None and all(map(math.isfinite, box)) and width > 0 < height and inside
 
 
 def _is_id(value: Any) -> bool:
-    """Whether it can stay pycocotools' id: that is a whole number, and 0 if there is no match."""
+    """Whether pycocotools can use it as an id: a whole number above 0 (0 means no match)."""
     return _is_number(value) and 0 < value < 2**53 and value % 1 == 0
 
 

@@ -1,6 +1,6 @@
 """
-Go over records in Detectron2's format: find what breaks a rule, and take out what is left out, so
-that what is said is what is done. Annotations are looked at as arrays, all of a data set at once.
+Check records in Detectron2's format: find what breaks a rule, and remove what is left out, so that
+a report says what is done. Annotations are checked as arrays, those of a data set all at once.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from ..errors import in_words
 from .coco import sound_mask
 from .rules import Fault, faults_of
 
-_UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not looked at.
+_UPRIGHT = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)  # Other boxes are not checked.
 _MODES = (*_UPRIGHT, BoxMode.XYWHA_ABS)
 _TEXTS = (str, os.PathLike)  # what can be the name of a file
 _MANY_CROWDS = 0.05  # of all annotations; COCO has 0.012
@@ -28,12 +28,12 @@ _MANY_CROWDS = 0.05  # of all annotations; COCO has 0.012
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """The parts of its data that a model takes."""
+    """The parts of the data that a model needs."""
 
     num_classes: int
-    masks: bool = False  #: a segmentation of each object
-    polygons: bool = False  #: and no RLE among them
-    keypoints: int = 0  #: so many of each object
+    masks: bool = False  #: each object has a segmentation
+    polygons: bool = False  #: as polygons, not RLE
+    keypoints: int = 0  #: number of keypoints of each object
 
 
 def shortly(value: Any) -> str:
@@ -44,8 +44,8 @@ def shortly(value: Any) -> str:
 
 def go_over(records: Sequence[dict], needs: Needs) -> tuple[list[dict], list[Fault], int]:
     """
-    The records, which stay as they are, without the annotations that are left out; the faults of
-    images, annotations, and proposals if there are some; and the number of objects to train on.
+    The records without the annotations that are left out (those given are not changed); the faults
+    of images, annotations and any proposals; and the number of objects to train on.
     """
     return _Contents(records, needs).result()
 
@@ -85,7 +85,7 @@ class _Contents:
         return _numbers([a.get(key, default) for a in self.annotations], width)
 
     def fault(self, rule: str, key: str, wrong: np.ndarray, **values: Any) -> None:
-        """Note the annotations that are wrong, with what they have."""
+        """Note the annotations that are wrong, with their values."""
         places = ((self.names[self.image[i]], self.annotations[i]) for i in np.flatnonzero(wrong))
         where = (f"{name}: {shortly(a.get(key))}" for name, a in places)
         self.faults += faults_of(rule, where, **values)
@@ -129,7 +129,7 @@ class _Contents:
         return left | ~upright
 
     def masks(self, objects: np.ndarray) -> dict[int, Any]:
-        """By the index of an annotation the segmentation to take in its place, None for none."""
+        """The new segmentation of an annotation, by index; None to leave the annotation out."""
         found, wrong = {}, defaultdict(list)
         for i in np.flatnonzero(objects) if self.needs.masks else ():
             given = self.annotations[i].get("segmentation")
@@ -142,7 +142,7 @@ class _Contents:
         return found
 
     def crowds(self, crowd: np.ndarray) -> None:
-        """Count regions to ignore, and name images of nothing else."""
+        """Count regions to ignore, and name images that show nothing else."""
         others = Counter(self.image.tolist())
         others.subtract(self.image[crowd].tolist())
         only = (self.names[i] for i, num in others.items() if num == 0)
@@ -168,7 +168,7 @@ class _Contents:
 
 def _mask_of(given: Any, polygons: bool) -> tuple[Any, str]:
     """A segmentation in Detectron2's format, None for none, and the rule that it breaks, if any."""
-    if isinstance(given, np.ndarray):  # which a mapper of one's own takes
+    if isinstance(given, np.ndarray):  # for a mapper of your own
         return given, ""
     if isinstance(given, dict):
         if not {"counts", "size"} <= given.keys():
@@ -184,8 +184,8 @@ def _mask_of(given: Any, polygons: bool) -> tuple[Any, str]:
 
 def _numbers(values: Sequence[Any], width: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
-    The values as an array (n,) of numbers, or (n, width) of so many numbers each, NaN where they
-    are something else, and where that is, (n,).
+    The values as an array (n,), or (n, width) if each has ``width`` numbers, with NaN for what is
+    not a number; and a mask (n,) of these.
     """
     shape = (len(values), width) if width else (len(values),)
     array = _as_numbers(values, shape) if values else np.zeros(shape)
@@ -200,7 +200,7 @@ def _numbers(values: Sequence[Any], width: int = 0) -> tuple[np.ndarray, np.ndar
 def _as_numbers(value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
         array = np.array(value)
-    except ValueError:  # of lists of different lengths
+    except ValueError:  # lists of different lengths
         return None
     return array.astype(float) if array.dtype.kind in "biuf" and array.shape == shape else None
 
@@ -224,14 +224,14 @@ def _file_faults(records: Sequence[dict]) -> list[Fault]:
                 files = {entry.name for entry in entries if entry.is_file()}
         except OSError:
             files = set()
-        # A file system may take other letters for the same.
+        # A file system may ignore the case of letters.
         gone = [n for n in inside if os.path.basename(n) not in files and not os.path.isfile(n)]
         missing += [f"{name}{_hint(name, files)}" for name in sorted(gone)]
     return found + faults_of("missing image", missing)
 
 
 def _hint(name: str, files: set[str]) -> str:
-    """What may be meant by the name of a file that is not there, in a folder with these."""
+    """What the name of a missing file may mean, in a folder with these files."""
     if "://" in name:
         return ", which has an address in it: put the images into a folder"
     if os.path.isfile(meant := name.replace("\\", "/")):
@@ -255,13 +255,13 @@ def _proposal_faults(records: Sequence[dict]) -> list[Fault]:
 
 def image_faults(records: Sequence[dict], image_format: str = "") -> list[Fault]:
     """
-    Look at the heads of images for more than 8 bits, which are cut off when they are read. With a
-    format read each as for training, which takes as long as it does, and find those at fault.
+    Find images of more than 8 bits by their headers, because reading cuts these bits off. With a
+    format, read each image as for training, which takes as long, and find those that fail.
     """
 
     def look(record: dict) -> tuple[str, str]:
         name, bits = record.get("file_name"), ""
-        if not isinstance(name, _TEXTS) or not os.path.isfile(name):  # which has been told
+        if not isinstance(name, _TEXTS) or not os.path.isfile(name):  # reported already
             return "", ""
         try:
             with Image.open(name) as image:

@@ -1,15 +1,15 @@
 """
-Data sets that are named by where they lie, so that training on one's own data takes no code::
+Data sets that are named by their paths, so that training on your own data takes no code::
 
     coco:ANNOTATIONS.json:IMAGE_FOLDER    COCO format
     voc:FOLDER:SPLIT                      Pascal VOC format; FOLDER has Annotations/, JPEGImages/
                                           and ImageSets/Main/SPLIT.txt
-    voc0:FOLDER:SPLIT                     the same, by a tool that counts pixels from 0
-    voc:FOLDER:SPLIT:difficult            the same, with difficult objects as objects
+    voc0:FOLDER:SPLIT                     the same, from a tool that counts pixels from 0
+    voc:FOLDER:SPLIT:difficult            the same, where difficult objects count as objects
     images:FOLDER                         images without objects
 
-Such names go wherever Detectron2 takes the name of a data set, once they have been registered. Only
-DATASETS.TEST takes no images without objects: there is nothing to evaluate on.
+Registered, such a name works wherever Detectron2 takes the name of a data set. Only DATASETS.TEST
+takes no images without objects, because there is nothing to evaluate on.
 """
 
 import functools
@@ -27,7 +27,7 @@ from .keypoint_names import keypoint_metadata
 from .rules import Fault, stop_at_first
 from .voc import image_ids, voc_classes, voc_faults, voc_records
 
-# What a terminal obeys, what ends a line or turns its direction, and halves of surrogate pairs
+# Control characters, line ends, marks of text direction, and lone surrogates
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 # How the names of images without objects begin
@@ -38,10 +38,10 @@ _VOC = ("voc", "voc0")
 
 def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
     """
-    Register data sets that belong together, as in training and test: those whose names are of a
-    form above and new. VOC data that may not have all classes, as a test set alone, takes their
-    names, ``classes``, in the order of their ids; else those that its annotations name. Returns the
-    classes in the order of their ids in the model, or an empty list if no name is of a form above.
+    Register data sets that belong together, such as training and test, if their names have a form
+    above and are new. VOC data that may lack classes, such as a test set alone, needs ``classes``,
+    all names in the order of their ids; by default they are those in its annotations. Returns the
+    classes in the order of their ids in the model, or an empty list if no name has a form above.
     InputError names the file or data set and what is expected.
     """
     check_class_names(classes, "the classes that were given")
@@ -53,7 +53,7 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
     own = [name for name in names if is_own(name)]
     places = {name: _split(name) for name in own}
     # A VOC data set does not list its classes. To find the same ones in training and test, all
-    # annotations of all its folders are asked, whatever the split.
+    # annotations of all its folders are read, whatever the split.
     voc_folders = sorted({place[0] for kind, *place in places.values() if kind in _VOC})
     found_in_voc = sorted(set().union(*map(voc_classes, voc_folders)))
     check_class_names(found_in_voc, ", ".join(voc_folders))
@@ -76,12 +76,12 @@ def register_datasets(names: Sequence[str], classes: Sequence[str] = ()) -> list
 
 
 def is_own(name: str) -> bool:
-    """Whether it names annotations by where they lie."""
+    """Whether it names annotations by their path."""
     return name.startswith(("coco:", "voc:", "voc0:"))
 
 
 def file_faults(name: str) -> list[Fault]:
-    """What is wrong with the annotations of such data, as far as others do not hide it."""
+    """What is wrong with the annotations of such data. One fault may hide others."""
     kind, *place = _split(name)
     if kind == "coco":
         return list(coco_faults(read_coco(place[0])))
@@ -121,7 +121,7 @@ def _register_negatives(name: str) -> None:
     folder = Path(name[len(NEGATIVES) :])
     must_exist(folder, "a folder of images without objects")
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; it should be one of images without objects")
+        raise InputError(f"{folder} is not a folder; it should be one of images without objects")
     kinds = Image.registered_extensions()
     files = sorted(file for file in folder.glob("[!.]*") if file.suffix.lower() in kinds)
     if not files:
@@ -160,7 +160,7 @@ def must_be_registered(name: str) -> None:
 
 
 def check_class_names(names: Iterable[object], where: str | Path) -> None:
-    """Raises InputError for a name that is no text, or cannot be printed without harm."""
+    """Raises InputError for a name that is not text, or is not safe to print."""
     for name in names:
         if not isinstance(name, str) or _UNPRINTABLE.search(name):
             raise InputError(f"{where}: a class is called {name!r}; it should be printable text")

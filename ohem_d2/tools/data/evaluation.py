@@ -1,4 +1,4 @@
-"""What a test set is evaluated by: COCO's metrics, and for VOC data its own rule beside them."""
+"""Evaluation of a test set: COCO's metrics, and for VOC data also VOC's own metric."""
 
 import json
 import os
@@ -31,8 +31,8 @@ def evaluation_faults(
     cfg: CfgNode, name: str, records: Sequence[dict], known: Sequence[Fault] = ()
 ) -> list[Fault]:
     """
-    What is odd about a test set, or mended for its evaluation. InputError if there is nothing to
-    evaluate on, with the faults that are ``known`` of it, or what Detectron2 needs is not there.
+    What is odd about a test set, or mended for its evaluation. InputError if it lacks what
+    Detectron2 needs, or if there is nothing to evaluate on; that one lists the ``known`` faults.
     """
     if name.startswith(NEGATIVES):
         raise InputError(f"{name}: there is nothing to evaluate on; name the test data {FORMS}")
@@ -71,8 +71,8 @@ def evaluation_faults(
 
 def build_evaluator(cfg: CfgNode, name: str) -> DatasetEvaluator:
     """
-    COCO's metrics; of VOC data VOC's, too, as ``voc``. Labels are read anew each time. Images may
-    have more than COCO's 100 detections if TEST.DETECTIONS_PER_IMAGE says so.
+    COCO's metrics, and for VOC data also VOC's, as ``voc``. Labels are read again each time. Images
+    may have more than COCO's 100 detections if TEST.DETECTIONS_PER_IMAGE says so.
     """
     kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
     if kind not in ("coco", "pascal_voc"):
@@ -93,7 +93,7 @@ def build_evaluator(cfg: CfgNode, name: str) -> DatasetEvaluator:
 
 
 def _with_labels(cfg: CfgNode, name: str, folder: Path) -> str:
-    """The name of a data set with a json_file that can be evaluated on, made if need be."""
+    """The name of a data set whose json_file can be evaluated on; made if necessary."""
     meta = MetadataCatalog.get(name)
     if given := meta.get("json_file"):
         content, _ = _mended(cfg, meta)
@@ -135,7 +135,7 @@ def _classes_of(meta: Any) -> dict[str, Any]:
 
 
 def labels_of(cfg: CfgNode, name: str) -> list[dict]:
-    """Records without what is left out. VOC's difficult objects are crowds, Detectron2's too."""
+    """Records without what is left out. In Detectron2's VOC, too, difficult objects are crowds."""
     meta, records = MetadataCatalog.get(name), None
     if meta.get("evaluator_type") == "pascal_voc" and not is_own(name):
         records = voc_records(meta.dirname, meta.split, meta.thing_classes)
@@ -145,7 +145,7 @@ def labels_of(cfg: CfgNode, name: str) -> list[dict]:
 class VOCEvaluator(DatasetEvaluator):
     """
     Average precision by the rule of Pascal VOC (Everingham et al., IJCV 2015): a detection is right
-    if its IoU with the object that it overlaps most is above 0.5 and it is the first to; difficult
+    if it is the first, by score, with IoU > 0.5 with the object that it overlaps most. Difficult
     objects do not count. AP is the area below monotone precision; for 2007 the mean of 11 points.
     """
 
@@ -155,7 +155,7 @@ class VOCEvaluator(DatasetEvaluator):
         self._labels = {record["image_id"]: record["annotations"] for record in labels}
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget all detections."""
         self._found: dict[Any, list] = {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -202,7 +202,7 @@ class VOCEvaluator(DatasetEvaluator):
 def first_hits(
     boxes: list[list[float]], objects: list[list[float]], difficult: list[bool]
 ) -> list[float]:
-    """Of detections by score: 1 for a right one, 0 for a wrong one, NaN where it does not count."""
+    """For detections by score: 1 if right, 0 if wrong, NaN if it does not count."""
     hits, taken = [], set()
     ious = pairwise_iou(*(Boxes(torch.tensor(b).float().reshape(-1, 4)) for b in (boxes, objects)))
     for of_box in ious.tolist():
@@ -218,7 +218,7 @@ def first_hits(
 
 
 def average_precision(hits: np.ndarray, num_objects: int, eleven_points: bool = False) -> float:
-    """From 1 for a right and 0 for a wrong detection, by score, to the AP of so many objects."""
+    """AP, from 0 to 1, of ``hits`` by score: 1 for a right detection, 0 for a wrong one."""
     right = np.cumsum(hits)
     recall, precision = right / num_objects, right / np.arange(1, len(hits) + 1)
     if eleven_points:

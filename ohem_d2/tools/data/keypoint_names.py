@@ -16,9 +16,9 @@ _SIDE = re.compile("|".join(_SIDES))
 
 def keypoint_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     """
-    Make metadata of the categories in a file in COCO format: ``keypoint_names`` as Detectron2 has
-    them for COCO, if the categories that name keypoints agree; and ``keypoint_flip_map``, if each
-    name with a side, as left_eye, has its partner.
+    Make metadata from the categories of a COCO file, as Detectron2 has them for COCO:
+    ``keypoint_names``, if all categories with keypoints agree, and ``keypoint_flip_map``, if each
+    name with a side, such as left_eye, has its partner.
     """
     of_all = [category.keypoints for category in categories if category.keypoints]
     if not of_all or any(names != of_all[0] for names in of_all) or not _are_names(of_all[0]):
@@ -62,5 +62,5 @@ def _mirrored(name: str) -> str:
 
 
 def _unpaired(names: Sequence[str]) -> list[str]:
-    """Those with a side whose partner is not among them."""
+    """The names with a side whose partner is missing."""
     return [name for name in names if _mirrored(name) not in names]

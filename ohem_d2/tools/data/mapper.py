@@ -1,4 +1,4 @@
-"""Detectron2's mapper with crowd regions, for the commands here, and errors that name the image."""
+"""Detectron2's mapper with crowd regions, and with errors that name the image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +22,8 @@ class TrainingMapper(CrowdDatasetMapper):
         if cfg.MODEL.KEYPOINT_ON:
             cfg = cfg.clone()
             cfg.defrost()
-            # The parent asks all data for names of keypoints, and a test as well, which has no use
-            # for them. Images without objects have none.
+            # The parent needs names of keypoints for all data, even for a test, which does not use
+            # them. Images without objects have none.
             named = [name for name in cfg.DATASETS.TRAIN if not name.startswith(NEGATIVES)]
             cfg.DATASETS.TRAIN = tuple(named)
             cfg.MODEL.KEYPOINT_ON = is_train and bool(named)
@@ -39,7 +39,7 @@ def map_record(mapper: Callable[[dict], Any], record: dict) -> Any:
         must_be_file(name, "an image")
     with input_errors(name):
         if "annotations" in record:
-            # Detectron2 would take infinity for the edge of the image.
+            # Detectron2 would clip infinity to the edge of the image.
             finite = [a for a in record["annotations"] if np.isfinite(a.get("bbox", 0)).all()]
             record = {**record, "annotations": finite}
         return mapper(record)

@@ -1,4 +1,4 @@
-"""Data sets as they are loaded for a training or a test, gone over."""
+"""Load and check data sets for a training or a test."""
 
 import contextlib
 import functools
@@ -20,19 +20,19 @@ from .datasets import NEGATIVES, file_faults, is_own, must_be_registered
 from .rules import Fault, faults_of, stop_at_first
 from .unpickling import checked
 
-_SAMPLE = 20  # images whose heads are looked at, at the start of a run
+_SAMPLE = 20  # images whose headers are checked at the start of a run
 
 
 def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
     """
     Load DATASETS.TRAIN as a training takes it, in Detectron2's format, with proposals if
-    MODEL.LOAD_PROPOSALS, and say in words what of it is left out or odd. InputError names what
+    MODEL.LOAD_PROPOSALS. Also returns notes on what is left out or odd. InputError names what
     would stop the training, or says that nothing is left.
     """
     names, records, notes, objects = cfg.DATASETS.TRAIN, [], [], 0
     for name in names:
         found = records_of(cfg, name, "TRAIN")
-        if not isinstance(found, list):  # PyTorch's Dataset cannot be looked into but by reading it
+        if not isinstance(found, list):  # a PyTorch Dataset can only be checked by reading it
             return get_detection_dataset_dicts(list(names), filter_empty=False), []
         found, faults, number = check_records(cfg, name, found, training=True)
         notes += [f"{with_file(name)}: {fault}" for fault in faults]
@@ -49,7 +49,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
             f"{''.join(f'; {note}' for note in notes)}. See --check"
         )
     for name in cfg.DATASETS.TEST:
-        with contextlib.suppress(InputError):  # which the start of a run tells
+        with contextlib.suppress(InputError):  # the start of a run reports it
             found = shared_images(records, records_of(cfg, name, "TEST"))
             notes += [f"{with_file(name)}: {fault}" for fault in found]
     with_classes = [name for name in names if not name.startswith(NEGATIVES)]
@@ -60,7 +60,7 @@ def training_records(cfg: CfgNode) -> tuple[list[dict], list[str]]:
 
 
 def shared_images(training: Iterable[dict], test: Iterable[dict]) -> list[Fault]:
-    """The images of a test that are trained on, too, by where they lie."""
+    """Test images that are also trained on. Images are compared by their paths."""
     trained = set(map(_place, training))
     return faults_of("trained on", (str(r["file_name"]) for r in test if _place(r) in trained))
 
@@ -74,7 +74,7 @@ _real_path = functools.cache(os.path.realpath)
 
 
 def _with_keypoints(records: list[dict], least: int) -> list[dict]:
-    """Without images whose objects show fewer; those without objects have not come to show any."""
+    """Leave out images whose objects show too few keypoints. Images without objects stay."""
 
     def shows_objects(record: dict) -> bool:
         return any(a.get("iscrowd", 0) == 0 for a in record.get("annotations", ()))
@@ -101,8 +101,8 @@ def check_records(
     cfg: CfgNode, name: str, records: Sequence[dict], training: bool
 ) -> tuple[list[dict], list[Fault], int]:
     """
-    The records of a data set without what is left out of them in a training or a test, what that is
-    and what is odd, and the number of objects. InputError names what would stop a run.
+    The records of a data set without what a training or a test leaves out, the faults (what is left
+    out or odd), and the number of objects. InputError names what would stop a run.
     """
     kept, faults, objects = go_over(records, needs_of(cfg, training))
     faults += image_faults(records[:: max(len(records) // _SAMPLE, 1)])
@@ -130,7 +130,7 @@ def with_file(name: str) -> str:
 
 
 def proposal_file(cfg: CfgNode, name: str, split: str) -> str:
-    """Its file, "" unless MODEL.LOAD_PROPOSALS. InputError if there is none."""
+    """Its proposal file, or "" without MODEL.LOAD_PROPOSALS. InputError if there is none."""
     if not cfg.MODEL.LOAD_PROPOSALS:
         return ""
     files = dict(zip(cfg.DATASETS[split], cfg.DATASETS[f"PROPOSAL_FILES_{split}"]))

@@ -10,7 +10,7 @@ import yaml
 from ..errors import InputError, printable
 
 FILE = Path(__file__).with_name("rules.yaml")
-#: by what they are about, and by name: ``then``, ``what`` and perhaps ``remedy``
+#: rules by topic and name, each with ``then``, ``what`` and perhaps ``remedy``
 TABLE = yaml.safe_load(FILE.read_text())
 _RULES = {name: rule for rules in TABLE.values() for name, rule in rules.items()}
 
@@ -19,9 +19,9 @@ _RULES = {name: rule for rules in TABLE.values() for name, rule in rules.items()
 class Fault:
     """Where a data set breaks a rule."""
 
-    what: str  #: in words, of several places
+    what: str  #: in words, for several places; "(s)" is left out for one
     where: list[str]  #: each place; at least one
-    then: str = "stops"  #: a run; or what becomes of the place: see the table
+    then: str = "stops"  #: what becomes of the place, see the table
     remedy: str = ""  #: what is done, or to be done
 
     @property
@@ -30,10 +30,10 @@ class Fault:
         return self.then == "stops"
 
     def text(self, example: str = "") -> str:
-        """How many, of what, perhaps where, and what to do."""
-        end = ", which are left out" if self.then == "left out" else ""
+        """How many places, what is wrong, perhaps an example, and what to do."""
+        num, end = len(self.where), ", which are left out" if self.then == "left out" else ""
         remedy = f". {self.remedy}" if self.remedy else ""
-        return f"{len(self.where)} {self.what}{end}{example}{remedy}"
+        return f"{num} {self.what.replace('(s)', 's' * (num > 1))}{end}{example}{remedy}"
 
     def __str__(self) -> str:
         return self.text(f", such as {self.where[0]}")

@@ -1,7 +1,7 @@
 """
-Pickles of strangers, Detectron2's and Caffe2's weights and proposals, read without a risk. A pickle
-may call any function: here it finds the few that arrays of numbers take, which check what they are
-given. The base class is in Python: that in C takes whatever memory a pickle claims.
+Read untrusted pickles safely: Detectron2's and Caffe2's weights, and proposals. A pickle may call
+any function. Here it finds only the few that arrays of numbers need, and these check their
+arguments. The base class is the one in Python, since the one in C allocates what a pickle claims.
 """
 
 import io
@@ -21,14 +21,14 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from ..errors import InputError, UntrustedFile, in_words
 from ..trust import trusted
 
-#: Detectron2 reads ``checked://FILE`` without a risk, where it would run the program in FILE.
+#: Detectron2 reads ``checked://FILE`` safely; FILE alone could run code.
 CHECKED = "checked://"
-_DTYPES = re.compile("[biufcU][1-9][0-9]{0,3}")  # numbers, truth values, and text
-_NDARRAY = object()  # which pickles name, and do not call
+_DTYPES = re.compile("[biufcU][1-9][0-9]{0,3}")  # numbers, booleans and text
+_NDARRAY = object()  # pickles name it, but do not call it
 
 
 class HarmfulPickle(Exception):
-    """The text is what a pickle holds or does."""
+    """A pickle could do harm. The text says what it holds or does."""
 
 
 def _need(holds, what="an array that is not sound"):
@@ -37,14 +37,14 @@ def _need(holds, what="an array that is not sound"):
 
 
 def _key(key):
-    # To hash a tuple of tuples of tuples takes a stack that ends, and the process with it.
+    # Hashing deeply nested tuples overflows the stack, which kills the process.
     plain = isinstance(key, (str, bytes, int, float, type(None), np.generic))
     _need(plain, "a key that is neither text nor a number")
     return key
 
 
 def _memory(data, dtype, shape):
-    """The data, if they are as many bytes as the array takes."""
+    """The data, if they have exactly the bytes that the array needs."""
     _need(type(shape) is tuple and len(shape) <= 32 and isinstance(dtype, np.dtype))
     _need(all(type(n) is int and 0 <= n < 2**40 for n in shape))
     data = data.encode("latin1") if type(data) is str else data  # Python 2's bytes come as text
@@ -84,18 +84,18 @@ _FUNCTIONS = {
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """``load`` raises HarmfulPickle, or, of a pickle that is broken, any other error."""
+    """``load`` raises HarmfulPickle, or any other error if the pickle is broken."""
 
     get_extension = load_readonly_buffer = None  # no other classes, and no views of memory
 
     def find_class(self, module: str, name: str) -> object:
-        name = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # as NumPy 2 has it
+        name = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2 has other names
         _need(name in _FUNCTIONS, f"{name:.80}".encode("unicode_escape").decode())
         return _FUNCTIONS[name]
 
     def load_build(self) -> None:
         state, built = self.stack.pop(), self.stack[-1]
-        if isinstance(built, np.dtype):  # The state tells the order of bytes, and nothing else.
+        if isinstance(built, np.dtype):  # The state may only set the byte order.
             _need(state == built.newbyteorder(state[1]).__reduce__()[2])
         else:
             _need(type(built) is np.ndarray and not built.size, "a change of what is no array")
@@ -104,7 +104,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         built.__setstate__(state)
 
     def load_bytearray8(self) -> None:
-        # The parent takes all the memory that is asked for before it reads.
+        # The parent allocates all the memory that a pickle claims before it reads.
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     def load_dict(self) -> None:
@@ -136,9 +136,9 @@ RestrictedUnpickler.dispatch = {
 
 def read_pickle(file: str | Path) -> Any:
     """
-    Read a pickle, text of Python 2 included. Unless it is trusted (:mod:`ohem_d2.tools.trust`), it
-    may hold arrays of numbers, containers and text; UntrustedFile names it and what else it holds,
-    InputError one that cannot be read.
+    Read a pickle, also one with text of Python 2. Unless trusted (:mod:`ohem_d2.tools.trust`), it
+    may hold only arrays of numbers, containers and text. UntrustedFile names the file and what else
+    it holds. InputError if it cannot be read.
     """
     try:
         with PathManager.open(str(file), "rb") as opened:
@@ -151,7 +151,7 @@ def read_pickle(file: str | Path) -> Any:
                 return pickle.load(opened, encoding="latin1")
     except HarmfulPickle as e:
         raise UntrustedFile(file, f"holds {e}, which may run code or crash") from None
-    except Exception as e:  # which may be any
+    except Exception as e:  # a broken pickle may raise any
         raise _unreadable(file, e) from e
 
 
@@ -160,7 +160,7 @@ def _unreadable(file: str | Path, error: Exception) -> InputError:
 
 
 class _CheckedFiles(PathHandler):
-    """Detectron2 unpickles what it opens: it is given what was read, pickled again."""
+    """Detectron2 unpickles what it opens, so it gets the safely read content, pickled again."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [CHECKED]
@@ -178,12 +178,12 @@ PathManager.register_handler(_CheckedFiles())
 
 
 def checked(files: Sequence[str]) -> tuple[str, ...]:
-    """The names under which Detectron2 reads files, of proposals, say, without a risk."""
+    """The names under which Detectron2 reads files, such as proposals, safely."""
     return tuple(CHECKED + file for file in files)
 
 
 def with_checked_proposals(cfg: CfgNode) -> CfgNode:
-    """A copy of the configuration that names its proposal files so, if there are any."""
+    """A copy of the configuration with :func:`checked` proposal files, if it has any."""
     if not cfg.MODEL.LOAD_PROPOSALS:
         return cfg
     cfg = cfg.clone()

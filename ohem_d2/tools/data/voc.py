@@ -31,13 +31,13 @@ class VOCImage:
     """The annotation of an image."""
 
     objects: list[VOCObject]  #: in their order
-    size: tuple[int, int] | None = None  #: width and height, where they are given
+    size: tuple[int, int] | None = None  #: width and height, if given
 
 
 def read_voc(source: str | Path | bytes, what: str = "") -> VOCImage:
     """
-    Read the annotation of one image from a file or its content, which InputError calls ``what`` and
-    says what is wrong with it. What a training does not need may be missing.
+    Read the annotation of one image from a file or its content. InputError calls it ``what``, and
+    says what is wrong with it. Parts that a training does not need may be missing.
     """
     what = what or ("annotations" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
@@ -48,7 +48,7 @@ def read_voc(source: str | Path | bytes, what: str = "") -> VOCImage:
             raise InputError(f"{what} cannot be read: {e.strerror}") from e
     try:
         root = ElementTree.fromstring(source)
-    except (ElementTree.ParseError, LookupError, ValueError) as e:  # the latter of its encoding
+    except (ElementTree.ParseError, LookupError, ValueError) as e:  # the last two: its encoding
         raise InputError(f"{what} is not XML: {e}") from e
     if root.tag != "annotation":
         raise InputError(f"{what} is not in Pascal VOC format: it is <{root.tag}>, no <annotation>")
@@ -83,7 +83,7 @@ def _read_version(file: str, *version: int) -> VOCImage:
 
 
 def read_annotation(folder: str | Path, image_id: str) -> VOCImage:
-    """Read that of an image of the folder; once for each version of the file."""
+    """Read the annotation of an image in the folder, once for each version of the file."""
     file = _annotation(folder, image_id)
     must_exist(file, f"the annotation of {image_id}, which a list in ImageSets/Main has")
     state = os.stat(file)
@@ -96,7 +96,7 @@ def _annotation(folder: str | Path, image_id: str) -> Path:
 
 def voc_classes(folder: str) -> set[str]:
     """
-    The classes that a folder's annotations name, of whatever split, as training and test share
+    The classes that a folder's annotations name, for all splits, because training and test share
     them. Files that cannot be read matter only in the split that lists them.
     """
     annotations, names = Path(folder, "Annotations"), set()
@@ -110,7 +110,7 @@ def voc_classes(folder: str) -> set[str]:
 
 
 def image_ids(folder: str, split: str) -> tuple[list[str], list[Fault]]:
-    """The images that the list of a split names, one a line, and what is odd about it."""
+    """The images that the list of a split names, one per line, and what is odd about it."""
     file = Path(folder, "ImageSets", "Main", f"{split}.txt")
     must_be_file(file, "the list of images in Pascal VOC format")
     ids, flagged = [], []

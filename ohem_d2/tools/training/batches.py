@@ -1,4 +1,4 @@
-"""Load batches of training data that go on where a run was interrupted."""
+"""Load batches of training data, which a resumed run continues where it stopped."""
 
 import functools
 import itertools
@@ -20,23 +20,23 @@ from .seeds import IMAGE, SAMPLER, run_seed, seed_at, seeded
 
 class ResumableLoader:
     """
-    Endless batches with the data, sampler and grouping of Detectron2's loader. They follow from the
-    seed and the number of images before them, whatever the number of workers, so they can go on
-    anywhere, as who iterates again does. An image of unknown size goes with the one before it.
+    Endless batches with the data, sampler and grouping of Detectron2's loader. They depend on the
+    seed and the number of images before them, not on the number of workers. A new iterator goes on
+    where the last one stopped. An image of unknown size is grouped with the one before it.
     """
 
     def __init__(self, cfg: CfgNode, mapper: Callable[[dict], Any], dataset: Any = None):
         """
-        ``dataset`` has records, a list or a map-style data set, by default those of DATASETS.TRAIN.
-        InputError if they can only be iterated over.
+        ``dataset``: a list or map-style data set of records, by default those of DATASETS.TRAIN.
+        InputError for an iterable data set.
         """
         self._cfg = with_checked_proposals(cfg)
         self._mapper, self._records = mapper, dataset
-        self._batches = 0  # taken from here
+        self._batches = 0  # taken from this loader
         self._begin_with(run_seed(cfg))
 
     def _begin_with(self, seed: int) -> None:
-        """Have Detectron2 make a loader from this seed, for the sake of its parts."""
+        """Take the parts of a loader that Detectron2 makes from this seed."""
         self._seed = seed
         cfg = self._cfg.clone()
         cfg.defrost()
@@ -63,8 +63,8 @@ class ResumableLoader:
         size, workers = self.batch_size, self._cfg.DATALOADER.NUM_WORKERS
         images = _Repeatable(MapDataset(self._records, self._mapper), self._seed)
         places = itertools.islice(enumerate(self._indices()), self._batches * size, None)
-        # No batches here: each image is loaded by one of the workers, and they come in order. The
-        # loader would seed them from PyTorch's state, which a resumed run has at another place.
+        # No batches here: workers load single images, which come in order. The generator is new,
+        # since the loader would seed workers from PyTorch's state, which resuming changes.
         settings = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator()}
         loaded = iter(DataLoader(images, sampler=places, num_workers=workers, **settings))
         while batch := list(itertools.islice(loaded, size)):
@@ -75,7 +75,7 @@ class ResumableLoader:
         """The indices of records, those of the first batch first."""
         grouping = self._cfg.DATALOADER.ASPECT_RATIO_GROUPING
 
-        @functools.cache  # records are slow to come by
+        @functools.cache  # reading a record is slow
         def wide(index: int) -> bool | None:
             record = self._records[index] if grouping else {}
             return record["width"] > record["height"] if {"width", "height"} <= {*record} else None
@@ -94,7 +94,7 @@ class ResumableLoader:
         return {"seed": self._seed, "images": self._batches * self._cfg.SOLVER.IMS_PER_BATCH}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there. With another size of batches it is about there."""
+        """Continue there. If the batch size has changed, the place is approximate."""
         if state["seed"] != self._seed:
             self._begin_with(state["seed"])
         self._batches = state["images"] // self._cfg.SOLVER.IMS_PER_BATCH
@@ -102,8 +102,8 @@ class ResumableLoader:
 
 def weighted_sampler(cfg: CfgNode, records: Sequence[dict]) -> RepeatFactorTrainingSampler:
     """
-    Detectron2's, for records that say from which ``data_set`` they are: its own counts images again
-    without those that show no object, and then draws by the factors of others.
+    Detectron2's, for records that name their ``data_set``. Its own function counts the images again
+    without those that show no object, and so draws with the factors of other images.
     """
     given = dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
     factors = torch.tensor([float(given.get(r.get("data_set"), 1)) for r in records])
@@ -117,7 +117,7 @@ def weighted_sampler(cfg: CfgNode, records: Sequence[dict]) -> RepeatFactorTrain
 
 
 class _Repeatable(Dataset):
-    """Images by place in the order of training and index; the random of each follows from both."""
+    """Images, by place in the training and index. The place decides the random numbers."""
 
     def __init__(self, images: Dataset, seed: int):
         self._images, self._seed, self._rank = images, seed, comm.get_rank()

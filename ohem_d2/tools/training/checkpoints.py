@@ -1,4 +1,4 @@
-"""Checkpoints, there whole or not at all, and weights of strangers, read without a risk."""
+"""Checkpoints that are written whole or not at all, and safe reading of untrusted weights."""
 
 import contextlib
 import pickle
@@ -24,7 +24,7 @@ _LAST = "last_checkpoint"
 
 
 class _TorchFiles(FvcoreCheckpointer):
-    """Stands below DetectionCheckpointer, and reads ``.pth`` files."""
+    """Reads ``.pth`` files. It comes after DetectionCheckpointer in the MRO."""
 
     def _load_file(self, f: str) -> Any:
         return load_torch(f)
@@ -32,12 +32,12 @@ class _TorchFiles(FvcoreCheckpointer):
 
 class Checkpointer(DetectionCheckpointer, _TorchFiles):
     """
-    Detectron2's, whose files a kill or a full disk leaves as they were. Where the last checkpoint
-    cannot be read, the newest that can be takes its place. UntrustedFile for a file with more than
-    tensors, arrays and plain values, unless it is trusted (:mod:`ohem_d2.tools.trust`).
+    Detectron2's checkpointer, whose files a kill or a full disk leaves intact. If the last
+    checkpoint cannot be read, the newest readable one replaces it. UntrustedFile for a file with
+    more than tensors, arrays and plain values, unless trusted (:mod:`ohem_d2.tools.trust`).
     """
 
-    _lacking: set[str] | None = None  # in the last file that was loaded
+    _lacking: set[str] | None = None  # parameters that the last loaded file lacked
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         super()._log_incompatible_keys(incompatible)
@@ -45,17 +45,17 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         self._lacking = {*incompatible.missing_keys, *wrong}
 
     def untrained(self) -> str:
-        """Tell of parameters that the last file lacked or had in another shape; or ""."""
+        """A note on parameters that the last file lacked or had in another shape, or ""."""
         names = [name for name, _ in self.model.named_parameters()]
         lacking = [n for n in names if self._lacking is None or n in self._lacking]
         if not lacking:
             return ""
-        where = f"are not in the weights, or of another shape there, such as {lacking[0]}"
+        where = f"are not in the weights, or have another shape there, such as {lacking[0]}"
         return f"Not trained: {len(lacking)} of {len(names)} parameters of the model {where}"
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pyth"):
-            load_torch(filename)  # Detectron2 does it once more, by itself
+            load_torch(filename)  # as a check only: Detectron2 loads it again
         return super()._load_file(CHECKED * filename.endswith(".pkl") + filename)
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -77,11 +77,11 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
         write_atomically(Path(self.save_dir, _LAST), last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is one, which may be one that cannot be read."""
+        """Whether there is one, readable or not."""
         return super().has_checkpoint() or any(Path(self.save_dir).glob("model_*.pth"))
 
     def get_checkpoint_file(self) -> str:
-        """The last one; or the newest that can be read. Raises InputError if there is none."""
+        """The last one, or else the newest readable one. Raises InputError if there is none."""
         last, problem = Path(self.save_dir, _LAST), "does not exist"
         if last.exists():
             name = last.read_text(errors="replace").strip()
@@ -94,7 +94,7 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
             with contextlib.suppress(Exception):  # it cannot be read, or is not of a training
                 found[load_torch(str(_whole(file)))["trainer"]["iteration"]] = file
         if not found:
-            none = f"{last} {problem}, and there is no other checkpoint beside it that can"
+            none = f"{last} {problem}, and no other checkpoint beside it can be read"
             raise InputError(f"--resume: {none}. Put one back, or begin anew with --overwrite")
         newest = max(found)
         lost = f"what was trained from iteration {newest + 1} on is lost, and trained again"
@@ -103,7 +103,7 @@ class Checkpointer(DetectionCheckpointer, _TorchFiles):
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, as metrics may be, as those of Python, which are read back without trust."""
+    """Turn NumPy's numbers, such as metrics, into Python's, which need no trust to be read."""
     if isinstance(value, dict):
         return {key: _plain(x) for key, x in value.items()}
     if type(value) in (list, tuple):
@@ -128,7 +128,7 @@ def load_to_evaluate(cfg: CfgNode, model: nn.Module, resume: bool) -> None:
 
 
 def _whole(file: Path) -> Path:
-    """Raises some error unless each part of it is there, with the sum that it had."""
+    """Raises an error unless each part of the file is there, with the right checksum."""
     with zipfile.ZipFile(file) as parts:
         if torn := parts.testzip():
             raise zipfile.BadZipFile(f"{torn} is damaged")
@@ -136,7 +136,7 @@ def _whole(file: Path) -> Path:
 
 
 def load_torch(file: str) -> Any:
-    """``torch.load`` onto the CPU, of tensors and plain values only unless it is trusted."""
+    """``torch.load`` onto the CPU: only tensors and plain values, unless the file is trusted."""
     try:
         if not trusted():
             _refuse_programs(file)
@@ -152,13 +152,13 @@ def load_torch(file: str) -> Any:
 
 
 def _refuse_programs(file: str) -> None:
-    """PyTorch before 2.6 runs some in spite of ``weights_only``; and others are no files of its."""
+    """Refuse programs, which PyTorch < 2.6 may run despite ``weights_only``, and other formats."""
     with open(file, "rb") as opened:
         begins = opened.read(4)
-    is_zip = begins == b"PK\x03\x04"  # as PyTorch finds out
+    is_zip = begins == b"PK\x03\x04"  # as PyTorch itself tests it
     if is_zip and "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
         raise UntrustedFile(file, "holds a TorchScript, which is a program")
     if not is_zip and tarfile.is_tarfile(file):
         raise UntrustedFile(file, "is of PyTorch's old tar format, which may run code")
     if not is_zip and not begins.startswith(b"\x80"):
-        raise InputError(f"{file} cannot be loaded: it is no file of PyTorch's")
+        raise InputError(f"{file} cannot be loaded: it is not a PyTorch file")

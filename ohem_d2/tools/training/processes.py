@@ -21,20 +21,20 @@ _PATIENCE = 5  # seconds
 
 
 class Terminated(SystemExit):
-    """A training ended after SIGTERM, and its checkpoint is saved. The script ends with 143."""
+    """A training ended after SIGTERM, with a checkpoint. The script exits with status 143."""
 
     def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)  # as shells have it of a process that it has ended
+        super().__init__(128 + signal.SIGTERM)  # as shells report a process that a signal has ended
 
 
 class EndOnSigterm(engine.HookBase):
     """
-    After an iteration in which SIGTERM came to any process of the run, saves a checkpoint and ends
-    all of them by :class:`Terminated`. Another one, more than a second later, as some schedulers
-    send each twice, ends the process at once.
+    If SIGTERM comes to any process of the run, saves a checkpoint after that iteration and ends all
+    processes by :class:`Terminated`. A second one ends the process at once, if it comes more than a
+    second later: some schedulers send each signal twice.
     """
 
-    _came, _listening = 0.0, False  # when it came, if it did
+    _came, _listening = 0.0, False  # time of the signal, 0.0 without one
 
     def before_train(self) -> None:
         self._listening = on_sigterm(self._note)
@@ -57,7 +57,7 @@ class EndOnSigterm(engine.HookBase):
     def after_train(self) -> None:
         if self._listening:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._came:  # in the last iteration: what follows is no matter of checkpoints
+        if self._came:  # in the last iteration, after which no checkpoint is needed
             self._die()
 
     @staticmethod
@@ -67,7 +67,7 @@ class EndOnSigterm(engine.HookBase):
 
 
 def on_sigterm(handler: Callable[..., Any]) -> bool:
-    """Call it from now on, unless there is another or this is not the main thread; whether so."""
+    """Set the handler, unless one is set or this is not the main thread. Whether it was set."""
     main_thread = threading.current_thread() is threading.main_thread()
     free = main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if free:
@@ -84,9 +84,9 @@ def launch(
     args: tuple = (),
 ) -> None:
     """
-    Detectron2's ``launch``, with the same arguments. If it starts processes, these get the SIGTERM
-    that comes here, and none is left when this one ends, by a kill or an interrupt too. SystemExit
-    has the status of the first that failed; if a signal has ended that one, this is told.
+    Detectron2's ``launch``, with the same arguments. Processes that it starts get the SIGTERM that
+    comes here, and end when this process ends, even by a kill or an interrupt. SystemExit has the
+    status of the first process that failed. A message says if a signal has ended it.
     """
     machines = {"num_machines": num_machines, "machine_rank": machine_rank, "dist_url": dist_url}
     if num_machines * num_gpus_per_machine <= 1:
@@ -108,14 +108,14 @@ def launch(
 
 def _end_others(number: int) -> None:
     """
-    End the other children when one has failed. PyTorch sends them SIGTERM, which a training takes
-    for a scheduler's; and some wait for the one that has failed.
+    End the other children when one has failed. PyTorch only sends them SIGTERM, which a training
+    takes for a scheduler's, and some of them wait for the one that failed.
     """
     while len(children := multiprocessing.active_children()) < number:
         time.sleep(0.1)
     while children:
         connection.wait([child.sentinel for child in children])
-        time.sleep(_PATIENCE)  # Most have ended by themselves then, and PyTorch has the status.
+        time.sleep(_PATIENCE)  # By then most have ended by themselves, and PyTorch has the status.
         if any(child.exitcode for child in children):
             for child in children:
                 child.kill()
@@ -123,7 +123,7 @@ def _end_others(number: int) -> None:
 
 
 def _with_parent(parent: int, main: Callable[..., Any], args: tuple) -> None:
-    def end_after_parent() -> None:  # whatever the main thread waits for, as another process
+    def end_after_parent() -> None:  # even if the main thread waits for another process
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on as if it had not been, or says why it cannot."""
+"""Resume an interrupted run as if it had never stopped, or say why that is impossible."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from .seeds import ITERATION, run_seed, seed_all, seed_at
 
 logger = logging.getLogger(__name__)
 
-# Of the optimizer's groups of parameters: what a checkpoint brings back, and the key that sets it
+# What a checkpoint restores in the optimizer's parameter groups, and the keys that set it
 _BROUGHT_BACK = {
     "initial_lr": "SOLVER.BASE_LR",
     "weight_decay": "SOLVER.WEIGHT_DECAY",
@@ -30,7 +30,7 @@ _KINDS = {"betas", "nesterov", "rho", "alpha", "lr_decay"}  # keys that tell opt
 
 
 class ExactResumption(HookBase):
-    """Each iteration draws from a seed of its own, and the data goes on where it was."""
+    """Gives each iteration a seed of its own, and continues the data where it stopped."""
 
     def __init__(self, cfg: CfgNode):
         self._seed, self._loaded = run_seed(cfg), False
@@ -48,7 +48,7 @@ class ExactResumption(HookBase):
 
     def before_train(self) -> None:
         if self.trainer.start_iter > 0 and not self._loaded:
-            why = "it is of an earlier version, or of a loader that is no ResumableLoader"
+            why = "it is of an earlier version, or of a loader that is not a ResumableLoader"
             unknown = "The checkpoint does not say which images were seen"
             logger.warning(f"{unknown}, and the data begins anew: {why}")
 
@@ -57,7 +57,7 @@ class ExactResumption(HookBase):
 
 
 class Evaluation(EvalHook):
-    """Detectron2's, which also makes up for an evaluation that an interruption has left out."""
+    """Detectron2's hook, which also does an evaluation that an interruption has skipped."""
 
     def before_train(self) -> None:
         trainer, start = self.trainer, self.trainer.start_iter
@@ -72,7 +72,7 @@ class Evaluation(EvalHook):
 
 
 def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> Iterator[str]:
-    """What ``--resume`` ignores. InputError if the checkpoint is not of this configuration."""
+    """What ``--resume`` ignores. InputError if the checkpoint does not fit the configuration."""
     folder, checkpointer = cfg.OUTPUT_DIR, Checkpointer(model, cfg.OUTPUT_DIR)  # unwraps the model
     if not checkpointer.has_checkpoint():
         yield f"--resume: there is no checkpoint in {folder}, and the training begins anew"
@@ -94,7 +94,7 @@ def resumption_notes(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> It
     if cfg.SOLVER.AMP.ENABLED and "grad_scaler" not in trainer:
         raise InputError(f"--resume: {file} was trained with SOLVER.AMP.ENABLED False. {anew}")
     groups, own_groups = trainer.get("optimizer", {}).get("param_groups"), optimizer.param_groups
-    groups = groups or own_groups  # a file without any, as one of the model alone
+    groups = groups or own_groups  # a file without an optimizer, with the model alone
     kinds = [[(_KINDS & g.keys(), len(g["params"])) for g in p] for p in (groups, own_groups)]
     if kinds[0] != kinds[1]:
         what = "with another optimizer, other parts frozen, or other SOLVER.WEIGHT_DECAY_..."

@@ -14,7 +14,7 @@ from ..errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What a run leaves that another one would go on with, and what goes aside together with it
+# Files that another run would continue from, and all files that are set aside with them
 RESULTS = ("last_checkpoint", "model_*.pth", "metrics.json")
 ALL = (*RESULTS, "config.yaml", "events.out.tfevents.*", "inference", "log.txt*")
 LOCK = ".lock"
@@ -24,9 +24,9 @@ _claimed: dict[Path, BaseFileLock] = {}
 
 def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """
-    Take the folder for a run, in its main process, until :func:`release` or its end. The run goes
-    on with what is there, ``resume``, or sets it aside, ``overwrite``. InputError if another run
-    has the folder, it has a run and is given neither, or cannot be written to.
+    Take the folder for a run, in its main process, until :func:`release` or the process ends. If
+    the folder has a run, ``resume`` continues it, and ``overwrite`` sets it aside. InputError if it
+    has a run and neither is given, if another run uses it, or if it cannot be written to.
     """
     folder = Path(folder).absolute()
     if not comm.is_main_process() or folder in _claimed:
@@ -48,14 +48,14 @@ def claim(folder: str | Path, *, resume: bool = False, overwrite: bool = False) 
 
 
 def release(folder: str | Path) -> None:
-    """The run is over. Nothing is done if the folder was not taken."""
+    """Give the folder back after the run. Does nothing if it was not taken."""
     if lock := _claimed.pop(Path(folder).absolute(), None):
         lock.release()
 
 
 @contextlib.contextmanager
 def left_as_it_was(folder: str | Path) -> Iterator[None]:
-    """Take away after the context what a claim makes within it, folder and lock."""
+    """Remove the folder and the lock that a claim makes within the context."""
     folder = Path(folder).absolute()
     lock, folders = folder / LOCK, [folder, *folder.parents]
     new = [path for path in (lock, *folders) if not os.path.lexists(path)]
@@ -63,12 +63,12 @@ def left_as_it_was(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         for path in new:
-            with contextlib.suppress(OSError, ValueError):  # it cannot be made, or another uses it
+            with contextlib.suppress(OSError, ValueError):  # not made, or in use by another run
                 path.unlink() if path == lock else path.rmdir()
 
 
 def _locked(folder: Path) -> BaseFileLock:
-    """A lock that ends with the process, though forked ones, as workers, may outlive that."""
+    """A lock that ends with the process, or with forked workers that outlive it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         open(folder / LOCK, "a").close()
@@ -80,7 +80,7 @@ def _locked(folder: Path) -> BaseFileLock:
     except Timeout as e:
         remedy = "wait for its end, or choose another OUTPUT_DIR"
         raise InputError(f"OUTPUT_DIR {folder} is in use by another run; {remedy}") from e
-    except (NotImplementedError, OSError) as e:  # some file systems of a network have no locks
+    except (NotImplementedError, OSError) as e:  # some network file systems have no locks
         logger.warning(f"OUTPUT_DIR {folder} cannot be locked: {e}")
     return lock
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class OHEMTrainer(DefaultTrainer):
     """
     Keeps crowd regions for the miner, evaluates as the data set's metadata say, and can be
-    interrupted, as docs/safety.md has it. Weights and proposals run no code, unless trusted.
+    interrupted (docs/safety.md). Weights and proposals run no code unless they are trusted.
     """
 
     @property
@@ -56,7 +56,7 @@ class OHEMTrainer(DefaultTrainer):
                 raise
             raise InputError(f"OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {e.strerror}") from e
         except Terminated:
-            comm.synchronize()  # The end of one process ends the others, who may still write.
+            comm.synchronize()  # The end of one process ends the others, which may still write.
             raise
         finally:
             log.removeFilter(_in_one_line)
@@ -74,21 +74,21 @@ class OHEMTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_mapper(cls, cfg: Any) -> DatasetMapper:
-        """The mapper of records to a model's inputs; augmentations of one's own go here."""
+        """The mapper from records to a model's inputs. Override it to add augmentations."""
         mapper = TrainingMapper(cfg, is_train=True)
         if mapper.use_keypoint:
-            # Images without objects have none, and the others the same.
+            # Data sets of images without objects have no map; all others have the same one.
             of_all = (MetadataCatalog.get(d).get("keypoint_flip_map") for d in cfg.DATASETS.TRAIN)
             pairs = list(next(filter(None, of_all), ()))
             logger.info(f"Keypoints that trade places in mirrored images: {pairs or 'none'}")
         return mapper
 
     def build_hooks(self) -> list[HookBase]:
-        # In the place of Detectron2's, before its hooks take that
+        # Replaces Detectron2's checkpointer before the hooks take that one
         parts = self.checkpointer.checkpointables
         self.checkpointer = Checkpointer(self.model, self.cfg.OUTPUT_DIR, **parts)
         hooks = super().build_hooks()
-        # After all that a checkpoint needs, and before what takes long
+        # After all that a checkpoint needs, and before the evaluation, which takes long
         place, given = next((i, hook) for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[place : place + 1] = [EndOnSigterm(), Evaluation(given._period, given._func)]
         return [ExactResumption(self.cfg), *hooks]
@@ -124,18 +124,18 @@ class OHEMTrainer(DefaultTrainer):
         try:
             return build_evaluator(cfg, dataset_name)
         except NotImplementedError as e:
-            # DefaultTrainer goes on without an evaluation and keeps the reason to itself.
+            # DefaultTrainer goes on without an evaluation, and does not log the reason.
             logger.warning(str(e))
             raise
 
 
 def _is_full(error: BaseException | None) -> bool:
-    """Whether a disk is full, in the middle of a file that is written as the training goes on."""
+    """Whether the error says that the disk or quota is full, or the file too large."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """A filter of logs: what is wrong with the input needs no traceback."""
+    """A filter for log records: wrong input needs no traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, (InputError, FloatingPointError)) or _is_full(error):
         record.msg, record.args, record.exc_info = str(error), (), None

@@ -13,8 +13,8 @@ from ohem_d2.tools.errors import InputError
 
 def add_accumulation_config(cfg: CfgNode) -> None:
     """Add the key ``SOLVER.ACCUMULATION_STEPS`` with its default, unless it is there."""
-    # An iteration is so many batches of IMS_PER_BATCH images, one after another, and its gradient
-    # the mean of theirs: N images an iteration at the memory of fewer.
+    # The number of batches of IMS_PER_BATCH images per iteration. Their gradients are averaged, so
+    # N images per iteration take the memory of fewer.
     cfg.SOLVER.setdefault("ACCUMULATION_STEPS", 1)
 
 
@@ -50,9 +50,9 @@ class AccumulatingTrainer(SimpleTrainer):
 
 def accumulating(trainer: SimpleTrainer, passes: int) -> SimpleTrainer:
     """
-    A trainer that accumulates over so many batches, with the parts of the given one; that one
-    itself if it is 1. Raises InputError if it is no whole number above 0, TypeError for a trainer
-    with other steps than ``SimpleTrainer``, such as those of mixed precision.
+    A trainer that accumulates over ``passes`` batches, with the parts of the given trainer, or that
+    one itself for 1. Raises InputError unless ``passes`` is a whole number above 0, TypeError for a
+    trainer with other steps than ``SimpleTrainer``, such as those of mixed precision.
     """
     key = f"SOLVER.ACCUMULATION_STEPS = {passes!r}"
     if type(passes) is not int or passes < 1:

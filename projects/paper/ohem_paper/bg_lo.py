@@ -1,6 +1,6 @@
 """
-Fast R-CNN's heuristic for hard background (paper Sec. 3.1): RoIs that overlap no object by an IoU
-of ``bg_lo`` are neither foreground nor background. OHEM does without it.
+Fast R-CNN's heuristic for hard background (paper Sec. 3.1): RoIs with an IoU below ``bg_lo`` with
+all objects are neither foreground nor background. OHEM does without it.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """
-Classic bootstrapping, which OHEM takes the place of (paper Sec. 1 and 2): train on a fixed working
+Classic bootstrapping, which OHEM replaces (paper Sec. 1 and 2): train on a fixed working
 set of RoIs, freeze the model, run it over the whole data set, add its false positives to the
 set, and go on (Sung and Poggio 1994; Felzenszwalb et al. 2010, Sec. 4).
 
-It takes a Fast R-CNN with precomputed proposals and Detectron2's own heads. SOLVER.MAX_ITER is
+It needs a Fast R-CNN with precomputed proposals and Detectron2's own heads. SOLVER.MAX_ITER is
 split evenly over BOOTSTRAP.ROUNDS rounds, with one learning rate schedule and one optimizer
 throughout; between them are sweeps. The heads sample from the working set and the objects.
 """
@@ -26,7 +26,7 @@ from .working_set import WorkingSet, WorkingSetLoader, round_of, sweep
 
 logger = logging.getLogger("detectron2.ohem_paper")
 
-# Heads that build on StandardROIHeads, and sample in another way
+# Heads that build on StandardROIHeads, but sample in another way
 OTHERS = (BgLoMixin, CascadeROIHeads, OHEMMixin)
 
 
@@ -49,7 +49,7 @@ class SweepBetweenRounds(HookBase):
     """Ends a round: sweep, next working set, checkpoint ``model_round_N.pth``."""
 
     def before_train(self) -> None:
-        # The sweep is missing if the run was killed in it.
+        # If the run was killed in a sweep, that is still to be done.
         self._go_on_to(self.trainer.start_iter)
 
     def after_step(self) -> None:
@@ -57,12 +57,12 @@ class SweepBetweenRounds(HookBase):
         if trainer.iter + 1 == trainer.max_iter:
             trainer.end_round()
         elif self._go_on_to(trainer.iter + 1):
-            # Not the name that the periodic checkpoint may have just now: a file that a resumed
-            # run would read is not written again.
+            # Not the name of a periodic checkpoint, which may just have been written: a file that
+            # a resumed run would read must not be written again.
             trainer.checkpointer.save(f"model_round_{trainer.working_set.round}")
 
     def _go_on_to(self, iteration: int) -> bool:
-        """Whether a round begins with this iteration, and its set had to be found first."""
+        """If a round begins with this iteration, find its set. Whether it does."""
         trainer, rounds = self.trainer, self.trainer.cfg.BOOTSTRAP.ROUNDS
         here = round_of(iteration, trainer.max_iter, rounds)
         begins = iteration < trainer.max_iter and here > trainer.working_set.round
@@ -75,8 +75,8 @@ class BootstrapTrainer(OHEMTrainer):
     """
     Trains in rounds, with a sweep between them. The working set is a part of every checkpoint.
 
-    Under ``bootstrap/`` it logs for each round ``num_foreground`` and ``num_background`` RoIs of
-    the set, and of the sweep after it ``sweep_seconds``, ``num_false_positives`` and ``num_added``.
+    Under ``bootstrap/`` it logs for each round ``num_foreground`` and ``num_background`` RoIs in
+    the set, and for the next sweep ``sweep_seconds``, ``num_false_positives`` and ``num_added``.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -102,7 +102,7 @@ class BootstrapTrainer(OHEMTrainer):
         return hooks
 
     def end_round(self, next_round: int | None = None) -> None:
-        """Sweep if there is a next round, and log what this one was."""
+        """Sweep if there is a next round, and log the numbers of this one."""
         numbers = self.working_set.count()
         if next_round is not None:
             start = time.perf_counter()

@@ -39,18 +39,18 @@ def add_settings(cfg: CfgNode) -> None:
     cfg.BOOTSTRAP, cfg.TRAINING_LOSS = CfgNode(), CfgNode()
     # Rounds of training on a fixed working set; between them are ROUNDS - 1 sweeps.
     cfg.BOOTSTRAP.ROUNDS = 4
-    # So many background proposals of each image, chosen at random, are in the first working set;
-    # all foreground ones are.
+    # The number of background proposals of each image, chosen at random, in the first working set.
+    # It has all foreground proposals.
     cfg.BOOTSTRAP.INITIAL_BACKGROUND = 64
     # A background RoI is a false positive if its highest score of an object class is above this.
     cfg.BOOTSTRAP.SCORE_THRESH = 0.1
-    # At most so many false positives of an image are added in a sweep, those with the highest
-    # scores. 0: all.
+    # The most false positives of an image that a sweep adds, those with the highest scores. 0: all
+    # of them.
     cfg.BOOTSTRAP.MAX_PER_IMAGE = 100
-    # Every so many iterations, from before the first to after the last, the loss over all RoIs of
-    # the training set is taken. 0: never.
+    # The loss over all RoIs of the training set is measured at intervals of this many iterations,
+    # from before the first to after the last. 0: never.
     cfg.TRAINING_LOSS.PERIOD = 0
-    # So many images, spread evenly over the data set, instead of all. 0: all.
+    # On this many images of it, spread evenly over the data set. 0: on all.
     cfg.TRAINING_LOSS.NUM_IMAGES = 0
 
 
@@ -98,7 +98,7 @@ def check_files(cfg: CfgNode, training: bool = True) -> None:
 
 
 class _Experiment:
-    """What a configuration may ask of both trainers."""
+    """What both trainers have: gradient accumulation and the training loss."""
 
     def __init__(self, cfg: CfgNode):
         super().__init__(cfg)

@@ -22,8 +22,8 @@ from ohem_d2.tools.errors import InputError
 @ROI_HEADS_REGISTRY.register()
 class LossLayerROIHeads(OHEMROIHeads):
     """
-    ``mine`` lets all candidates through. ``select`` chooses when the box predictor has seen them,
-    and the easy ones leave the training pass there. The keys of the read-only pass do nothing.
+    ``mine`` lets all candidates through. ``select`` chooses after the box predictor, and there the
+    easy ones leave the training pass. The keys of the read-only pass have no effect.
     """
 
     #: all candidates, in the list that the parent's ``forward`` holds; all labelled RoIs; targets
@@ -33,7 +33,7 @@ class LossLayerROIHeads(OHEMROIHeads):
         super().__init__(*args, **kwargs)
         if self.ohem.screening > 0:
             key, name = "MODEL.ROI_HEADS.OHEM.SCREENING", type(self).__name__
-            raise InputError(f"{key} takes a read-only pass, which {name} have not; allowed: 0")
+            raise InputError(f"{key} takes a read-only pass, which {name} lacks; allowed: 0")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -61,8 +61,8 @@ class LossLayerROIHeads(OHEMROIHeads):
 
     def _cut(self, predictor: nn.Module, _: Any, predictions: tuple[Tensor, ...]) -> Any:
         """
-        Predictions for the hard RoIs, of those for all candidates, (R, ...); the list of RoIs that
-        the parent holds is cut down likewise. All in a warm-up and in evaluation.
+        Keep the predictions for the hard RoIs, of those for all candidates, (R, ...), and cut the
+        parent's list of RoIs likewise. Keep all in the warm-up and in evaluation.
         """
         if self._undecided is None:
             return predictions

@@ -29,8 +29,8 @@ from ohem_d2.tools.errors import InputError
 
 def label_all(proposals: Instances, targets: Instances, num_classes: int) -> Instances:
     """
-    All RoIs of an image, the objects among them, with ``gt_classes`` and ``gt_boxes``: foreground
-    from IoU 0.5 on, all others background, whatever the heads' own sampler counts.
+    All RoIs of an image, including its objects, with ``gt_classes`` and ``gt_boxes``. RoIs with an
+    IoU >= 0.5 are foreground, all others background, whatever the heads' own sampler uses.
     """
     boxes = Boxes.cat([proposals.proposal_boxes, targets.gt_boxes])
     matched, labels = Matcher([0.5], [0, 1])(pairwise_iou(targets.gt_boxes, boxes))
@@ -58,8 +58,8 @@ def score_boxes(
 def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[str, Tensor]:
     """
     ``loss_cls`` and ``loss_box_reg`` of each of the R RoIs of an image, each (R,), by the model's
-    own losses (background has no box loss). ``inputs`` are with ``proposals`` and ``instances``, as
-    the training's mapper makes them; the model is in evaluation, so that dropout rests.
+    own losses (background has no box loss). ``inputs`` have ``proposals`` and ``instances``, as
+    the training's mapper makes them. The model is in evaluation mode, so dropout is off.
     """
     features = model.backbone(model.preprocess_image([inputs]).tensor)
     proposals, targets = (inputs[key].to(model.device) for key in ("proposals", "instances"))
@@ -68,7 +68,7 @@ def losses_of_all_rois(model: GeneralizedRCNN, inputs: dict[str, Any]) -> dict[s
 
 
 def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """The mean of either loss over all RoIs of all images, and their sum, ``loss``."""
+    """The mean of each loss over all RoIs of all images, and their sum, ``loss``."""
     model = model.module if isinstance(model, DistributedDataParallel) else model
     totals, num_rois = Counter(), 0
     with inference_context(model):
@@ -81,7 +81,7 @@ def mean_loss(model: nn.Module, dataset: Iterable[dict[str, Any]]) -> dict[str, 
 
 
 class TrainingImages:
-    """The training set's images as for a test, with proposals, else InputError, and objects."""
+    """Training images as for a test, with proposals and objects. InputError without proposals."""
 
     def __init__(self, cfg: CfgNode):
         if not cfg.MODEL.LOAD_PROPOSALS:
@@ -95,7 +95,7 @@ class TrainingImages:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for record in self.records:
-            # The mapper draws the one size that there is, from the state that training draws from.
+            # The mapper draws the size, though there is one only, from the training's random state.
             state = np.random.get_state()
             inputs = self.mapper(record)
             np.random.set_state(state)
@@ -104,9 +104,9 @@ class TrainingImages:
 
 class TrainingLossHook(HookBase):
     """
-    Writes ``training_loss/loss_cls``, ``training_loss/loss_box_reg`` and their sum, of the weights
-    before every so many iterations and of the last ones, under the number of iterations they have
-    seen. It takes its place before the timer of iterations.
+    Writes ``training_loss/loss_cls``, ``training_loss/loss_box_reg`` and their sum, every PERIOD
+    iterations and at the end, under the number of iterations that the weights have seen. It must
+    come before the hook that times iterations.
     """
 
     def __init__(self, cfg: CfgNode):

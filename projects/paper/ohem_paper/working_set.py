@@ -2,8 +2,8 @@
 Which proposals are trained on, and the sweep that finds the next ones.
 
 The R proposals of an image have ``labels``, of shape (R,): each is FOREGROUND, BACKGROUND or
-IGNORED; ``scores``, of shape (R,), are the highest of an object class. A working set of an image is
-the indices of proposals, int64, ascending.
+IGNORED; ``scores``, of shape (R,), are the highest over object classes. The working set of an image
+has the indices of its proposals, int64, ascending.
 """
 
 import zlib
@@ -34,9 +34,9 @@ IGNORED, BACKGROUND, FOREGROUND = -1, 0, 1
 
 def label_proposals(boxes: Boxes, target: Instances, matcher: Matcher, ioa_thresh: float) -> Tensor:
     """
-    int8 of shape (R,): what the heads' matcher makes of the IoUs of R boxes, in absolute XYXY
-    pixels, with the ``gt_boxes`` of the target. Background that lies in one of its
-    ``ignore_regions``, crowds, by this share of its area is ignored.
+    Labels from the heads' matcher, int8 of shape (R,), by the IoUs of R boxes, in absolute XYXY
+    pixels, with the ``gt_boxes`` of the target. Background is ignored if a share of its area of
+    ``ioa_thresh`` or more is in one of the target's ``ignore_regions``, its crowds.
     """
     labels = matcher(pairwise_iou(target.gt_boxes, boxes))[1]
     if target.has("ignore_regions") and len(target.ignore_regions.boxes) > 0:
@@ -61,8 +61,8 @@ def find_false_positives(scores: Tensor, labels: Tensor, score_thresh: float) ->
 
 def merge(indices: Tensor, found: Tensor, max_added: int) -> Tensor:
     """
-    The working set with what was found, most important first, and is not in it yet: at most
-    ``max_added`` of these, 0: all.
+    The working set with ``found``, most important first, added, except for what it has already. At
+    most ``max_added`` are added; 0: all.
     """
     new = found[~torch.isin(found, indices)]
     return torch.cat([indices, new[: max_added or None]]).sort().values
@@ -135,15 +135,15 @@ def _with_proposals(record: dict, indices: np.ndarray) -> dict:
 
 def _with_proposals_inside(record: dict, topk: int) -> dict:
     """
-    The first ``topk`` proposals, as XYXY, that the mapper does not drop as empty. So an index means
-    the same before and after it.
+    The first ``topk`` proposals, as XYXY, that the mapper does not drop as empty, so that an index
+    means the same before and after the mapper.
     """
     boxes = np.asarray(record["proposal_boxes"], dtype="float32")
     boxes = BoxMode.convert(boxes, record["proposal_bbox_mode"], BoxMode.XYXY_ABS)
     record = {**record, "proposal_boxes": boxes, "proposal_bbox_mode": BoxMode.XYXY_ABS}
     clipped = Boxes(boxes.copy())
     clipped.clip((record["height"], record["width"]))
-    # A hundredth of a pixel is still there after rounding in a smaller image.
+    # A hundredth of a pixel survives rounding in a smaller image.
     inside = np.flatnonzero(clipped.nonempty(threshold=0.01).numpy())
     return _with_proposals(record, inside[:topk])
 
@@ -165,8 +165,8 @@ def _boxes(record: dict, crowds: bool) -> np.ndarray:
 
 class WorkingSetLoader(ResumableLoader):
     """
-    Endless batches of images with the proposals of the working set. When that moves on to another
-    round, worker processes, which hold copies of the old one, are started anew.
+    Endless batches of images with the proposals of the working set. In a new round, worker
+    processes are restarted, because they hold copies of the old set.
     """
 
     def __init__(self, cfg: CfgNode, working_set: WorkingSet):
@@ -184,7 +184,7 @@ class WorkingSetLoader(ResumableLoader):
 
 def score_proposals(model: torch.nn.Module, inputs: list[dict]) -> list[Tensor]:
     """
-    The highest score of an object class of each of the ``proposals`` of each image, (R,), by a
+    For each image, the highest score over object classes of each of its ``proposals``, (R,), from a
     ``GeneralizedRCNN`` in evaluation mode.
     """
     features = model.backbone(model.preprocess_image(inputs).tensor)
@@ -200,7 +200,7 @@ def sweep(
     """
     Run the frozen model over every image at the size for tests, with all its proposals; several
     processes share the images. Returns the indices of the next working set, and how many false
-    positives there are and are added.
+    positives were found and added.
     """
     thresh, most = cfg.BOOTSTRAP.SCORE_THRESH, cfg.BOOTSTRAP.MAX_PER_IMAGE
     topk = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN

@@ -1,1 +1,1 @@
-"""The paper's networks, smaller ones in their place, and weights for them."""
+"""The paper's networks, and smaller ones that replace them."""

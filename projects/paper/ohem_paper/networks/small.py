@@ -1,6 +1,6 @@
 """
-Two small trunks of one feature map, as VGG's are, in the place of VGG_CNN_M_1024 and VGG16 where
-there is no GPU: EfficientNet-Lite0 as pre-trained on ImageNet and frozen, so that only the RoI
+Two small trunks with one feature map, like VGG's, to replace VGG_CNN_M_1024 and VGG16 where there
+is no GPU. They are EfficientNet-Lite0, pre-trained on ImageNet and frozen, so that only the RoI
 network is trained.
 """
 
@@ -26,7 +26,7 @@ class LiteTrunk(Backbone):
         self._features, self._out_features = features, ["conv5"]
         self._out_feature_channels = {"conv5": sum(shapes[f].channels for f in features)}
         self._out_feature_strides = {"conv5": shapes[features[0]].stride}
-        # The deeper blocks have nothing to do.
+        # The deeper blocks are not needed.
         blocks = self.bottom_up.last_blocks[features[-1]] + 1
         self.bottom_up.blocks = self.bottom_up.blocks[:blocks]
 
@@ -40,11 +40,11 @@ class LiteTrunk(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_lite_m_backbone(cfg, input_shape: ShapeSpec) -> LiteTrunk:
-    """In the place of VGG_CNN_M_1024: shallow, 40 channels at stride 8."""
+    """Replaces VGG_CNN_M_1024: shallow, 40 channels at stride 8."""
     return LiteTrunk(["res3"])
 
 
 @BACKBONE_REGISTRY.register()
 def build_lite_16_backbone(cfg, input_shape: ShapeSpec) -> LiteTrunk:
-    """In the place of VGG16: deeper, 152 channels at stride 8."""
+    """Replaces VGG16: deeper, 152 channels at stride 8."""
     return LiteTrunk(["res3", "res4"])

@@ -25,13 +25,13 @@ Blocks = OrderedDict[str, nn.Module]
 class CaffeTrunk(Backbone):
     """
     Convolutional blocks one after another, whose only feature is ``conv5``, of stride 16. As in
-    Caffe the size of a convolution's output is rounded down and that of a pooling's output up.
+    Caffe, the output size of a convolution is rounded down, and that of a pooling up.
     """
 
     def __init__(self, blocks: Blocks, channels: int, freeze_at: int):
         """
-        Blocks by name, ``conv1`` to ``conv5``, with the pooling after each, the last with so many
-        channels. The first ``freeze_at`` of them are not trained.
+        ``blocks`` are ``conv1`` to ``conv5`` by name, each with its pooling. The last one has
+        ``channels`` outputs. The first ``freeze_at`` blocks are not trained.
         """
         super().__init__()
         if not 0 <= freeze_at <= len(blocks):
@@ -69,14 +69,14 @@ def vgg16_blocks() -> tuple[Blocks, int]:
 
 
 class ReLUConv(nn.Conv2d):
-    """Convolution and ReLU, under the first's name."""
+    """Convolution and ReLU, with the parameter names of a convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).relu_()
 
 
 class NormalizedConv(ReLUConv):
-    """Also local response normalization and pooling."""
+    """ReLUConv with local response normalization and pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.local_response_norm(super().forward(x), size=5, alpha=5e-4, beta=0.75, k=2.0)
@@ -111,7 +111,7 @@ def build_vgg_m_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> CaffeTrunk:
 class VGGBoxHead(FastRCNNConvFCHead):
     """
     fc6 and fc7, each with ReLU and dropout: (R, C, S, S) -> (R, width of fc7). They are called fc1
-    and fc2, as in Detectron2's own box head, which its loader takes fc6 and fc7 for.
+    and fc2, as in Detectron2's own box head, because its loader maps fc6 and fc7 to these.
     """
 
     @configurable
@@ -134,4 +134,4 @@ class VGGBoxHead(FastRCNNConvFCHead):
 def add_vgg_config(cfg: CfgNode) -> None:
     """The keys of :class:`VGGBoxHead`."""
     cfg.MODEL.ROI_BOX_HEAD.VGG_FC_DIMS = [4096, 4096]  # widths of fc6 and fc7
-    cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT = 0.5  # after either
+    cfg.MODEL.ROI_BOX_HEAD.VGG_DROPOUT = 0.5  # after each

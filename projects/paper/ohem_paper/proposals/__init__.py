@@ -1,1 +1,1 @@
-"""Detectron2's proposal files: made, read, checked. What loads PyTorch is not imported here."""
+"""Make, read and check Detectron2's proposal files. This file must not import PyTorch."""

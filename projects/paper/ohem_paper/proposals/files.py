@@ -1,5 +1,5 @@
 """
-Detectron2's proposal files, written and checked; and MATLAB's, in which Fast R-CNN's are shared.
+Write and check Detectron2's proposal files, and read MATLAB's, in which Fast R-CNN's are shared.
 
 Detectron2's is a pickle of
 
@@ -25,14 +25,14 @@ from ohem_d2.tools.data.records import proposal_file, records_of
 from ohem_d2.tools.errors import InputError
 from ohem_d2.tools.files import must_exist, write_atomically
 
-# Files of others round, or count pixels from 1.
+# Other people's files are rounded, or count pixels from 1.
 TOLERANCE = 1.0
 
 
 def write_proposal_file(path: Path, ids: Sequence, boxes: Sequence[np.ndarray]) -> None:
     """
-    Written whole or not at all: for each image its id and its boxes (n, 4), the best first. Their
-    objectness decreases strictly, since Detectron2 sorts by it and would turn ties round.
+    Write the id and the boxes (n, 4), best first, of each image, whole or not at all. The
+    objectness decreases strictly, because Detectron2 sorts by it and would reverse ties.
     """
     data = {
         # without NumPy's types, which VOC data have
@@ -46,9 +46,9 @@ def write_proposal_file(path: Path, ids: Sequence, boxes: Sequence[np.ndarray]) 
 
 def select_boxes(boxes: np.ndarray, min_size: float, max_proposals: int) -> np.ndarray:
     """
-    Indices, increasing, of the first boxes (n, 4) that are neither duplicates, that is, equal when
-    rounded to pixels, nor shorter than ``min_size`` pixels on a side. Both as in the releases of
-    Fast R-CNN and OHEM, but that those count one pixel less for a side.
+    Increasing indices of the first ``max_proposals`` boxes (n, 4), without duplicates (equal when
+    rounded to pixels) and without boxes with a side below ``min_size`` pixels. As in the releases
+    of Fast R-CNN and OHEM, except that those count one pixel less for a side.
     """
     keep = np.sort(np.unique(np.round(boxes), axis=0, return_index=True)[1])
     large = (boxes[keep, 2:] - boxes[keep, :2] >= min_size).all(axis=1)

@@ -31,10 +31,10 @@ def by_selective_search(
     max_proposals: int = 2000,
 ) -> None:
     """
-    For a data set by name, see :func:`load_records`, to a file that must not be there yet. A search
-    that is killed goes on where it was when it is called again. For mode, width and seed see
-    :func:`.selective_search.search_image`, for the limits :func:`.files.select_boxes`; None workers
-    are as many as the computer has cores. InputError says what is wrong and what to do.
+    Write proposals for a data set (see :func:`load_records`) to a file that must not exist yet. The
+    same call again continues a search that was killed. For mode, width and seed see
+    :func:`.selective_search.search_image`, for the limits :func:`.files.select_boxes`. ``workers``
+    are by default as many as there are cores. InputError says what is wrong and what to do.
     """
     _refuse_to_overwrite(output)
     records, how = load_records(data), {"mode": mode, "width": width, "seed": seed}
@@ -51,14 +51,14 @@ def by_selective_search(
         for record, boxes in tqdm(found, **bar):
             keep = boxes[select_boxes(boxes, min_size, max_proposals)]
             write_atomically(files[str(record["image_id"])], lambda file, b=keep: np.save(file, b))
-    except (ImportError, RuntimeError, ValueError) as e:  # it knows no InputError
+    except (ImportError, RuntimeError, ValueError) as e:  # the search does not import InputError
         raise InputError(str(e)) from e
     _write(output, records, [np.load(file) for file in files.values()])
     shutil.rmtree(parts)
 
 
 def from_mat(data: str, mat: Path, output: Path, min_size: float, max_proposals: int) -> None:
-    """The same from a file for :func:`.files.read_mat`, at once."""
+    """The same from a MATLAB file, see :func:`.files.read_mat`."""
     _refuse_to_overwrite(output)
     records = load_records(data)
     boxes = read_mat(mat, records)

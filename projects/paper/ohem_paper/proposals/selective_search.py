@@ -1,5 +1,5 @@
 """
-Selective search (Uijlings et al., IJCV 2013) as OpenCV's contributed modules have it, over the
+Selective search (Uijlings et al., IJCV 2013) with OpenCV's contributed modules, over the
 images of a data set and several processes.
 
 An image's proposals depend on the image and the settings alone, not on the processes.
@@ -23,10 +23,10 @@ def search_data_set(
     records: Sequence[dict], mode: str, width: int | None, seed: int, workers: int
 ) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    Each record of a data set in Detectron2's format with its boxes, see :func:`search_image`, in
-    the order in which they are finished by so many processes. Raises ImportError if OpenCV lacks
-    its contributed modules, ValueError, which names an image that cannot be read, and RuntimeError
-    if a process died.
+    Yield each record of a data set, in Detectron2's format, with its boxes (see
+    :func:`search_image`), in the order in which ``workers`` processes finish. Raises ImportError if
+    OpenCV lacks its contributed modules, ValueError for an image that cannot be read, which it
+    names, and RuntimeError if a process died.
     """
     if not hasattr(cv2, "ximgproc"):
         raise ImportError(
@@ -46,7 +46,7 @@ def search_data_set(
                 yield tasks.pop(task), task.result()
         except BrokenProcessPool as e:
             raise RuntimeError(
-                "A process of the search died, perhaps for want of memory. What is finished is "
+                "A process of the search died, perhaps for lack of memory. What is finished is "
                 "kept; go on with fewer --workers or a smaller --width"
             ) from e
         finally:
@@ -61,7 +61,7 @@ def _start_worker() -> None:
         parent.join()
         os._exit(1)
 
-    # A parent that is killed tells nobody; its workers would wait for tasks for ever.
+    # A parent that is killed tells nobody, and its workers would wait for tasks forever.
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -109,7 +109,7 @@ def rank(boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     places count from 1 for the largest box.
 
     The paper ("Combining Locations") takes the place in the hierarchy of regions, counted from the
-    whole image. OpenCV does not give the hierarchy away, but area decreases down every branch of
+    whole image. OpenCV does not expose the hierarchy, but area decreases down every branch of
     it. OpenCV's own order is the other way round: small regions come first.
     """
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
