@@ -196,7 +196,7 @@ def trees(output: Path) -> Iterator[dict]:
     devices = ["cpu"] if ON_CPU else ["cuda:0"] * 3  # a run has little to do for such a GPU
     given = ["--output", str(output), "--samplers", "random:128", "ohem:128"]
     given += ["--seeds", "1" if ON_CPU else "3", "--devices", *devices, "--threads", "2"]
-    given += ["SOLVER.MAX_ITER", "2"] if ON_CPU else []
+    given += ["SOLVER.MAX_ITER", "1"] if ON_CPU else []
     compare = subprocess.Popen([sys.executable, "-m", "ohem_d2", *demo.arguments(given)])
     told: set[Any] = set()
     while True:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import cv2
-import processes
+import forked
 import pytest
 from documented import SMALL, Snippet, execute, run_session, snippets
 from models import ROOT
@@ -182,9 +182,8 @@ def executed(tree_crowns, tmp_path_factory):
         ]
         files = results / "jobs.json", results / "results.json"
         files[0].write_text(json.dumps(jobs))
-        path = processes.python_path(ROOT, ROOT / "tests")
-        command = [sys.executable, "-W", "ignore", ROOT / "tests/documented.py", *files]
-        processes.run(command, cwd=results, PYTHONPATH=path)
+        done = forked.run([ROOT / "tests/documented.py", *files], results, seconds=300)
+        assert done.status == 0, done.stderr[-3000:]
         return folder, dict(zip(on_page, json.loads(files[1].read_text())))
 
     return execute_page

@@ -26,7 +26,7 @@ OTHER_ROWS = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
 STEP = 160  # pixels between the corners of training tiles; the demo has 80
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"]
 QUICK += ["BOOTSTRAP.ROUNDS", "2"]
-QUICK_IMAGES = 6
+QUICK_IMAGES = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,13 +12,14 @@ from models import ROOT
 from ohem_d2.tools import runs
 from ohem_d2.tools.runs import Variant, fingerprint, results_of, run_all
 
-# Programs take the module alone: the package imports PyTorch, which takes seconds.
+# Programs take the module alone: the package and its errors import PyTorch, which takes seconds.
 RUNS = f"""
 import os, sys, time, types
 from pathlib import Path
 for name, folder in (("ohem_d2", "ohem_d2"), ("ohem_d2.tools", "ohem_d2/tools")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [os.path.join({str(ROOT)!r}, folder)]
+sys.modules["ohem_d2.tools.errors"] = types.SimpleNamespace(InputError=ValueError)
 from ohem_d2.tools import runs
 """
 

@@ -172,7 +172,7 @@ def test_killed_and_resumed_as_if_never_interrupted(coco, tree_crowns, tmp_path)
     """With images, flips and RoIs at random, in the warm-up and after it."""
     name = f"coco:{tree_crowns / 'train.json'}:{tree_crowns / 'tiles'}"
     settings = [
-        *("SOLVER.MAX_ITER", "21", "SOLVER.CHECKPOINT_PERIOD", "3"),
+        *("SOLVER.MAX_ITER", "31", "SOLVER.CHECKPOINT_PERIOD", "3"),
         *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "7", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "64"),
         *("INPUT.RANDOM_FLIP", "horizontal", "SOLVER.IMS_PER_BATCH", "2"),
         *("DATALOADER.NUM_WORKERS", "1"),
@@ -187,7 +187,8 @@ def test_killed_and_resumed_as_if_never_interrupted(coco, tree_crowns, tmp_path)
     assert not (tmp_path / "killed/model_final.pth").exists()
     run(QUICK, data, tmp_path / "killed", *settings, flags=["--resume"])
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
-    assert resumed[19] == whole[19] and len(whole[19]) > 10
+    # medians of the last 20 iterations
+    assert resumed[30] == whole[30] and len(whole[30]) > 10
     weights = [torch.load(tmp_path / f / "model_final.pth")["model"] for f in ("whole", "killed")]
     for name in weights[0]:
         assert torch.equal(weights[0][name], weights[1][name]), name
