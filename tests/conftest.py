@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 
@@ -15,6 +16,11 @@ def pytest_configure():
         threads = max((os.cpu_count() or 1) // workers, 1)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
+
+
+def pytest_collection_finish():
+    """What is imported stays until the end. Garbage collection need not go over it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

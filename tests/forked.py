@@ -1,6 +1,7 @@
 """Commands in processes that are forked from one that has imported what takes seconds to import."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -63,6 +64,7 @@ def run(command, folder, seconds=30):
 
 
 def _main(command, folder):
+    gc.freeze()  # Collections need not go over all that the server has imported.
     os.setpgrp()
     os.chdir(folder)
     # As in a process that was not started so: workers of a data loader would import all again.
