@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 SECOND, HOST = torch.device("xpu", 0), torch.device("cpu")
 
@@ -36,7 +36,7 @@ class SecondDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, where = kwargs or {}, (kwargs or {}).get("device")
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         sides = {self.has(x) for x in given if x.dim() > 0 or self.has(x)}
         if func == Tensor.device.__get__:
             return SECOND if True in sides else HOST
@@ -54,6 +54,6 @@ class SecondDevice(TorchFunctionMode):
         result = func(*args, **kwargs)
         if where is not None and isinstance(result, Tensor) and self.has(result) != there:
             result = result.clone()  # what was moved lies elsewhere
-        for tensor in (x for x in tree_leaves(result) if there and isinstance(x, Tensor)):
+        for tensor in (x for x in tree_flatten(result)[0] if there and isinstance(x, Tensor)):
             self.take(tensor)
         return result

@@ -400,7 +400,7 @@ def test_data_without_labels_has_no_loss(run, photograph):
 def test_only_an_r_cnn_mines(tiles):
     retina = ("--config-file", "COCO-Detection/retinanet_R_50_FPN_1x.yaml", "--dataset", tiles)
     overrides = ("MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", "1", "MODEL.DEVICE", "cpu")
-    with pytest.raises(SystemExit, match="no R-CNN"):
+    with pytest.raises(SystemExit, match="not an R-CNN"):
         inspect([*retina, *overrides])
 
 
