@@ -178,9 +178,8 @@ class OHEMMixin:
         with record_function("ohem/nms"):
             every = ranking, boxes, gt_classes, image_index
             survivors = selection.nms_by_loss(*every, ohem.nms_thresh, ohem.nms_scope)
-        budget = selection.per_image if ohem.budget == "image" else ohem.budget
-        if budget == "quota":
-            budget = selection.quota(self.positive_fraction)
+        budgets = {"image": selection.per_image, "quota": selection.quota(self.positive_fraction)}
+        budget = budgets.get(ohem.budget, ohem.budget)  # else a function
         in_order = (x[survivors] for x in (ranking, is_foreground, image_index))
         hard = survivors[budget(*in_order, len(kept), self.batch_size_per_image)]
         hard_of_image = selection.split_by_image(hard, image_index, list(map(len, kept)))
@@ -254,6 +253,7 @@ class OHEMCascadeROIHeads(OHEMMixin, roi_heads.CascadeROIHeads):
             call.refined.append(predictor.predict_boxes(predictions, proposals))
         return predictor, predictions
 
+    @not_compiled
     @torch.no_grad()
     def _match_and_label_boxes(self, proposals, stage, targets):
         call = self._call

@@ -57,3 +57,10 @@ class SecondDevice(TorchFunctionMode):
         for tensor in (x for x in tree_flatten(result)[0] if there and isinstance(x, Tensor)):
             self.take(tensor)
         return result
+
+
+def is_told_of_indexing() -> bool:
+    """Whether PyTorch calls a mode when a tensor is indexed, which 2.3 does not."""
+    with SecondDevice() as mode:
+        tensor = mode.take(torch.arange(2))
+        return mode.has(tensor[torch.tensor([1])])

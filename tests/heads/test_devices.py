@@ -11,12 +11,16 @@ import torch
 from detectron2.structures import Boxes, PolygonMasks
 from detectron2.utils.events import EventStorage
 from models import batch, config, detector
-from second_device import HOST, SECOND, SecondDevice
+from second_device import HOST, SECOND, SecondDevice, is_told_of_indexing
 from test_rotated import OPERATORS, rotated_batch, rotated_config
 from torch import Tensor
 
 from ohem_d2 import IgnoreRegions, OHEMROIHeads
 from ohem_d2.monitor.pictures import MiningPictures
+
+pytestmark = pytest.mark.skipif(
+    not is_told_of_indexing(), reason="this PyTorch does not tell of tensors that are indexed"
+)
 
 # A model of the small ones, values of the keys of OHEM, overrides
 SETTINGS = {
