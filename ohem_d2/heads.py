@@ -178,8 +178,8 @@ class OHEMMixin:
         with record_function("ohem/nms"):
             every = ranking, boxes, gt_classes, image_index
             survivors = selection.nms_by_loss(*every, ohem.nms_thresh, ohem.nms_scope)
-        budgets = {"image": selection.per_image, "quota": selection.quota(self.positive_fraction)}
-        budget = budgets.get(ohem.budget, ohem.budget)  # else a function
+        budget = selection.per_image if ohem.budget == "image" else ohem.budget
+        budget = selection.quota(self.positive_fraction) if budget == "quota" else budget
         in_order = (x[survivors] for x in (ranking, is_foreground, image_index))
         hard = survivors[budget(*in_order, len(kept), self.batch_size_per_image)]
         hard_of_image = selection.split_by_image(hard, image_index, list(map(len, kept)))
