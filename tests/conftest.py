@@ -18,6 +18,11 @@ def pytest_configure():
         torch.set_num_threads(threads)
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, as many tests wait for a process or a file."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish():
     """What is imported stays until the end. Garbage collection need not go over it."""
     gc.freeze()
