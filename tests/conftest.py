@@ -23,6 +23,11 @@ def pytest_xdist_auto_num_workers():
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_collection_modifyitems(items):
+    """In the order of their files, but the long ones first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish():
     """What is imported stays until the end. Garbage collection need not go over it."""
     gc.freeze()

@@ -19,6 +19,8 @@ from models import ROOT
 from photographs import crowded_tile, voc_corners, voc_xml
 from test_docs import PAGES
 
+pytestmark = pytest.mark.long
+
 SNIPPETS = [snippet for page in PAGES for snippet in snippets(ROOT, page)]
 
 # By the beginning of a command: the test that executes it, or what it calls, in the long way. The

@@ -10,6 +10,8 @@ import pytest
 import torch
 from models import ROOT
 
+pytestmark = pytest.mark.long
+
 SCRIPT = ROOT / "dev/gpu_first.sh"
 PARTS = ["versions", "tests", "speed", "waits", "trees"]
 VARIANTS = ["random 128", "random 512", "OHEM", "screening", "loss layer"]

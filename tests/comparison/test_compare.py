@@ -15,6 +15,8 @@ from ohem_d2.tools import cli, compare
 from ohem_d2.tools.comparison import one_run
 from ohem_d2.tools.load_model import default_cfg
 
+pytestmark = pytest.mark.long
+
 SMALL = [
     *("SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "(2,)", "SOLVER.CHECKPOINT_PERIOD", "1"),
     *(

@@ -20,6 +20,8 @@ from ohem_d2.tools import runs
 from projects.paper import mini
 from projects.paper.train import logged, peak_memory
 
+pytestmark = pytest.mark.long
+
 # Rows of the fixture below, by the command; each of the others trains without it.
 BY_COMMAND = ["02_fast_rcnn_vgg16_n2", "05_fast_rcnn_vgg16_n1", "10_all_rois_vgg16_n2"]
 BY_COMMAND += ["13_ohem_vgg16_n2", "bootstrapping_vgg16_n2"]

@@ -13,6 +13,8 @@ from detectron2.engine import DefaultTrainer
 from models import ROOT
 from photographs import crowded_tile, voc_corners, voc_xml
 
+pytestmark = pytest.mark.long
+
 # A small detector of real photographs that trains in seconds
 OVERRIDES = [
     *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "100"),
