@@ -46,7 +46,7 @@ VARIANTS = {
 SIZES = (2, [1, 8], [1000, 2000], "R50-FPN", 2, {2: 10, 16: 4})
 SMALL = (1, [2], [60], "demo", 1, {2: 1})
 if ON_CPU:
-    benchmarked.IMAGE = (256, 320)
+    benchmarked.IMAGE = (128, 160)
 NUM_IMAGES, REPEATS, NUM_ROIS, MODEL, WARMUP, ROUNDS = SMALL if ON_CPU else SIZES
 PRECISIONS = ("float32", "bfloat16")
 # On a CPU, which has none, what would make the host wait for a GPU
@@ -196,7 +196,7 @@ def trees(output: Path) -> Iterator[dict]:
     devices = ["cpu"] if ON_CPU else ["cuda:0"] * 3  # a run has little to do for such a GPU
     given = ["--output", str(output), "--samplers", "random:128", "ohem:128"]
     given += ["--seeds", "1" if ON_CPU else "3", "--devices", *devices, "--threads", "2"]
-    given += ["SOLVER.MAX_ITER", "1"] if ON_CPU else []
+    given += ["SOLVER.MAX_ITER", "1", "INPUT.MIN_SIZE_TEST", "64"] if ON_CPU else []
     compare = subprocess.Popen([sys.executable, "-m", "ohem_d2", *demo.arguments(given)])
     told: set[Any] = set()
     while True:

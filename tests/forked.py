@@ -7,10 +7,12 @@ import os
 import runpy
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from models import ROOT
+from torch.multiprocessing import start_processes
 
 _IMPORTED = [
     *("detectron2.engine", "detectron2.evaluation", "forked"),
@@ -27,7 +29,15 @@ class Outcome:
 
 
 def process(target, args=(), kwargs=None):
-    """A process of the server, which is started if it is not there."""
+    """A process of the server."""
+    serve()
+    return multiprocessing.get_context("forkserver").Process(
+        target=target, args=args, kwargs=kwargs or {}
+    )
+
+
+def serve():
+    """Start the server if it is not there."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     # Of the server, so of all its processes.
@@ -38,34 +48,73 @@ def process(target, args=(), kwargs=None):
     for name, value in before.items():
         os.environ.pop(name)
         os.environ.update({name: value} if value is not None else {})
-    return context.Process(target=target, args=args, kwargs=kwargs or {})
 
 
-def run(command, folder, seconds=30):
+class Command:
+    """One that runs: a script, or "-m" and a module, and its arguments."""
+
+    def __init__(self, command, folder, environment):
+        self.folder = folder
+        self.process = process(_main, (list(map(str, command)), folder, environment))
+        self.process.start()
+
+    def wait(self, seconds):
+        """Its outcome; it is killed after so many seconds."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.kill()
+        self.process.join()
+        status = self.process.exitcode
+        if status == 255:  # multiprocessing's word for one that has got lost on the way
+            status = int(Path(f"{self.folder}.status").read_text())
+        texts = (Path(f"{self.folder}.{n}") for n in ("stdout", "stderr"))
+        return Outcome(status, *(text.read_text(errors="replace") for text in texts))
+
+    def kill(self):
+        """With the workers of its data loader."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def run(command, folder, seconds=30, **environment):
     """
     Args:
-        command: a script, or "-m" and a module, and its arguments.
+        command: see Command.
         folder: that it is run in; beside it are then FOLDER.stdout and FOLDER.stderr.
         seconds: it is killed after these.
+        environment: variables that are read after PyTorch and Detectron2 are imported.
     """
-    started = process(_main, (list(map(str, command)), folder))
-    started.start()
-    started.join(seconds)
-    if started.is_alive():
-        # with the workers of its data loader
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-    started.join()
-    status = started.exitcode
-    if status == 255:  # multiprocessing's word for one that has got lost on the way
-        status = int(Path(f"{folder}.status").read_text())
-    texts = (Path(f"{folder}.{n}").read_text(errors="replace") for n in ("stdout", "stderr"))
-    return Outcome(status, *texts)
+    return Command(command, folder, environment).wait(seconds)
 
 
-def _main(command, folder):
+def printed(command, folder, seconds=120, **environment):
+    """What it wrote to both streams, if nothing went wrong."""
+    done = run(command, folder, seconds, **environment)
+    assert done.status == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    return done.stdout + done.stderr
+
+
+def kill_when(holds, command, folder, seconds=120):
+    """Start a command, and kill it as soon as something holds, which it has to before its end."""
+    started = Command(command, folder, {})
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert started.process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    started.process.kill()
+    started.process.join()
+
+
+def spawn(function, *args):
+    """``function(rank, *args)`` in two processes."""
+    serve()
+    start_processes(function, args, nprocs=2, start_method="forkserver")
+
+
+def _main(command, folder, environment):
     gc.freeze()  # Collections need not go over all that the server has imported.
     os.setpgrp()
+    os.environ.update(environment)
     os.chdir(folder)
     # As in a process that was not started so: workers of a data loader would import all again.
     multiprocessing.set_start_method("fork", force=True)
@@ -75,6 +124,7 @@ def _main(command, folder):
     try:
         if command[0] == "-m":
             sys.argv = command[1:]
+            sys.path.insert(0, str(folder))
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = command

@@ -41,11 +41,6 @@ def kill_when(holds, command):
     process.wait()
 
 
-def spawn(function, *args):
-    """``function(rank, *args)`` in two processes."""
-    torch.multiprocessing.spawn(function, args, nprocs=2)
-
-
 def meet(rank, folder):
     """Two processes become a group."""
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import processes
 import pytest
 from detectron2 import model_zoo
@@ -34,6 +35,10 @@ LAZY = [
     *("model.proposal_generator.post_nms_topk=[100,50]", "optimizer.lr=0.001"),
     *("dataloader.train.dataset.names=photos_train", "dataloader.test.dataset.names=photos_test"),
     *("dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+    *(
+        "model.roi_heads.box_head.fc_dims=[32,32]",
+        "model.roi_heads.box_predictor.input_shape.channels=32",
+    ),
     "dataloader.train.total_batch_size=1",
     "dataloader.train.mapper.augmentations.0.short_edge_length=[96]",
     "dataloader.test.mapper.augmentations.0.short_edge_length=96",
@@ -113,11 +118,10 @@ def test_by_a_lazy_config(config, photos, tmp_path):
         name = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
         file = model_zoo.get_config_file(name)
         overrides = ["model.roi_heads._target_=ohem_d2.OHEMROIHeads"]
-    printed = run(
-        SCRIPTS / "lazy_config.py",
-        file,
-        *(*LAZY, *overrides, "model.roi_heads.ohem.nms_thresh=0.6"),
-        f"train.output_dir={tmp_path}",
+    given = (*LAZY, *overrides, "model.roi_heads.ohem.nms_thresh=0.6")
+    printed = forked.printed(
+        (SCRIPTS / "lazy_config.py", "--config-file", file, *given, f"train.output_dir={tmp_path}"),
+        tmp_path,
         **photos,
     )
     assert_mined_and_evaluated(printed, tmp_path)

@@ -1,31 +1,30 @@
 """The soak: the command, on few iterations, and that it would see memory grow."""
 
 import ctypes
-import importlib.util
+import importlib
 import re
 import sys
 
-import processes
 import pytest
 import torch
 from models import ROOT
 
 
-@pytest.fixture(scope="module")
-def soak():
-    spec = importlib.util.spec_from_file_location("soak", ROOT / "dev/soak.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def soak(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "dev")
+    return importlib.import_module("soak")
 
 
-def test_the_command(tree_crowns):
-    command = [sys.executable, "-W", "ignore", "dev/soak.py", "--iterations", "40"]
-    out = processes.run([*command, "--heads", "OHEMROIHeads", "--options", "both"])
+def test_the_command(tree_crowns, soak, monkeypatch, capfd):
+    words = ["--iterations", "40", "--heads", "OHEMROIHeads", "--options", "both"]
+    monkeypatch.setattr(sys, "argv", ["soak.py", *words])
+    soak.main()
+    out, log = capfd.readouterr()
     (row,) = re.findall(r"^\| OHEMROIHeads \| both \| (.*) \|$", out, re.MULTILINE)
     resident, *growth = map(float, row.split(" | "))
     assert 100 < resident < 4000 and len(growth) == 3
-    assert "OHEM is active" in out
+    assert "OHEM is active" in log
 
 
 def test_what_is_kept_is_counted(soak):

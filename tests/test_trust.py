@@ -1,13 +1,11 @@
 """No code runs from a file unless --trust asks for it: through the commands, with a canary."""
 
 import json
-import subprocess
-import sys
 
 import cv2
+import forked
 import hostile
 import numpy as np
-import processes
 import pytest
 from detectron2.config import get_cfg
 from models import ROOT, config
@@ -151,21 +149,6 @@ def test_the_trainers_loaders_run_nothing_from_proposals(split, run):
     assert not (run / "canary").exists()
 
 
-# Runs a command in a fork for each list of arguments, and so imports everything once.
-FORKS = """
-import json, os, runpy, sys
-import detectron2.engine, detectron2.evaluation, ohem_d2.tools.training.trainer
-statuses = []
-for said, *sys.argv in json.load(sys.stdin):
-    if os.fork() == 0:
-        file = os.open(said, os.O_CREAT | os.O_WRONLY)
-        os.dup2(file, 1), os.dup2(file, 2)
-        sys.exit(runpy.run_path(sys.argv[0], run_name="__main__") and None)
-    statuses.append(os.waitstatus_to_exitcode(os.wait()[1]))
-print(statuses)
-"""
-
-
 def test_train_net_runs_nothing_unless_told(run):
     (run / "old").mkdir()
     hostile.weights(run / "old/model_0000009.pkl", run / "canary")
@@ -184,28 +167,17 @@ def test_train_net_runs_nothing_unless_told(run):
         "w.pkl holds posix.mkdir": (quick, of_all[-2:]),
     }
 
-    def run_all(cases):
-        commands = [
-            [f"{run}/{i}.txt", ROOT / "train_net.py", "--num-gpus", 0, *arguments]
-            + ["--train-data", data, *TINY, "OUTPUT_DIR", run / "out", *overrides]
-            for i, (arguments, overrides) in enumerate(cases)
-        ]
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", FORKS],
-            input=json.dumps(commands, default=str),
-            cwd=ROOT,
-            env=processes.environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return json.loads(done.stdout)
+    def train(arguments, overrides):
+        flags = (ROOT / "train_net.py", "--num-gpus", 0, *arguments, "--train-data", data)
+        return forked.run((*flags, *TINY, "OUTPUT_DIR", run / "out", *overrides), run)
 
-    statuses = run_all([*cases.values(), (("--trust", *quick), of_all)])
-    for i, words in enumerate(cases):
-        said = (run / f"{i}.txt").read_text()
-        assert statuses[i] == 1 and "Traceback" not in said
-        last = said.splitlines()[-1]
+    for words, case in cases.items():
+        done = train(*case)
+        assert done.status == 1 and "Traceback" not in done.stderr
+        last = done.stderr.splitlines()[-1]
         assert words in last and ("--trust" in last or "--resume" in last)
-    assert statuses[-1] == 0 and (run / "out/model_final.pth").is_file()
+    done = train(("--trust", *quick), of_all)
+    assert done.status == 0, done.stderr[-2000:]
+    assert (run / "out/model_final.pth").is_file()
     # Made by the last run alone: both of its files need the folder not to be there, or to be.
     assert (run / "canary/w").is_dir()

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--mode", choices=["fast", "quality"], default="fast")
     add("--width", type=int, help="resize images to it for the search (R-CNN: 500)")
     add("--seed", type=int, default=0, help="seed of the random ranks")
-    add("--workers", type=int, default=os.cpu_count(), help="number of processes")
+    add("--workers", type=int, default=os.cpu_count(), help="number of threads")
 
     command("from-mat", "mat", "output", help="convert a MATLAB file")
     return parser

@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare_data(folder: Path, quick: bool, workers: int) -> list[str]:
     """
-    Make the data and the proposals that are missing, for few images if ``quick``, with ``workers``
-    processes. Returns the overrides that name them.
+    Make the data and the proposals that are missing, for few images if ``quick``, in ``workers``
+    threads. Returns the overrides that name them.
     """
     prepare(DATA)
 

@@ -3,10 +3,9 @@
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
-import processes
+import forked
 import pytest
 from detectron2.data import MetadataCatalog
 from marks import CLASSES, write_data
@@ -44,13 +43,12 @@ def command(data, output, *more):
 
 def test_killed_and_given_again_it_loses_nothing_and_answers(data, tmp_path):
     output = tmp_path / "out"
-    program = [sys.executable, "-W", "ignore", "-m", "ohem_d2"]
-    arguments = [*program, *command(data, output, "--seeds", "1")]
+    arguments = ["-m", "ohem_d2", *command(data, output, "--seeds", "1")]
 
     def some_are_under_way():
         return len(list(output.glob("*/seed1/last_checkpoint"))) == 2  # on two devices at a time
 
-    processes.kill_when(some_are_under_way, arguments)
+    forked.kill_when(some_are_under_way, arguments, tmp_path)
     assert not (output / "compare.json").exists()
     reached = {
         path: int(re.sub(r"\D", "", path.read_text()) or 10**6)
@@ -58,7 +56,7 @@ def test_killed_and_given_again_it_loses_nothing_and_answers(data, tmp_path):
     }
     finished = {path: path.stat().st_mtime_ns for path in output.glob("*/seed1/result.json")}
 
-    printed = processes.run(arguments)
+    printed = forked.printed(arguments, tmp_path)
     assert "(backbone)" not in printed  # the architecture, which Detectron2 logs
     content = json.loads((output / "compare.json").read_text())
     assert list(content["results"]) == ["random 128", "ohem 128"]

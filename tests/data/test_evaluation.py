@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 
+import forked
 import numpy as np
 import processes
 import pytest
@@ -581,7 +582,7 @@ def test_two_processes_evaluate_once(tmp_path):
     scene = coco_scene(tmp_path, 4)
     ids(*range(8))(scene["annotations"])
     names = [write_coco(tmp_path, scene), f"voc:{voc_scene(tmp_path, ids=('1', '2', '3'))}:test"]
-    processes.spawn(evaluate_in_two, tmp_path, names)
+    forked.spawn(evaluate_in_two, tmp_path, names)
     first, second = (pickle.loads((tmp_path / f"results_{i}").read_bytes()) for i in range(2))
     assert [result["bbox"]["AP"] for result in first] == pytest.approx([100, 100])
     assert first[1]["voc"]["AP50"] == 100 and not any(second)

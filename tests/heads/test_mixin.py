@@ -7,8 +7,9 @@ import reference
 import torch
 from detectron2.structures import BitMasks, Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
+from forked import spawn
 from models import ZOO, autocasts_to, batch, config, detector, gradients, roi_inputs
-from processes import leave, meet, spawn
+from processes import leave, meet
 from steps import Fixed, assert_same, indices_of, logged, pair, train_heads
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from forked import spawn
 from models import batch, config, detector, roi_inputs
-from processes import leave, meet, spawn
+from processes import leave, meet
 from steps import assert_same
 from torch import nn
 from torch.utils.checkpoint import checkpoint

@@ -3,11 +3,10 @@
 import copy
 import json
 import pickle
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
-import processes
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -416,7 +415,7 @@ def sweep_in_process(rank, data, folder):
 
 def test_processes_share_a_sweep(data, tmp_path):
     thresh = ("BOOTSTRAP.SCORE_THRESH", 0.45, "SEED", 3)
-    torch.multiprocessing.spawn(sweep_in_process, ([*data, *thresh], tmp_path), nprocs=2)
+    forked.spawn(sweep_in_process, [*data, *thresh], tmp_path)
     parts = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]
     assert same(parts[0][1], parts[1][1]) and parts[0][2] == parts[1][2]
     cfg = setup([*data, *thresh], tmp_path / "one")
@@ -472,11 +471,12 @@ def command(data, output, *more, flags=()):
     values = [str(v) for v in overrides(data, output, *more)]
     script = str(ROOT / "projects/paper/train.py")
     values += ["SOLVER.TRAINER", "bootstrapping"]
-    return [sys.executable, "-W", "ignore", script, "--config-file", QUICK, *flags, *values]
+    return [script, "--config-file", QUICK, *flags, *values]
 
 
-def run(*args, **kwargs):
-    return processes.run(command(*args, **kwargs))
+def run(data, output, *more, flags=()):
+    output.mkdir(exist_ok=True)
+    return forked.printed(command(data, output, *more, flags=flags), output)
 
 
 @pytest.mark.skipif("state_dict" not in vars(DefaultTrainer), reason="v0.6 saves no optimizer")
@@ -487,9 +487,10 @@ def test_killed_after_a_sweep_and_resumed_as_if_never_interrupted(data, tmp_path
     out = run(data, tmp_path / "whole", *settings)
     assert "3 rounds; the first working set has" in out
     marker = tmp_path / "killed/last_checkpoint"
-    processes.kill_when(
+    forked.kill_when(
         lambda: marker.exists() and marker.read_text() == "model_round_1.pth",
         command(data, tmp_path / "killed", *settings),
+        tmp_path,
     )
     assert not (tmp_path / "killed/model_final.pth").exists()
     run(data, tmp_path / "killed", *settings, flags=["--resume"])

@@ -1,9 +1,6 @@
 """The configurations of the paper's experiments, against its tables."""
 
-import subprocess
-import sys
-
-import processes
+import forked
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -197,14 +194,6 @@ def test_trains_a_step_and_every_data_set_is_registered(name):
 # ---- the command of one experiment --------------------------------------------------------------
 
 
-def train(*args):
-    command = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/train.py")]
-    environment = processes.environment()
-    return subprocess.run(
-        [*command, *args], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -214,8 +203,9 @@ def train(*args):
 )
 def test_says_what_is_missing(overrides, message, tmp_path):
     config = str(CONFIGS / "voc07/13_ohem_vgg16_n2.yaml")
-    done = train("--config-file", config, *overrides, "OUTPUT_DIR", str(tmp_path))
-    assert done.returncode != 0 and message in done.stderr
+    given = ("--config-file", config, *overrides, "OUTPUT_DIR", tmp_path / "out")
+    done = forked.run([ROOT / "projects/paper/train.py", *given], tmp_path)
+    assert done.status == 1 and message in done.stderr
 
 
 @pytest.mark.parametrize(

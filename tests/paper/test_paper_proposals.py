@@ -295,15 +295,20 @@ def test_other_settings_and_images_are_not_gone_on_with(photographs, tmp_path, m
     assert not output.exists()
 
 
-def test_worker_that_dies(photographs):
-    from multiprocessing import active_children
+def test_lack_of_memory_is_said(photographs, tmp_path, monkeypatch):
+    """After the first image, which is kept."""
+    found = iter([np.zeros((1, 4), np.float32)])
 
-    search = selective_search.search_data_set(load_records(photographs), "fast", None, 0, 1)
-    next(search)
-    for child in active_children():
-        child.kill()
-    with pytest.raises(RuntimeError, match="What is finished is kept; go on with fewer --workers"):
-        list(search)
+    def regions(*_):
+        try:
+            return next(found)
+        except StopIteration:
+            raise cv2.error("OpenCV(4.9.0) alloc.cpp: (-4:Insufficient memory)") from None
+
+    monkeypatch.setattr(selective_search, "regions", regions)
+    with pytest.raises(SystemExit, match="What is finished is kept; go on with fewer --workers"):
+        main(["selective-search", photographs, str(tmp_path / "x.pkl"), "--workers", "1"])
+    assert len(list(tmp_path.glob("x.pkl.*.parts/*.npy"))) == 1
 
 
 def test_opencv_without_contributed_modules(photographs, tmp_path, monkeypatch):

@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import signal
 import subprocess
-import sys
 import time
 
 import cv2
@@ -23,11 +21,9 @@ from projects.paper.train import logged, peak_memory
 pytestmark = pytest.mark.long
 
 # Rows of the fixture below, by the command; each of the others trains without it.
-BY_COMMAND = ["02_fast_rcnn_vgg16_n2", "05_fast_rcnn_vgg16_n1", "10_all_rois_vgg16_n2"]
-BY_COMMAND += ["13_ohem_vgg16_n2", "bootstrapping_vgg16_n2"]
+BY_COMMAND = ["02_fast_rcnn_vgg16_n2", "12_ohem_vgg_m_n2", "13_ohem_vgg16_n2"]
+BY_COMMAND += ["bootstrapping_vgg16_n2"]
 MINI = ROOT / "projects/paper/configs/mini"
-MINI_COMMAND = [sys.executable, "-W", "ignore", str(ROOT / "projects/paper/mini.py"), "--quick"]
-ENVIRONMENT = processes.environment()
 
 
 # ---- the report --------------------------------------------------------------------------------
@@ -179,33 +175,34 @@ def test_a_base_that_there_is_not(tmp_path):
 
 @pytest.fixture(scope="module")
 def quick(tree_crowns, tmp_path_factory):
-    """Rows of the miniature, a few iterations each; the first call is killed on the way."""
+    """
+    Rows of the miniature, a few iterations each, by a command that is killed and given again. In
+    between the result of one that had finished is removed, as if it was killed right before it.
+    """
     if not hasattr(cv2, "ximgproc"):
         pytest.skip("selective search takes opencv-contrib-python")
     folder = tmp_path_factory.mktemp("mini")
-    command = [*MINI_COMMAND, "--data", str(folder / "data"), "--output", str(folder / "out")]
-    command += ["--rows", *BY_COMMAND]
-    log = open(folder / "log.txt", "w")  # noqa: SIM115  as long as the process
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=log)
-    deadline = time.monotonic() + 300
-    while len(list(folder.glob("out/*/*/result.json"))) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None, (folder / "log.txt").read_text()[-2000:]
+    command = [ROOT / "projects/paper/mini.py", "--quick", "--rows", *BY_COMMAND]
+    command += ["--data", folder / "data", "--output", folder / "out"]
+
+    def finished():
+        return sorted(folder.glob("out/*/*/result.json"))
+
+    forked.kill_when(lambda: len(finished()) >= 2, command, folder, seconds=300)
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", f"--result.*{folder}"], capture_output=True).stdout:
+        assert time.monotonic() < deadline  # The runs end with the command.
         time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    runs = f"--result.*{folder}"
-    while subprocess.run(["pgrep", "-f", runs], capture_output=True).stdout:  # they follow
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    kept = {p: p.stat().st_mtime_ns for p in folder.glob("out/*/*/result.json")}
-    again = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-3000:] + again.stdout[-1000:]
-    return folder / "out", kept, again.stdout
+    removed, *others = finished()
+    tested = removed, removed.read_text(), len(removed.with_name("output.txt").read_text())
+    removed.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in others}
+    return folder / "out", kept, tested, forked.printed(command, folder, seconds=300)
 
 
 @pytest.mark.parametrize("row", [*find_rows(MINI), *find_rows(MINI, mini.OTHER_ROWS)], ids=str)
 def test_every_row_of_the_miniature_runs(row, quick, tmp_path):
-    out, _, stdout = quick
+    out, _, _, stdout = quick
     if row.stem in BY_COMMAND:
         result = json.loads((out / row.stem / "seed1/result.json").read_text())
         assert 0 <= result["metrics"]["AP50"] <= 100
@@ -221,17 +218,17 @@ def test_every_row_of_the_miniature_runs(row, quick, tmp_path):
 
 
 def test_training_loss_comes_into_the_results(quick):
-    out, _, _ = quick
-    for row in ("02_fast_rcnn_vgg16_n2", "10_all_rois_vgg16_n2", "bootstrapping_vgg16_n2"):
+    out, *_ = quick
+    for row in ("02_fast_rcnn_vgg16_n2", "13_ohem_vgg16_n2", "bootstrapping_vgg16_n2"):
         result = json.loads((out / row / "seed1/result.json").read_text())
         first, last = (result["training_loss"][i] for i in ("0", "4"))
         assert len(result["training_loss"]) == 2 and first > last > 0
-    result = json.loads((out / "05_fast_rcnn_vgg16_n1/seed1/result.json").read_text())
+    result = json.loads((out / "12_ohem_vgg_m_n2/seed1/result.json").read_text())
     assert result["training_loss"] == {}
 
 
 def test_wall_time_of_bootstrapping_has_its_sweeps(quick):
-    out, _, stdout = quick
+    out, _, _, stdout = quick
     for row, sweeps in (("bootstrapping_vgg16_n2", True), ("13_ohem_vgg16_n2", False)):
         result = json.loads((out / row / "seed1/result.json").read_text())
         assert (result["sweep_seconds"] > 0) == sweeps
@@ -239,18 +236,9 @@ def test_wall_time_of_bootstrapping_has_its_sweeps(quick):
 
 
 def test_a_run_that_was_killed_before_its_result_is_only_tested(quick):
-    out, _, _ = quick
-    folder = out / "13_ohem_vgg16_n2/seed1"
-    before = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").unlink()
-    log = len((folder / "output.txt").read_text())
-    again = subprocess.run(
-        [*MINI_COMMAND, "--data", str(out.parent / "data"), "--output", str(out), "--rows", "13"],
-        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert json.loads((folder / "result.json").read_text())["metrics"] == before["metrics"]
-    written = (folder / "output.txt").read_text()[log:]
+    _, _, (file, text, log), _ = quick
+    assert json.loads(file.read_text())["metrics"] == json.loads(text)["metrics"]
+    written = file.with_name("output.txt").read_text()[log:]
     assert "Starting training from iteration 4" in written
     assert written.count("Start inference on") == 1
 
@@ -264,15 +252,15 @@ def test_memory_is_that_of_the_runs_own_gpu(monkeypatch):
 
 
 def test_finished_runs_are_kept_after_a_kill(quick):
-    out, kept, stdout = quick
-    assert len(kept) >= 2
+    out, kept, _, stdout = quick
+    assert kept
     for path, written in kept.items():
         assert path.stat().st_mtime_ns == written
         assert f"{path.parents[1].name}, seed 1, cpu: running" not in stdout
 
 
 def test_heads_are_those_of_the_rows(quick):
-    out, _, _ = quick
+    out, *_ = quick
     for row, heads in (("13_ohem_vgg16_n2", "OHEMROIHeads"), ("02_fast_rcnn_vgg16_n2", "BgLoROI")):
         config = (out / row / "seed1/config.yaml").read_text()
         assert f"NAME: {heads}" in config
@@ -281,7 +269,7 @@ def test_heads_are_those_of_the_rows(quick):
 
 
 def test_other_settings_do_not_overwrite_runs(quick, capsys):
-    out, _, _ = quick
+    out, *_ = quick
     row = "13_ohem_vgg16_n2"
     before = (out / row / "seed1/result.json").read_bytes()
     with pytest.raises(SystemExit, match="runs failed"):

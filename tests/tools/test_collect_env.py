@@ -1,16 +1,13 @@
-import subprocess
-import sys
-
+import forked
 from models import ROOT
 
 import ohem_d2
 from ohem_d2.tools import collect_env
 
 
-def test_prints_what_a_bug_report_needs():
-    command = [sys.executable, "-W", "ignore", "-m", "ohem_d2", "collect-env"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_prints_what_a_bug_report_needs(tmp_path):
+    done = forked.run(["-m", "ohem_d2", "collect-env"], tmp_path)
+    assert done.status == 0, done.stderr
     rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
     assert rows["ohem_d2"] == f"{ohem_d2.__version__} @{ROOT / 'ohem_d2'}"
     assert "registered heads" in done.stdout and "OHEMCascadeROIHeads" in done.stdout

@@ -4,13 +4,11 @@ import csv
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
-import processes
 import pytest
 import reference
 import torch
@@ -474,15 +472,8 @@ def test_parts_of_ones_own_are_imported(run, tiles, tmp_path):
     )
     command = ("-m", "ohem_d2", "inspect", "--config-file", "config.yaml", "--import", "my_heads")
     given = ("--weights", run / "model_final.pth", "--dataset", tiles, "--num", 1)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command, *map(str, given), "OUTPUT_DIR", "out"],
-        cwd=tmp_path,
-        env=processes.environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "MyHeads" in done.stdout and "32 mined" in done.stdout
+    printed = forked.printed((*command, *given, "OUTPUT_DIR", "out"), tmp_path)
+    assert "MyHeads" in printed and "32 mined" in printed
     assert len(list((tmp_path / "out" / "inspect").iterdir())) == 2
 
 

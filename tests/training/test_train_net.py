@@ -2,11 +2,9 @@
 
 import json
 import re
-import sys
 
 import cv2
 import forked
-import processes
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
@@ -31,8 +29,7 @@ QUICK = str(ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml")
 
 def command(config, data, output, *overrides, flags=()):
     return [
-        *(sys.executable, "-W", "ignore", str(ROOT / "train_net.py")),
-        *("--num-gpus", "0", "--config-file", config),
+        *(str(ROOT / "train_net.py"), "--num-gpus", "0", "--config-file", config),
         *("--train-data", data[0], "--test-data", data[1], *flags),
         *(*OVERRIDES, "OUTPUT_DIR", str(output), *overrides),
     ]
@@ -41,10 +38,7 @@ def command(config, data, output, *overrides, flags=()):
 def run(config, data, output, *overrides, flags=()):
     """What it printed."""
     output.mkdir(exist_ok=True)
-    script = command(config, data, output, *overrides, flags=flags)[3:]
-    done = forked.run(script, output, seconds=120)
-    assert done.status == 0, done.stderr[-3000:] + done.stdout[-1000:]
-    return done.stdout + done.stderr
+    return forked.printed(command(config, data, output, *overrides, flags=flags), output)
 
 
 def losses(output):
@@ -143,10 +137,7 @@ def test_heads_and_keys_of_ones_own_and_an_old_run_set_aside(coco, tmp_path):
     (tmp_path / "my_heads.py").write_text(MODULE)
     (tmp_path / "metrics.json").write_text("old")
     overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
-    out = processes.run(
-        command(QUICK, coco, tmp_path, *overrides, flags=("--overwrite", "--import", "my_heads")),
-        PYTHONPATH=processes.python_path(ROOT, tmp_path),
-    )
+    out = run(QUICK, coco, tmp_path, *overrides, flags=("--overwrite", "--import", "my_heads"))
     (line,) = re.findall(r".*OHEM is active.*", out)
     assert "MyHeads" in line
     saved = (tmp_path / "config.yaml").read_text()
@@ -162,7 +153,7 @@ def test_wrong_names_and_used_folders_are_told(coco, tmp_path):
         (QUICK, coco, ("--import", "no_such_module"), "is its folder in PYTHONPATH?"),
         (QUICK, coco, (), f"OUTPUT_DIR {tmp_path} has a run already (model_0000004.pth). --resume"),
     ):
-        done = forked.run(command(config, data, tmp_path, flags=flags)[3:], tmp_path)
+        done = forked.run(command(config, data, tmp_path, flags=flags), tmp_path)
         assert done.status != 0 and message in done.stderr
     assert not (tmp_path / "config.yaml").exists()
 
@@ -182,9 +173,10 @@ def test_killed_and_resumed_as_if_never_interrupted(coco, tree_crowns, tmp_path)
     data = (name, coco[1])
     run(QUICK, data, tmp_path / "whole", *settings)
     marker = tmp_path / "killed/last_checkpoint"
-    processes.kill_when(
+    forked.kill_when(
         lambda: marker.exists() and marker.read_text() >= "model_0000005.pth",
         command(QUICK, data, tmp_path / "killed", *settings),
+        tmp_path,
     )
     assert not (tmp_path / "killed/model_final.pth").exists()
     run(QUICK, data, tmp_path / "killed", *settings, flags=["--resume"])

@@ -62,6 +62,11 @@ class OHEMTrainer(DefaultTrainer):
             log.removeFilter(_in_one_line)
             run_folder.release(self.cfg.OUTPUT_DIR)
 
+    def after_train(self) -> None:
+        # Detectron2 counts an iteration that was not, where a finished run is given again.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     @classmethod
     def build_train_loader(cls, cfg: Any) -> ResumableLoader:
         records, notes = training_records(cfg)

@@ -1,1 +1,1 @@
-"""Make, read and check Detectron2's proposal files. This file must not import PyTorch."""
+"""Make, read and check Detectron2's proposal files."""

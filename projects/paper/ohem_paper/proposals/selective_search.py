@@ -1,22 +1,16 @@
 """
 Selective search (Uijlings et al., IJCV 2013) with OpenCV's contributed modules, over the
-images of a data set and several processes.
+images of a data set.
 
-An image's proposals depend on the image and the settings alone, not on the processes.
+An image's proposals depend on the image and the settings alone, not on the number of threads.
 """
 
-import multiprocessing
-import os
-import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import cv2
 import numpy as np
-
-# Nothing of PyTorch or Detectron2 is imported here: every worker process imports this module.
 
 
 def search_data_set(
@@ -24,9 +18,9 @@ def search_data_set(
 ) -> Iterator[tuple[dict, np.ndarray]]:
     """
     Yield each record of a data set, in Detectron2's format, with its boxes (see
-    :func:`search_image`), in the order in which ``workers`` processes finish. Raises ImportError if
+    :func:`search_image`), in the order in which ``workers`` threads finish. Raises ImportError if
     OpenCV lacks its contributed modules, ValueError for an image that cannot be read, which it
-    names, and RuntimeError if a process died.
+    names, and RuntimeError if OpenCV fails.
     """
     if not hasattr(cv2, "ximgproc"):
         raise ImportError(
@@ -34,35 +28,19 @@ def search_data_set(
             "pip uninstall opencv-python opencv-python-headless, then "
             "pip install opencv-contrib-python"
         )
-    # Processes that are forked from one with threads, as OpenCV and PyTorch have, may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        # Annotations, which may be long, stay here.
-        keys = ("file_name", "image_id", "height", "width")
-        plain = [{key: record[key] for key in keys} for record in records]
-        tasks = {pool.submit(search_image, p, mode, width, seed): r for p, r in zip(plain, records)}
+    # OpenCV releases Python's lock while it searches.
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(search_image, r, mode, width, seed): r for r in records}
         try:
             for task in as_completed(tasks):
                 yield tasks.pop(task), task.result()
-        except BrokenProcessPool as e:
+        except (MemoryError, cv2.error) as e:
             raise RuntimeError(
-                "A process of the search died, perhaps for lack of memory. What is finished is "
-                "kept; go on with fewer --workers or a smaller --width"
+                f"The search failed, perhaps for lack of memory ({str(e).strip()}). What is "
+                "finished is kept; go on with fewer --workers or a smaller --width"
             ) from e
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A parent that is killed tells nobody, and its workers would wait for tasks forever.
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def search_image(record: dict, mode: str, width: int | None, seed: int) -> np.ndarray:
