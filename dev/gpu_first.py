@@ -47,6 +47,8 @@ SIZES = (2, [1, 8], [1000, 2000], "R50-FPN", 2, {2: 10, 16: 4})
 SMALL = (1, [2], [60], "demo", 1, {2: 1})
 if ON_CPU:
     benchmarked.IMAGE = (128, 160)
+    benchmarked.MODELS["demo"] = (benchmarked.MODELS["demo"][0], benchmarked.IMAGE)
+    benchmarked.HEADS["fpn"][1].extend(["MODEL.ROI_BOX_HEAD.FC_DIM", 32])
 NUM_IMAGES, REPEATS, NUM_ROIS, MODEL, WARMUP, ROUNDS = SMALL if ON_CPU else SIZES
 PRECISIONS = ("float32", "bfloat16")
 # On a CPU, which has none, what would make the host wait for a GPU

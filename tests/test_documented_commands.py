@@ -118,7 +118,7 @@ def arguments(command):
         args += ["--help"]
     elif args[3] == "compare":
         args += ["--devices", "cpu", "--seeds", "1", "DATALOADER.NUM_WORKERS", "0"]
-        args += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
+        args += ["INPUT.MIN_SIZE_TRAIN", "(96, 96)", "INPUT.MIN_SIZE_TEST", "96"]
         args += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "1"]
     elif args[3] == "report":
         args += ["--images", "2"]

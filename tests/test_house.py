@@ -1,6 +1,7 @@
 """The order of the house: what may import what, how large things grow, and what stays private."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -242,14 +243,17 @@ def private_uses(tree) -> Iterator[tuple[int, str]]:
         yield from ((node.lineno, name) for name in found if PRIVATE.fullmatch(name))
 
 
-DEFINED = {path: set(private_definitions(tree)) for path, tree in TREES.items()}
-# Detectron2's own seams are private by name, and are there to be overridden.
-SEAMS = {
-    name
-    for folder in ("modeling/roi_heads", "engine")
-    for path in Path(detectron2.__file__).parent.joinpath(folder).glob("*.py")
-    for name in private_definitions(ast.parse(path.read_text()))
-}
+@functools.cache
+def defined(path):
+    return set(private_definitions(TREES[path]))
+
+
+@functools.cache
+def seams():
+    """Detectron2's own are private by name, and are there to be overridden."""
+    folders = (Path(detectron2.__file__).parent / f for f in ("modeling/roi_heads", "engine"))
+    trees = (ast.parse(path.read_text()) for f in folders for path in f.glob("*.py"))
+    return {name for tree in trees for name in private_definitions(tree)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=names(FILES))
@@ -257,7 +261,7 @@ def test_private_names_stay_in_their_file(path):
     project = ROOT.joinpath(*path.relative_to(ROOT).parts[:2])
     # Two projects may have a name in common.
     others = [p for p in CODE if p in PACKAGE or project in p.parents or path not in CODE]
-    foreign = set().union(*(DEFINED[p] for p in others)) - DEFINED[path] - SEAMS
+    foreign = set().union(*map(defined, others)) - defined(path) - seams()
     uses = [(line, name) for line, name in private_uses(TREES[path]) if name in foreign]
     assert uses == []
 
@@ -284,7 +288,7 @@ def overridden() -> Iterator[str]:
     for path, node in classes.values():
         for place, parent in parents(node):
             for name in methods(node) & methods(parent) if place != path else ():
-                if PRIVATE.fullmatch(name) and name not in SEAMS:
+                if PRIVATE.fullmatch(name) and name not in seams():
                     yield f"{path.name}: {node.name}.{name} of {parent.name}"
 
 

@@ -82,11 +82,10 @@ def test_the_scripts_do_not_know_of_ohem(script):
     assert "ohem" not in script.read_text().lower()
 
 
-@pytest.mark.parametrize("script", ["default_trainer.py", "plain_loop.py"])
-def test_by_an_environment_variable(script, photos, tmp_path):
+def test_by_an_environment_variable(photos, tmp_path):
     """With keys of OHEM in a file, here its warm-up, and on the command line."""
     printed = run(
-        SCRIPTS / script,
+        SCRIPTS / "default_trainer.py",
         ROOT / "configs/quick_schedules/faster_rcnn_R_50_FPN_cpu.yaml",
         *(*YAML, "MODEL.ROI_HEADS.OHEM.NMS_THRESH", "0.6"),
         *("MODEL.ROI_HEADS.OHEM.WARMUP_ITERS", "0", "OUTPUT_DIR", str(tmp_path)),

@@ -59,7 +59,10 @@ _KEYS = {
         "a list of [task, metric, value, tolerance]",
     ),
 }
+_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
 _KEYS_OF_TRAINING = {
+    "INPUT.CROP.TYPE": _among(*_CROPS),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": _among("choice", "range"),
     "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
     "SOLVER.IMS_PER_BATCH": _whole(1),
@@ -84,6 +87,15 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
             allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if training and sampling == "range" and len(sizes) != 2:
+        allowed = "two, as INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
+        yield f"INPUT.MIN_SIZE_TRAIN = {sizes!r}; allowed: {allowed}"
+    crop, of_image = cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE.startswith("relative")
+    fits = [0 < x <= 1 if of_image else _whole(1)[0](x) for x in crop.SIZE if not is_text(x)]
+    if training and crop.ENABLED and fits != [True, True]:
+        allowed = "two numbers above 0 and at most 1" if of_image else "two whole numbers >= 1"
+        yield f"INPUT.CROP.SIZE = {crop.SIZE!r}; allowed with {crop.TYPE!r}: {allowed}"
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if training and sampler.startswith("Weighted") and "TRAIN_REPEAT_FACTOR" not in cfg.DATASETS:
         how = "which this Detectron2 lacks; add that key in a module that --import names"

@@ -25,14 +25,14 @@ CONFIGS = PROJECT / "configs/mini"
 OTHER_ROWS = ["loss_layer_vgg16_n2", "bootstrapping_vgg16_n2"]
 STEP = 160  # pixels between the corners of training tiles; the demo has 80
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.CHECKPOINT_PERIOD", "2"]
-QUICK += ["BOOTSTRAP.ROUNDS", "2"]
+QUICK += ["BOOTSTRAP.ROUNDS", "2", "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
 QUICK_IMAGES = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Table 1 in miniature; see the docstring.")
     add = parser.add_argument
-    add("--quick", action="store_true", help="few images and iterations, one seed")
+    add("--quick", action="store_true", help="few small images, few iterations, one seed")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3])
     add("--rows", nargs="+")
     add("--jobs", type=int, default=2, help="runs at a time, with one thread each")
