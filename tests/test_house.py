@@ -111,13 +111,21 @@ def test_the_plugin_takes_few_libraries(path):
             assert library in LIBRARIES | set(sys.stdlib_module_names) | {"ohem_d2"}, module
 
 
-def test_importing_the_plugin_imports_nothing_of_the_annex():
+def test_importing_the_plugin_changes_nothing_and_imports_nothing_of_the_annex():
     """Nor what only the annex needs, unless Detectron2's own modeling imports it as well."""
     code = """
 import sys
-import detectron2.modeling, detectron2.data
-before = set(sys.modules)
+import detectron2.data
+from detectron2.config import get_cfg
+from detectron2.modeling import roi_heads
+
+def detectron2s():
+    found = {name: part for name, part in vars(roi_heads).items() if isinstance(part, type)}
+    return get_cfg().dump(), {name: dict(vars(part)) for name, part in found.items()}
+
+before, of_detectron2 = set(sys.modules), detectron2s()
 import ohem_d2
+assert detectron2s() == of_detectron2
 print(*(set(sys.modules) - before))
 """
     found = subprocess.run(
