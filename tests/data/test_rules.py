@@ -327,6 +327,12 @@ def test_a_rule_of_files(rule, scene, tmp_path):
     assert found.keys() == ALSO.get(rule, set())
 
 
+def test_only_objects_are_told_to_be_marked_as_ignored(scene, tmp_path):
+    """Some tools write ``ignore: 1`` beside ``iscrowd: 1``."""
+    edit("annotations", 0, 3, ignore=1, iscrowd=1, segmentation=RLE)(scene, tmp_path)
+    assert "ignored" not in coco_found(tmp_path, scene)
+
+
 @pytest.mark.parametrize("needs", [Needs(2), MASKS, POLYGONS, JOINTS])
 def test_of_clean_data_nothing_is_said(needs, scene, tmp_path):
     assert coco_found(tmp_path, scene, needs=needs) == {}

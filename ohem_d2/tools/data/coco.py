@@ -102,7 +102,7 @@ def coco_faults(coco: CocoFile) -> Iterator[Fault]:
             found["flat polygon"].append(_place(i, a, files))
         if _is_number(a.area) and a.area == 0 < a.bbox[2] * a.bbox[3]:
             found["no extent"].append(f"{_place(i, a, files)}: {a.bbox}")
-        if a.ignore not in (0, None):
+        if a.ignore not in (0, None) and not a.iscrowd:
             found["ignored"].append(_place(i, a, files))
     for rule, where in found.items():
         yield from faults_of(rule, where)
