@@ -272,10 +272,12 @@ def lacking(python, modules):
         "import importlib\n"
         f"for name in {modules!r}:\n"
         "    try: importlib.import_module(name)\n"
-        "    except Exception: print(name)"
+        "    except BaseException: print('lacks', name)"
     )
     found = output(python, code)
-    return [name for name in modules if found is None or name in found.split()]
+    if found is None and len(modules) > 1:  # one of them ended the process
+        return [name for name in modules if lacking(python, (name,))]
+    return [name for name in modules if found is None or "lacks " + name in found.splitlines()]
 
 
 def output(python, code):

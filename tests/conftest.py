@@ -3,7 +3,7 @@ import logging
 import os
 
 # ruff: noqa: E402
-# Until all is imported, as nothing of it is garbage: it takes half of the time.
+# Until all tests are imported, as nothing of them is garbage: importing takes half of the time.
 gc.disable()
 
 import pytest

@@ -98,11 +98,14 @@ def kill_when(holds, command, folder, seconds=120):
     """Start a command, and kill it as soon as something holds, which it has to before its end."""
     started = Command(command, folder, {})
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert started.process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.02)
-    started.process.kill()
-    started.process.join()
+    try:
+        while not holds():
+            runs, printed = started.process.is_alive(), Path(f"{folder}.stderr")
+            assert runs and time.monotonic() < deadline, printed.read_text()[-3000:]
+            time.sleep(0.02)
+    finally:
+        started.process.kill()
+        started.process.join()
 
 
 def spawn(function, *args):
@@ -128,7 +131,8 @@ def _main(command, folder, environment):
             runpy.run_module(command[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = command
-            sys.path[:0] = [str(Path(command[0]).parent), str(folder)]
+            sys.path.insert(0, str(Path(command[0]).parent))
+            sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
             runpy.run_path(command[0], run_name="__main__")
         status = 0
     except SystemExit as e:

@@ -29,18 +29,6 @@ def run(command, cwd=ROOT, **more):
     return done.stdout + done.stderr
 
 
-def kill_when(holds, command):
-    """Start a command, and kill it as soon as something holds, which it has to before its end."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([str(c) for c in command], cwd=ROOT, env=environment(), **quiet)
-    deadline = time.monotonic() + 120
-    while not holds():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-
-
 def meet(rank, folder):
     """Two processes become a group."""
     torch.set_num_threads(1)

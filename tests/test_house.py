@@ -258,7 +258,7 @@ def defined(path):
 
 @functools.cache
 def seams():
-    """Detectron2's own are private by name, and are there to be overridden."""
+    """Detectron2's own seams are private by name, and are there to be overridden."""
     folders = (Path(detectron2.__file__).parent / f for f in ("modeling/roi_heads", "engine"))
     trees = (ast.parse(path.read_text()) for f in folders for path in f.glob("*.py"))
     return {name for tree in trees for name in private_definitions(tree)}

@@ -59,9 +59,7 @@ _KEYS = {
         "a list of [task, metric, value, tolerance]",
     ),
 }
-_CROPS = ("relative", "relative_range", "absolute", "absolute_range")
 _KEYS_OF_TRAINING = {
-    "INPUT.CROP.TYPE": _among(*_CROPS),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": _among("choice", "range"),
     "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
@@ -87,15 +85,7 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
             allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
-    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    if training and sampling == "range" and len(sizes) != 2:
-        allowed = "two, as INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
-        yield f"INPUT.MIN_SIZE_TRAIN = {sizes!r}; allowed: {allowed}"
-    crop, of_image = cfg.INPUT.CROP, cfg.INPUT.CROP.TYPE.startswith("relative")
-    fits = [0 < x <= 1 if of_image else _whole(1)[0](x) for x in crop.SIZE if not is_text(x)]
-    if training and crop.ENABLED and fits != [True, True]:
-        allowed = "two numbers above 0 and at most 1" if of_image else "two whole numbers >= 1"
-        yield f"INPUT.CROP.SIZE = {crop.SIZE!r}; allowed with {crop.TYPE!r}: {allowed}"
+    yield from _faults_of_sizes(cfg) if training else ()
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if training and sampler.startswith("Weighted") and "TRAIN_REPEAT_FACTOR" not in cfg.DATASETS:
         how = "which this Detectron2 lacks; add that key in a module that --import names"
@@ -125,6 +115,40 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
     for split in ("TRAIN",) if training else ("TEST",):
         if not cfg.DATASETS[split]:
             yield f"DATASETS.{split} is empty: name the data with --{split.lower()}-data"
+
+
+# By the type of a crop, a test of its size and what is allowed in words
+_CROPS = {
+    "relative": (lambda a, b: 0 < a <= 1 and 0 < b <= 1, "two numbers above 0, at most 1"),
+    "absolute": (lambda *v: _wholes(1)[0](v), "two whole numbers >= 1"),
+    "absolute_range": (
+        lambda a, b: 1 <= a <= b and a == int(a) and b == int(b),
+        "two whole numbers >= 1, the smaller first",
+    ),
+}
+_CROPS["relative_range"] = _CROPS["relative"]
+
+
+def _faults_of_sizes(cfg: CfgNode) -> Iterator[str]:
+    """Of pairs that Detectron2's augmentations fail on in the training."""
+    sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and not _holds(lambda a, b: a <= b, sizes):
+        allowed = "two, the smaller first, as INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
+        yield f"INPUT.MIN_SIZE_TRAIN = {sizes!r}; allowed: {allowed}"
+    if not crop.ENABLED:
+        return
+    if crop.TYPE not in _CROPS:
+        yield f"INPUT.CROP.TYPE = {crop.TYPE!r}; allowed: {' or '.join(map(repr, _CROPS))}"
+    elif not _holds(_CROPS[crop.TYPE][0], crop.SIZE):
+        allowed = _CROPS[crop.TYPE][1]
+        yield f"INPUT.CROP.SIZE = {crop.SIZE!r}; allowed with {crop.TYPE!r}: {allowed}"
+
+
+def _holds(test: Callable[..., bool], pair: Any) -> bool:
+    try:
+        return test(*pair)
+    except (TypeError, ValueError):  # None, or another number of items, or of another type
+        return False
 
 
 def config_notes(cfg: CfgNode, training: bool = True) -> Iterator[str]:

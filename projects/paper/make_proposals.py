@@ -18,8 +18,7 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = vars(make_parser().parse_args(argv))
-    # Every worker of the search imports this file. What loads PyTorch is therefore imported here,
-    # which spares each of them seconds and hundreds of megabytes.
+    # What loads PyTorch is imported here, so that --help and wrong arguments take no seconds.
     from ohem_d2.tools.errors import errors_in_one_line
     from ohem_d2.tools.trust import trusting
     from projects.paper.ohem_paper.proposals import making

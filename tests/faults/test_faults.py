@@ -13,7 +13,7 @@ def test_one_line(case, tmp_path):
     folder = tmp_path / "run"
     inputs.make(folder)
     case.spoil(folder)
-    found = forked.run(case.words, folder)
+    found = forked.run(case.words, folder, PYTHONPATH=str(folder))
     assert found.status == case.status, found.stderr[-2000:] + found.stdout[-500:]
     assert "Traceback" not in found.stdout + found.stderr
     if case.listed:
@@ -59,7 +59,7 @@ def test_a_bug_keeps_its_traceback(part, place, flags, tmp_path):
     inputs.make(folder)
     (folder / "my_heads.py").write_text(BUGS)
     words = (*flags, "--import", "my_heads", *f"MODEL.{part}".split())
-    found = forked.run((*TRAIN, *words), folder)
+    found = forked.run((*TRAIN, *words), folder, PYTHONPATH=str(folder))
     assert found.status == 1 and found.stderr.strip().endswith("Error: a bug of mine")
     assert "Traceback" in found.stderr and f"in {place}\n" in found.stderr
 

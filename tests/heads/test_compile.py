@@ -17,8 +17,7 @@ pytestmark = pytest.mark.skipif(
 # of C++ is not on every machine.
 EAGER = {"backend": "eager"}
 
-
-# of which there is less to capture
+# There is less of it to capture.
 SMALL_BACKBONE = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
 
 

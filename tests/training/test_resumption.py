@@ -128,7 +128,8 @@ def test_a_sigterm_in_the_last_iteration(images, tmp_path):
 def test_a_finished_run_given_again_counts_no_iteration_more(images, tmp_path):
     for resume in (False, True):
         assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 2), resume=resume)) == [0]
-    assert (tmp_path / "evaluated_0").read_text().split() == ["2", "2"]
+    assert ended(start(1, images, tmp_path, ("SOLVER.MAX_ITER", 1), resume=True)) == [0]
+    assert (tmp_path / "evaluated_0").read_text().split() == ["2", "2", "2"]
 
 
 def test_a_checkpoint_that_does_not_say_where_the_data_was(images, tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 
 import cv2
 import forked
+import processes
 import pytest
 import torch
 from detectron2.engine import DefaultTrainer
@@ -137,7 +139,11 @@ def test_heads_and_keys_of_ones_own_and_an_old_run_set_aside(coco, tmp_path):
     (tmp_path / "my_heads.py").write_text(MODULE)
     (tmp_path / "metrics.json").write_text("old")
     overrides = ("MODEL.ROI_HEADS.NAME", "MyHeads", "MODEL.MY_KEY", "2", "SOLVER.MAX_ITER", "11")
-    out = run(QUICK, coco, tmp_path, *overrides, flags=("--overwrite", "--import", "my_heads"))
+    flags = ("--overwrite", "--import", "my_heads")
+    out = processes.run(  # started as a user does, with nothing imported before
+        (sys.executable, "-W", "ignore", *command(QUICK, coco, tmp_path, *overrides, flags=flags)),
+        PYTHONPATH=processes.python_path(ROOT, tmp_path),
+    )
     (line,) = re.findall(r".*OHEM is active.*", out)
     assert "MyHeads" in line
     saved = (tmp_path / "config.yaml").read_text()

@@ -63,8 +63,8 @@ class OHEMTrainer(DefaultTrainer):
             run_folder.release(self.cfg.OUTPUT_DIR)
 
     def after_train(self) -> None:
-        # Detectron2 counts an iteration that was not, where a finished run is given again.
-        self.iter = min(self.iter, self.max_iter)
+        # Detectron2 counts one iteration too many when a finished run is resumed.
+        self.iter = min(self.iter, max(self.start_iter, self.max_iter))
         super().after_train()
 
     @classmethod

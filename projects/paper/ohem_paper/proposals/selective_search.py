@@ -35,10 +35,9 @@ def search_data_set(
             for task in as_completed(tasks):
                 yield tasks.pop(task), task.result()
         except (MemoryError, cv2.error) as e:
-            raise RuntimeError(
-                f"The search failed, perhaps for lack of memory ({str(e).strip()}). What is "
-                "finished is kept; go on with fewer --workers or a smaller --width"
-            ) from e
+            said = str(e).strip() or "no memory"
+            remedy = "; go on with fewer --workers or a smaller --width" * ("memory" in said)
+            raise RuntimeError(f"{said}. What is finished is kept{remedy}") from e
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
