@@ -28,6 +28,7 @@ from .comparison import one_run, paired, plan
 from .comparison.page import write_page
 from .data.datasets import FORMS, name_of_negatives
 from .files import write_atomically
+from .keys import check_config
 
 # Columns of the table: a key of a run's result, and what it is called
 COLUMNS = {name: name for name in ("AP", "AP50", "AP75")}
@@ -61,9 +62,12 @@ def run(args: argparse.Namespace) -> None:
     cfg = plan.shared_cfg(args)
     compared = plan.variants_of(cfg, args.samplers)
     seeds = range(1, args.seeds + 1)
-    checked = next(iter(compared.values())).clone()
-    checked.OUTPUT_DIR, checked.MODEL.DEVICE = str(args.output), args.devices[0]
-    check_whole(checked, args.classes, training=True, overwrite=True)
+    first, *others = (variant.clone() for variant in compared.values())
+    for checked in (first, *others):
+        checked.OUTPUT_DIR, checked.MODEL.DEVICE = str(args.output), args.devices[0]
+    for checked in others:
+        check_config(checked)
+    check_whole(first, args.classes, training=True, overwrite=True)
     negatives = args.test_negatives and name_of_negatives(args.test_negatives)
     given = {"modules": args.modules, "classes": args.classes, "negatives": negatives}
     variants = {name: variant_of(name, cfg, **given) for name, cfg in compared.items()}

@@ -55,11 +55,12 @@ _KEYS = {
     "MODEL.PIXEL_STD": (lambda v: all(x > 0 for x in v), "numbers above 0"),
     "MODEL.ROI_HEADS.NUM_CLASSES": _whole(1),
     "TEST.EXPECTED_RESULTS": (
-        lambda v: all(isinstance(x + tolerance, (int, float)) for *_, x, tolerance in v),
+        lambda v: all(is_text(a) and is_text(b) and math.isfinite(x + y) for a, b, x, y in v),
         "a list of [task, metric, value, tolerance]",
     ),
 }
 _KEYS_OF_TRAINING = {
+    "TEST.PRECISE_BN.NUM_ITER": _whole(1),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": _among("choice", "range"),
     "SOLVER.BASE_LR": (lambda v: 0 <= v < math.inf, "a number >= 0"),
     "SOLVER.CHECKPOINT_PERIOD": _whole(1),
@@ -85,6 +86,9 @@ def config_faults(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         if not _wholes(1)[0](steps) or steps != sorted({*steps} - {last}):
             allowed = "rising whole numbers >= 1, without SOLVER.MAX_ITER"
             yield f"SOLVER.STEPS = {cfg.SOLVER.STEPS!r}; allowed: {allowed}"
+    if training and cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupStepWithFixedGammaLR":
+        fails = "fails after the last iteration; allowed: another, as 'WarmupMultiStepLR'"
+        yield f"SOLVER.LR_SCHEDULER_NAME = {cfg.SOLVER.LR_SCHEDULER_NAME!r} {fails}"
     yield from _faults_of_sizes(cfg) if training else ()
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if training and sampler.startswith("Weighted") and "TRAIN_REPEAT_FACTOR" not in cfg.DATASETS:
@@ -160,6 +164,8 @@ def config_notes(cfg: CfgNode, training: bool = True) -> Iterator[str]:
         end = f"{'SOLVER.MAX_ITER' if first == most else 'the first of SOLVER.STEPS'}, {first}"
         never = "so the learning rate never reaches SOLVER.BASE_LR; lower it"
         yield f"SOLVER.WARMUP_ITERS = {warmup} reaches beyond {end}, {never}"
+    if cfg.TEST.AUG.ENABLED:
+        yield "TEST.AUG.ENABLED = True has no effect: evaluations here are without augmentation"
     name, defaults, node = cfg.MODEL.ROI_HEADS.NAME, vars(OHEMSettings()), cfg.MODEL.ROI_HEADS.OHEM
     mines = issubclass(heads_class(name), OHEMMixin)
     if not mines and any(defaults.get(key.lower()) != value for key, value in node.items()):

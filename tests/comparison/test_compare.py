@@ -102,6 +102,10 @@ def test_bad_data_are_refused_before_the_first_run(data, tmp_path, capsys):
     ("more", "message"),
     [
         (("--samplers", "hard:128"), "--samplers 'hard:128'; allowed"),
+        (
+            ("--samplers", "random:16", "b=SOLVER.BASE_LR -1.0", "--seeds", "1"),
+            "SOLVER.BASE_LR = -1.0; allowed",
+        ),
         (("--config-file", "no.yaml"), "no.yaml: no such file"),
         (("--seeds", "0"), "argument --seeds: '0'; allowed: a whole number >= 1"),
         (("--devices", "cpu", "SEED"), "--devices: 'SEED'; allowed: cpu, cuda:0 or another device"),

@@ -45,6 +45,11 @@ def test_a_shortened_training_that_never_leaves_the_warm_up_is_told():
     assert max(rates) < 0.11 * cfg.SOLVER.BASE_LR
 
 
+def test_augmentation_in_tests_is_told_to_have_no_effect():
+    (note,) = notes("TEST.AUG.ENABLED", True)
+    assert note.startswith("TEST.AUG.ENABLED = True has no effect")
+
+
 def test_a_warm_up_as_long_as_the_training():
     (note,) = notes("SOLVER.MAX_ITER", 500, "SOLVER.STEPS", ())
     assert "SOLVER.WARMUP_ITERS = 1000 reaches beyond SOLVER.MAX_ITER, 500" in note
